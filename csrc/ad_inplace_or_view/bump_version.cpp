@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// In-place writes must bump the version counters of what they write, or autograd would use saved values that are gone.
+// Done once here, under the key PyTorch has for it, for every op and every device. A refused call bumps nothing.
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/library.h>
+
+namespace llm_datadist {
+namespace {
+
+void bump_version(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  // The kernel takes the arguments off the stack. dst is the first one of every op.
+  const c10::List<at::Tensor> dst = torch::jit::peek(*stack, 0, op.schema().arguments().size()).toTensorList();
+  {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
+  }
+  for (const at::Tensor& tensor : dst) {
+    if (!tensor.is_inference()) {
+      tensor.unsafeGetTensorImpl()->bump_version();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace llm_datadist
+
+TORCH_LIBRARY_IMPL(llm_datadist, ADInplaceOrView, m) {
+  m.impl("copy_cache", torch::CppFunction::makeFromBoxedFunction<&llm_datadist::bump_version>());
+  m.impl("_copy_cache_blocking", torch::CppFunction::makeFromBoxedFunction<&llm_datadist::bump_version>());
+}

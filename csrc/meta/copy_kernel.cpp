@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <ATen/core/IListRef.h>
+#include <c10/core/SymInt.h>
+#include <torch/library.h>
+
+#include "../row_layout.h"
+
+namespace llm_datadist {
+namespace {
+
+// Tracing sees the lists, not the numbers: looking at a SymInt would put a guard on it and compile again for the next
+// value. The numbers are checked when the graph runs.
+void copy_cache_meta(at::ITensorListRef dst, at::ITensorListRef src, c10::SymInt, c10::SymInt,
+                     c10::SymInt, c10::SymInt, std::optional<c10::SymInt>, int64_t) {
+  const Call call{"copy_cache", std::nullopt};
+  check_lists(call, dst, src);
+  CHECK_CALL(call, dst.front().device() == src.front().device(), "expected dst and src to be both meta tensors, got ",
+             dst.front().device(), " and ", src.front().device());
+}
+
+}  // namespace
+}  // namespace llm_datadist
+
+TORCH_LIBRARY_IMPL(llm_datadist, Meta, m) { m.impl("copy_cache", &llm_datadist::copy_cache_meta); }

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "row_layout.h"
+
+#include <ATen/core/grad_mode.h>
+#include <c10/util/SmallVector.h>
+#include <c10/util/safe_numerics.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace llm_datadist {
+namespace {
+
+void check_list(const Call& call, const char* list, at::ITensorListRef tensors, const at::Tensor& like) {
+  const at::Device device = tensors.front().device();
+  int64_t index = 0;
+  for (const at::Tensor& tensor : tensors) {
+    const Item item{list, index++};
+    CHECK_CALL(call, tensor.layout() == at::kStrided, "expected ", item, " to have the strided layout, got ",
+               tensor.layout());
+    CHECK_CALL(call, tensor.scalar_type() == like.scalar_type(), "expected ", item, " to have the dtype of dst[0], ",
+               like.scalar_type(), ", got ", tensor.scalar_type());
+    CHECK_CALL(call, tensor.device() == device, "expected ", item, " to be on the device of ", Item{list, 0}, ", ",
+               device, ", got ", tensor.device());
+  }
+}
+
+void check_defined(const Call& call, const char* list, at::ITensorListRef tensors) {
+  int64_t index = 0;
+  for (const at::Tensor& tensor : tensors) {
+    CHECK_CALL(call, tensor.defined(), "expected ", (Item{list, index}), " to be a tensor, got an undefined one");
+    ++index;
+  }
+}
+
+// The elements from the first to the last one of the tensor, both counted; nothing if the number does not fit.
+std::optional<uint64_t> extent(const at::Tensor& tensor) {
+  if (tensor.is_contiguous()) {
+    return tensor.numel();
+  }
+  uint64_t elements = 1;
+  for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
+    uint64_t span = 0;
+    if (c10::mul_overflows<uint64_t>(tensor.size(dim) - 1, tensor.stride(dim), &span) ||
+        c10::add_overflows<uint64_t>(elements, span, &elements)) {
+      return std::nullopt;
+    }
+  }
+  return elements;
+}
+
+// Whether the dimensions after `batch_dim` fill one contiguous range, in whatever order.
+bool has_dense_rows(const at::Tensor& tensor, int64_t batch_dim) {
+  if (tensor.is_contiguous()) {
+    return true;
+  }
+  c10::SmallVector<std::pair<int64_t, int64_t>, 8> dims;  // stride, size
+  for (int64_t dim = batch_dim + 1; dim < tensor.dim(); ++dim) {
+    if (tensor.size(dim) > 1) {
+      dims.emplace_back(tensor.stride(dim), tensor.size(dim));
+    }
+  }
+  std::sort(dims.begin(), dims.end());
+  int64_t elements = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride != elements) {
+      return false;
+    }
+    elements *= size;
+  }
+  return true;
+}
+
+}  // namespace
+
+void check_lists(const Call& call, at::ITensorListRef dst, at::ITensorListRef src) {
+  CHECK_CALL(call, dst.size() == src.size(), "expected dst and src to hold the same number of tensors, got ",
+             dst.size(), " and ", src.size());
+  CHECK_CALL(call, dst.size() > 0, "expected dst and src to hold at least one tensor, got empty lists");
+  check_defined(call, "dst", dst);
+  check_defined(call, "src", src);
+  check_list(call, "dst", dst, dst.front());
+  check_list(call, "src", src, dst.front());
+  if (at::GradMode::is_enabled()) {
+    int64_t index = 0;
+    for (const at::Tensor& tensor : dst) {
+      CHECK_CALL(call, !tensor.requires_grad(), (Item{"dst", index}),
+                 " requires grad, and a copy into it would be lost to autograd: detach it, or call under torch.no_grad()");
+      ++index;
+    }
+  }
+}
+
+RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim) {
+  CHECK_CALL(call, 0 <= batch_dim && batch_dim < tensor.dim(), "batch_dim (", batch_dim, ") out of range [0, ",
+             tensor.dim(), "), the dimensions of ", item);
+  CHECK_CALL(call, tensor.numel() > 0, "expected ", item, " not to be empty, got shape ", tensor.sizes());
+
+  // A storage may have been shrunk under its tensors; every later sum of sizes and strides relies on this check.
+  const uint64_t itemsize = tensor.itemsize();
+  const uint64_t storage_elements = tensor.storage().nbytes() / itemsize;
+  const std::optional<uint64_t> elements = extent(tensor);
+  const uint64_t first = tensor.storage_offset();
+  CHECK_CALL(call, elements && first <= storage_elements && *elements <= storage_elements - first, "expected ", item,
+             " to lie inside its storage of ", tensor.storage().nbytes(), " bytes, got shape ", tensor.sizes(),
+             ", strides ", tensor.strides(), ", storage offset ", first);
+
+  CHECK_CALL(call, has_dense_rows(tensor, batch_dim), "expected the rows of ", item,
+             " to be dense (each one contiguous range of bytes), got shape ", tensor.sizes(), ", strides ",
+             tensor.strides(), ", batch_dim ", batch_dim);
+  const int64_t row_bytes = c10::multiply_integers(tensor.sizes().slice(batch_dim + 1)) * tensor.itemsize();
+  const int64_t batch_size = tensor.size(batch_dim);
+  // The stride of a dimension of one is never walked and may be anything.
+  const int64_t batch_stride = batch_size == 1 ? row_bytes : tensor.stride(batch_dim) * tensor.itemsize();
+  CHECK_CALL(call, batch_stride >= row_bytes, "expected the rows of ", item, " to be at least ", row_bytes,
+             " bytes (one row) apart, got ", batch_stride);
+  return {batch_size, row_bytes, batch_stride};
+}
+
+}  // namespace llm_datadist

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/IListRef.h>
+#include <ATen/core/Tensor.h>
+
+#include "call.h"
+
+namespace llm_datadist {
+
+// Where the rows of one tensor lie: `batch_size` rows of `row_bytes` bytes each, their first bytes `batch_stride`
+// bytes apart, once for every index of the dimensions before the batch.
+struct RowLayout {
+  int64_t batch_size;
+  int64_t row_bytes;
+  int64_t batch_stride;
+};
+
+// Checks the two lists as wholes: their lengths, and what their tensors must have in common. Reads neither sizes nor
+// data, so that it serves real and fake tensors alike.
+void check_lists(const Call& call, at::ITensorListRef dst, at::ITensorListRef src);
+
+// Checks that the rows of `tensor` are dense, do not overlap, and lie inside its storage.
+RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim);
+
+}  // namespace llm_datadist
