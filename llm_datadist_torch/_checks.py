@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of single Python arguments: a wrong type is a TypeError, a number outside its C type a ValueError."""
+
+from typing import Any
+
+INT32 = (-(2**31), 2**31 - 1)
+INT64 = (-(2**63), 2**63 - 1)
+UINT32 = (0, 2**32 - 1)
+UINT64 = (0, 2**64 - 1)
+
+
+def check_type(name: str, value: Any, *types: type) -> None:
+    """Refuses a value of another type. A bool is not taken for an int."""
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        expected = " or ".join(t.__name__ for t in types)
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}: {value!r}")
+
+
+def check_int(name: str, value: Any, limits: tuple[int, int]) -> None:
+    """Refuses what is not an int, or does not fit between the limits, both counted."""
+    check_type(name, value, int)
+    low, high = limits
+    if not low <= value <= high:
+        raise ValueError(f"{name} ({value}) out of range [{low}, {high}]")

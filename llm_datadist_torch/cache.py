@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Caches and their descriptions: data only, nothing here calls an op."""
+
+import ctypes
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+import torch
+from torch import Tensor
+
+from ._checks import INT32, INT64, UINT32, UINT64, check_int, check_type
+from .status import LLMParamInvalid
+
+
+class DataType(Enum):
+    """Element types, with LLM-DataDist's names. Each but DT_STRING has a torch dtype."""
+
+    DT_FLOAT = 0
+    DT_FLOAT16 = 1
+    DT_INT8 = 2
+    DT_INT32 = 3
+    DT_UINT8 = 4
+    DT_INT16 = 6
+    DT_UINT16 = 7
+    DT_UINT32 = 8
+    DT_INT64 = 9
+    DT_UINT64 = 10
+    DT_DOUBLE = 11
+    DT_BOOL = 12
+    DT_STRING = 13
+    DT_BF16 = 27
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of torch.
+
+        Raises:
+            LLMException: LLM_PARAM_INVALID for DT_STRING.
+        """
+        if self not in _TORCH_DTYPES:
+            raise LLMParamInvalid(f"{self.name} has no torch dtype")
+        return _TORCH_DTYPES[self]
+
+    @classmethod
+    def from_torch(cls, dtype: torch.dtype) -> "DataType":
+        """The DataType of a torch dtype.
+
+        Raises:
+            LLMException: LLM_PARAM_INVALID for a dtype that has none, such as the float8 kinds.
+        """
+        check_type("dtype", dtype, torch.dtype)
+        if dtype not in _DATA_TYPES:
+            raise LLMParamInvalid(f"{dtype} has no DataType")
+        return _DATA_TYPES[dtype]
+
+
+_TORCH_DTYPES = {
+    DataType.DT_FLOAT: torch.float32,
+    DataType.DT_FLOAT16: torch.float16,
+    DataType.DT_INT8: torch.int8,
+    DataType.DT_INT32: torch.int32,
+    DataType.DT_UINT8: torch.uint8,
+    DataType.DT_INT16: torch.int16,
+    DataType.DT_UINT16: torch.uint16,
+    DataType.DT_UINT32: torch.uint32,
+    DataType.DT_INT64: torch.int64,
+    DataType.DT_UINT64: torch.uint64,
+    DataType.DT_DOUBLE: torch.float64,
+    DataType.DT_BOOL: torch.bool,
+    DataType.DT_BF16: torch.bfloat16,
+}
+_DATA_TYPES = {dtype: data_type for data_type, dtype in _TORCH_DTYPES.items()}
+
+
+class Placement(IntEnum):
+    """Where a cache lies."""
+
+    HOST = 0
+    DEVICE = 1
+
+
+@dataclass(frozen=True)
+class CacheDesc:
+    """Describes a cache: ``num_tensors`` tensors of one shape and type.
+
+    Args:
+        num_tensors: How many tensors, a uint32 greater than 0.
+        shape: The shape of each tensor, greater than 0 in every dimension. Kept as a tuple.
+        data_type: The element type: a DataType, or a torch dtype (kept as such only if it has no DataType).
+        placement: In host memory or on the device.
+        batch_dim_index: Which dimension of ``shape`` is the batch. The dimensions before it are as good as separate
+            tensors.
+        seq_len_dim_index: Which dimension is the sequence, or -1 for none. Recorded, not used.
+        kv_tensor_format: A name for the layout. Recorded, not used.
+
+    Raises:
+        TypeError: A value of the wrong type.
+        ValueError: A number that does not fit its integer type.
+        LLMException: LLM_PARAM_INVALID, any other value that is not allowed.
+    """
+
+    num_tensors: int
+    shape: tuple[int, ...]
+    data_type: DataType | torch.dtype
+    placement: Placement = Placement.DEVICE
+    batch_dim_index: int = 0
+    seq_len_dim_index: int = -1
+    kv_tensor_format: str | None = None
+
+    def __post_init__(self) -> None:
+        check_int("num_tensors", self.num_tensors, UINT32)
+        check_type("shape", self.shape, tuple, list)
+        for dim, length in enumerate(self.shape):
+            check_int(f"shape[{dim}]", length, INT64)
+        check_type("data_type", self.data_type, DataType, torch.dtype)
+        check_type("placement", self.placement, Placement)
+        check_int("batch_dim_index", self.batch_dim_index, INT32)
+        check_int("seq_len_dim_index", self.seq_len_dim_index, INT32)
+        if self.kv_tensor_format is not None:
+            check_type("kv_tensor_format", self.kv_tensor_format, str)
+
+        if self.num_tensors == 0:
+            raise LLMParamInvalid("num_tensors (0) must be greater than 0")
+        if not self.shape or min(self.shape) <= 0:
+            raise LLMParamInvalid(f"shape ({self.shape}) must have dimensions, each greater than 0")
+        if not 0 <= self.batch_dim_index < len(self.shape):
+            raise LLMParamInvalid(f"batch_dim_index ({self.batch_dim_index}) out of range [0, {len(self.shape)})")
+        if not -1 <= self.seq_len_dim_index < len(self.shape):
+            raise LLMParamInvalid(f"seq_len_dim_index ({self.seq_len_dim_index}) out of range [-1, {len(self.shape)})")
+        if self.data_type is DataType.DT_STRING:
+            raise LLMParamInvalid("data_type (DT_STRING) has no torch dtype")
+
+        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "data_type", _DATA_TYPES.get(self.data_type, self.data_type))
+
+    @property
+    def batch_dim(self) -> int:
+        """Which dimension of ``shape`` is the batch."""
+        return self.batch_dim_index
+
+    @property
+    def batch_size(self) -> int:
+        """How many rows each tensor has."""
+        return self.shape[self.batch_dim_index]
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The element type as a torch dtype."""
+        return self.data_type.torch_dtype if isinstance(self.data_type, DataType) else self.data_type
+
+    @property
+    def size(self) -> int:
+        """Bytes of one tensor."""
+        return math.prod(self.shape) * self.torch_dtype.itemsize
+
+
+class Cache:
+    """A KV cache: tensors of one shape, dtype and device, wrapped and never copied.
+
+    Made by ``from_tensors`` or ``create_cpu_cache``, or by a CacheManager. ``tensors`` and ``batch_dim`` can be handed
+    to the op, in compiled code too::
+
+        torch.ops.llm_datadist.copy_cache(dst.tensors, src.tensors, 0, 1, batch_dim=dst.batch_dim)
+
+    Attributes:
+        tensors: The tensors that were wrapped: one per tensor of the description, or all stacked in one.
+        batch_dim: The dimension of ``tensors`` that is the batch, as the op takes it.
+        cache_desc: The description. A stacked cache is described by the tensors in the stack.
+        cache_id: The number that a manager knows the cache by, or -1.
+        is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
+    """
+
+    def __init__(
+        self, tensors: Sequence[Tensor], cache_desc: CacheDesc, batch_dim: int, is_blocks_cache: bool, cache_id: int = -1
+    ) -> None:
+        self.tensors = list(tensors)
+        self.cache_desc = cache_desc
+        self.batch_dim = batch_dim
+        self.is_blocks_cache = is_blocks_cache
+        self.cache_id = cache_id
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Tensor | Sequence[Tensor], *, batch_dim: int = 0, is_blocks_cache: bool = False
+    ) -> "Cache":
+        """Wraps tensors as a cache.
+
+        Args:
+            tensors: A list of tensors of one shape, dtype and device, or one tensor. With ``batch_dim`` > 0, dimension
+                0 of a single tensor is taken for a stack: ``[num_tensors, ..., batch, ...]``.
+            batch_dim: The dimension of each given tensor that is the batch.
+            is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
+
+        Raises:
+            TypeError: Something else than tensors, an int and a bool.
+            LLMException: LLM_PARAM_INVALID for no tensors, tensors that differ, or a batch_dim they do not have.
+        """
+        check_type("tensors", tensors, Tensor, list, tuple)
+        check_int("batch_dim", batch_dim, INT32)
+        check_type("is_blocks_cache", is_blocks_cache, bool)
+        stacked = isinstance(tensors, Tensor)
+        wrapped = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+        if not wrapped:
+            raise LLMParamInvalid("tensors must hold at least one tensor, got an empty list")
+        for index, tensor in enumerate(wrapped):
+            check_type(f"tensors[{index}]", tensor, Tensor)
+            for what in ("shape", "dtype", "device"):
+                if getattr(tensor, what) != getattr(wrapped[0], what):
+                    raise LLMParamInvalid(
+                        f"tensors[{index}] must have the {what} of tensors[0], {getattr(wrapped[0], what)}, "
+                        f"got {getattr(tensor, what)}"
+                    )
+        shape = tuple(wrapped[0].shape)
+        if not 0 <= batch_dim < len(shape):
+            raise LLMParamInvalid(f"batch_dim ({batch_dim}) out of range [0, {len(shape)}), the dimensions of tensors")
+        unstack = 1 if stacked and batch_dim > 0 else 0
+        cache_desc = CacheDesc(
+            num_tensors=shape[0] if unstack else len(wrapped),
+            shape=shape[unstack:],
+            data_type=wrapped[0].dtype,
+            placement=Placement.HOST if wrapped[0].device.type == "cpu" else Placement.DEVICE,
+            batch_dim_index=batch_dim - unstack,
+        )
+        return cls(wrapped, cache_desc, batch_dim, is_blocks_cache)
+
+    @classmethod
+    def create_cpu_cache(cls, cache_desc: CacheDesc, addrs: Sequence[int]) -> "Cache":
+        """Wraps host memory as a cache. The memory must outlive the cache.
+
+        Args:
+            cache_desc: What lies there; its placement must be HOST.
+            addrs: The address of each tensor, ``cache_desc.size`` bytes from there on being its own.
+
+        Raises:
+            TypeError: Arguments of the wrong type.
+            ValueError: An address that is no uint64.
+            LLMException: LLM_PARAM_INVALID for another placement, another number of addresses, or address 0.
+        """
+        check_type("cache_desc", cache_desc, CacheDesc)
+        check_type("addrs", addrs, list, tuple)
+        for index, addr in enumerate(addrs):
+            check_int(f"addrs[{index}]", addr, UINT64)
+        if cache_desc.placement is not Placement.HOST:
+            raise LLMParamInvalid(f"cache_desc.placement must be HOST, got {cache_desc.placement.name}")
+        if len(addrs) != cache_desc.num_tensors:
+            raise LLMParamInvalid(f"addrs must hold {cache_desc.num_tensors} addresses (num_tensors), got {len(addrs)}")
+        if 0 in addrs:
+            raise LLMParamInvalid(f"addrs[{list(addrs).index(0)}] (0) must not be 0")
+        memory = (ctypes.c_char * cache_desc.size).from_address
+        tensors = [
+            torch.frombuffer(memory(addr), dtype=cache_desc.torch_dtype).view(cache_desc.shape) for addr in addrs
+        ]
+        return cls(tensors, cache_desc, cache_desc.batch_dim, is_blocks_cache=False)
+
+    @property
+    def separate_tensors(self) -> list[Tensor]:
+        """The cache as ``num_tensors`` tensors of the described shape: views, if it is stacked."""
+        if self.batch_dim == self.cache_desc.batch_dim:
+            return self.tensors
+        return list(self.tensors[0].unbind(0))
+
+    @property
+    def tensor_addrs(self) -> list[int]:
+        """The address of each of the ``num_tensors`` tensors."""
+        return [tensor.data_ptr() for tensor in self.separate_tensors]
+
+    def __repr__(self) -> str:
+        return f"Cache(cache_id={self.cache_id}, cache_desc={self.cache_desc}, is_blocks_cache={self.is_blocks_cache})"
