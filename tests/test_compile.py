@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The op under torch.compile, torch.export and torch.library.opcheck."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from llm_datadist_torch import Cache
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.utils import run_and_get_code
+from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
+
+OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo() -> None:
+    torch._dynamo.reset()
+
+
+def clone_all(value: Any) -> Any:
+    return torch.utils._pytree.tree_map_only(Tensor, torch.clone, value)
+
+
+def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "inductor") -> str:
+    """Runs a function compiled and eagerly on clones of the same arguments; all they hold afterwards must be equal.
+
+    Returns:
+        The code that Inductor generated, where it is the backend.
+    """
+    eager_args, compiled_args = clone_all(args), clone_all(args)
+    eager_result = function(*eager_args)
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    code: list[str] = []
+    if backend == "inductor":
+        result, code = run_and_get_code(compiled, *compiled_args)
+    else:
+        result = compiled(*compiled_args)
+    tensors = [
+        torch.utils._pytree.tree_leaves(tree) for tree in ((eager_args, eager_result), (compiled_args, result))
+    ]
+    eager, actual = ([leaf for leaf in leaves if isinstance(leaf, Tensor)] for leaves in tensors)
+    assert_same_bytes(actual, eager)
+    return "\n".join(code)
+
+
+def assert_no_cache_is_cloned(code: str) -> None:
+    """The generated wrapper must make no tensor at all: these functions only copy between their arguments."""
+    assert "torch.ops.llm_datadist.copy_cache.default(" in code
+    wrapper = code[code.index("def call(") : code.index("def get_args(")]
+    for made in ("empty_strided", "clone", "copy_("):
+        assert made not in wrapper, f"{made} in the generated code:\n{wrapper}"
+
+
+class TestOpcheck:
+    def test_list(self) -> None:
+        torch.library.opcheck(copy_cache, (cache(3, 4, 8), cache(3, 2, 8), 3, 1, 4, 8, 7), test_utils=OPCHECKS)
+
+    def test_stacked(self) -> None:
+        args = ([filled(3, 4, 8)], [filled(3, 2, 8)], 3, 1)
+        torch.library.opcheck(copy_cache, args, {"batch_dim": 1}, test_utils=OPCHECKS)
+
+    def test_defaults(self) -> None:
+        torch.library.opcheck(copy_cache, (cache(1, 4, 8), cache(1, 4, 8)), test_utils=OPCHECKS)
+
+    def test_blocking_op(self) -> None:
+        args = (cache(2, 4, 8), cache(2, 2, 8), 3, 1, 0, -1, None)
+        op = torch.ops.llm_datadist._copy_cache_blocking.default
+        # It waits, so it is not made to be traced: no fake kernel.
+        torch.library.opcheck(op, args, {"batch_dim": 0, "timeout_ms": 1000}, test_utils=OPCHECKS[:2])
+
+
+class TestNoClone:
+    """A compiled graph hands the caches themselves to the op, never a copy of them."""
+
+    def test_two_lists(self) -> None:
+        def function(dst: list[Tensor], src: list[Tensor], row: int) -> None:
+            copy_cache(dst, src, row, 1)
+
+        assert_no_cache_is_cloned(check_compiled(function, cache(3, 4, 8), cache(3, 4, 8, seed=1), 2))
+
+    def test_same_list(self) -> None:
+        def function(tensors: list[Tensor], row: int) -> None:
+            copy_cache(tensors, tensors, row, 1)
+
+        assert_no_cache_is_cloned(check_compiled(function, cache(3, 4, 8), 2))
+
+    def test_stacked(self) -> None:
+        def function(dst: Tensor, src: Tensor, row: int) -> None:
+            copy_cache([dst], [src], row, 1, batch_dim=1)
+
+        assert_no_cache_is_cloned(check_compiled(function, filled(3, 4, 8), filled(3, 4, 8, seed=1), 2))
+
+    def test_same_stacked(self) -> None:
+        def function(stacked: Tensor, row: int) -> None:
+            copy_cache([stacked], [stacked], row, 1, batch_dim=1)
+
+        assert_no_cache_is_cloned(check_compiled(function, filled(3, 4, 8), 2))
+
+    def test_slices_taken_in_the_graph(self) -> None:
+        def function(layers: list[Tensor], row: int) -> None:
+            keys, values = [kv[0] for kv in layers], [kv[1] for kv in layers]
+            copy_cache(keys, keys, row, 1)
+            copy_cache(values, values, row, 1)
+
+        assert_no_cache_is_cloned(check_compiled(function, cache(3, 2, 4, 8), 2))
+
+    def test_slices_of_two_caches(self) -> None:
+        def function(dst: list[Tensor], src: list[Tensor], row: int) -> None:
+            copy_cache([kv[0] for kv in dst], [kv[1] for kv in src], row, 1)
+
+        assert_no_cache_is_cloned(check_compiled(function, cache(3, 2, 4, 8), cache(3, 2, 4, 8, seed=1), 2))
+
+    def test_two_calls_in_a_row(self) -> None:
+        def function(tensors: list[Tensor], row: int) -> None:
+            copy_cache(tensors, tensors, row, 0)
+            copy_cache(tensors, tensors, row + 1, row)
+
+        assert_no_cache_is_cloned(check_compiled(function, cache(3, 4, 8), 1))
+
+    def test_static_cache_update_and_copy(self) -> None:
+        """What a model does: new keys go to the cache at a position, then a row is copied to another."""
+
+        def function(layers: list[Tensor], keys: Tensor, position: Tensor, row: int) -> None:
+            for layer in layers:
+                layer.index_copy_(1, position, keys)
+            copy_cache(layers, layers, row, 1)
+
+        args = (cache(2, 4, 8, 3), filled(4, 1, 3, seed=1), torch.tensor([2]), 3)
+        assert_no_cache_is_cloned(check_compiled(function, *args))
+
+    def test_cache_objects(self) -> None:
+        dst, src = (Cache.from_tensors(filled(3, 4, 8, seed=seed), batch_dim=1) for seed in (0, 1))
+        expected = reference_copy(dst.tensors, src.tensors, 2, 1, batch_dim=1)
+
+        def function(row: int) -> None:
+            copy_cache(dst.tensors, src.tensors, row, 1, batch_dim=dst.batch_dim)
+
+        _, code = run_and_get_code(torch.compile(function, fullgraph=True), 2)
+        assert_no_cache_is_cloned("\n".join(code))
+        assert_same_bytes(dst.tensors, expected)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+class TestOrder:
+    """In a graph too, the op comes after what was written before it and before what is written after it."""
+
+    def test_after_an_in_place_op_and_before_another(self, backend: str) -> None:
+        def function(dst: list[Tensor], src: list[Tensor], row: int) -> Tensor:
+            src[0].add_(1)
+            copy_cache(dst, src, row, 1)
+            dst[0].mul_(2)
+            return dst[0] + src[0]
+
+        check_compiled(function, [torch.ones(4, 8)], [torch.rand(4, 8)], 2, backend=backend)
+
+    def test_reads_on_both_sides_of_it(self, backend: str) -> None:
+        def function(tensors: list[Tensor], row: int) -> tuple[Tensor, Tensor]:
+            before = tensors[0] * 2
+            copy_cache(tensors, tensors, row, 1)
+            return before, tensors[0] * 2
+
+        check_compiled(function, [torch.rand(4, 8)], 2, backend=backend)
+
+    def test_source_made_in_the_graph(self, backend: str) -> None:
+        def function(dst: list[Tensor], x: Tensor) -> Tensor:
+            y = x.relu()
+            copy_cache(dst, [y], 1, 2)
+            return dst[0] + y
+
+        check_compiled(function, [torch.rand(4, 8)], torch.randn(4, 8), backend=backend)
+
+    def test_clone_taken_before_one_call(self, backend: str) -> None:
+        """pytorch issue 198031 can hand the kernel dst and its earlier clone as one tensor; one call is safe."""
+
+        def function(tensor: Tensor) -> Tensor:
+            earlier = tensor + 0  # Inductor drops this as a no-op
+            copy_cache([tensor], [earlier], 0, 1)
+            return tensor * 1
+
+        check_compiled(function, torch.rand(4, 8), backend=backend)
+
+
+@pytest.mark.xfail(strict=True, reason="pytorch issue 198031: a mutated argument is merged with its earlier clone")
+def test_clone_taken_before_two_calls() -> None:
+    """Keeps watch on pytorch issue 198031: when this passes, the warning in the docs can go."""
+
+    def function(tensor: Tensor) -> Tensor:
+        earlier = tensor + 0
+        copy_cache([tensor], [earlier], 0, 1)
+        copy_cache([tensor], [earlier], 2, 0)
+        return tensor * 1
+
+    check_compiled(function, torch.rand(4, 8))
+
+
+class TestRecompiles:
+    """Numbers are SymInt: a new value is not a new graph."""
+
+    @pytest.mark.parametrize("stacked", [False, True])
+    def test_50_calls_compile_at_most_4_times(self, stacked: bool) -> None:
+        def function(
+            dst: list[Tensor], src: list[Tensor], to: int, source: int, offset: int, size: int, req_id: int | None
+        ) -> None:
+            copy_cache(dst, src, to, source, offset, size, req_id, batch_dim=int(stacked))
+
+        shape = (3, 8, 16) if stacked else (8, 16)
+        dst, src = (cache(1 if stacked else 3, *shape, seed=seed) for seed in (0, 1))
+        counter = CompileCounterWithBackend("inductor")
+        compiled = torch.compile(function, fullgraph=True, backend=counter)
+        for call in range(50):
+            numbers = (call % 8, (call * 3 + 1) % 8, call % 31, -1 if call % 10 == 9 else 1 + call % 33)
+            expected = reference_copy(dst, src, *numbers, batch_dim=int(stacked))
+            compiled(dst, src, *numbers, None if call == 20 else call)
+            assert_same_bytes(dst, expected)
+        assert counter.frame_count <= 4
+
+    def test_refusal_inside_a_graph(self) -> None:
+        compiled = torch.compile(lambda dst, src, row: copy_cache(dst, src, row), fullgraph=True)
+        dst, src = cache(2, 4, 8), cache(2, 4, 8, seed=1)
+        compiled(dst, src, 1)
+        compiled(dst, src, 2)
+        expected = [d.clone() for d in dst]
+        with pytest.raises(ValueError, match=r"dst_batch_index \(4\) out of range \[0, 4\)"):
+            compiled(dst, src, 4)
+        assert_same_bytes(dst, expected)
+
+    def test_lists_are_checked_while_tracing(self) -> None:
+        compiled = torch.compile(lambda dst, src: copy_cache(dst, src), fullgraph=True)
+        with pytest.raises(Exception, match="expected src.0. to have the dtype of dst.0."):
+            compiled([torch.zeros(4, 8)], [torch.zeros(4, 8, dtype=torch.int32)])
+
+
+class TestExport:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("cache", torch.zeros(2, 4, 8))
+
+        def forward(self, prefilled: Tensor) -> Tensor:
+            copy_cache([self.cache], [prefilled * 2], 3, 0, batch_dim=1)
+            return self.cache.sum(-1)
+
+    def test_export_runs_the_op(self) -> None:
+        program = torch.export.export(self.Model(), (torch.rand(2, 1, 8),))
+        assert "llm_datadist.copy_cache" in str(program.graph)
+        prefilled = torch.rand(2, 1, 8)
+        assert torch.equal(program.module()(prefilled), self.Model()(prefilled))
+
+    def test_exported_graph_can_be_saved(self, tmp_path: Any) -> None:
+        path = tmp_path / "model.pt2"
+        torch.export.save(torch.export.export(self.Model(), (torch.rand(2, 1, 8),)), path)
+        prefilled = torch.rand(2, 1, 8)
+        assert torch.equal(torch.export.load(path).module()(prefilled), self.Model()(prefilled))
+
+    def test_decompositions_keep_the_op(self) -> None:
+        program = torch.export.export(self.Model(), (torch.rand(2, 1, 8),)).run_decompositions()
+        prefilled = torch.rand(2, 1, 8)
+        assert torch.equal(program.module()(prefilled), self.Model()(prefilled))

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is refused, with which words, at the op and at the manager; and that nothing is written then.
+
+One entry of REFUSED for each way a call can be wrong. Each runs through the op (ValueError) and through a
+CacheManager (LLM_PARAM_INVALID, which is a ValueError as well) with the same text.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
+from torch import Tensor
+from utils import cache, copy_cache, filled, nothing_written
+
+Tensors = list[Tensor]
+
+
+@dataclass
+class Refused:
+    """A call and the text it is refused with. Tensors are [4, 8] float32 (rows of 32 bytes) where nothing is said."""
+
+    name: str
+    text: str
+    args: tuple[int, ...] = ()
+    make: Callable[[str], tuple[Tensors, Tensors]] = field(
+        default=lambda device: (cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1))
+    )
+    batch_dim: int = 0
+
+
+def pair(make_dst: Callable[[str], Tensor], make_src: Callable[[str], Tensor] | None = None, **kwargs: int) -> dict:
+    """The arguments of Refused for one tensor on each side."""
+    make_src = make_src or (lambda device: filled(4, 8, device=device, seed=1))
+    return {"make": lambda device: ([make_dst(device)], [make_src(device)]), **kwargs}
+
+
+def plain(device: str) -> Tensor:
+    return filled(4, 8, device=device)
+
+
+def shrunk(device: str) -> Tensor:
+    """A tensor whose storage was taken away from under it, as some sharding libraries do."""
+    tensor = filled(4, 8, device=device)
+    tensor.untyped_storage().resize_(64)
+    return tensor
+
+
+def shifted_past_its_storage(device: str) -> Tensor:
+    buffer = filled(64, device=device)
+    view = buffer[8:40].view(4, 8)
+    buffer.untyped_storage().resize_(128)
+    return view
+
+
+def swapped(device: str) -> tuple[Tensors, Tensors]:
+    a, b = cache(2, 4, 8, device=device)
+    return [a, b], [b, a]
+
+
+def chained(device: str) -> tuple[Tensors, Tensors]:
+    a, b, c = cache(3, 4, 8, device=device)
+    return [b, c], [a, b]
+
+
+def same_destination_twice(device: str) -> tuple[Tensors, Tensors]:
+    a = filled(4, 8, device=device)
+    return [a, a], cache(2, 4, 8, device=device, seed=1)
+
+
+def destinations_half_over_one_another(device: str) -> tuple[Tensors, Tensors]:
+    buffer = filled(48, device=device)
+    return [buffer[:32].view(4, 8), buffer[4:36].view(4, 8)], cache(2, 4, 8, device=device, seed=1)
+
+
+def in_place_and_written_as_well(device: str) -> tuple[Tensors, Tensors]:
+    a, b = cache(2, 4, 8, device=device)
+    return [a, a], [a, b]
+
+
+BIG = 2**63 - 1
+REFUSED = [
+    # Numbers
+    Refused("dst index at the end", "dst_batch_index (4) out of range [0, 4), the batch of dst[0]", (4,)),
+    Refused("dst index far out", f"dst_batch_index ({2**32 - 1}) out of range [0, 4)", (2**32 - 1,)),
+    Refused("src index at the end", "src_batch_index (4) out of range [0, 4), the batch of src[0]", (0, 4)),
+    Refused("src index far out", f"src_batch_index ({2**32 - 1}) out of range [0, 4)", (0, 2**32 - 1)),
+    Refused("offset at the end", "offset (32) out of range [0, 32), the bytes of a row of dst[0]", (0, 0, 32)),
+    Refused("offset huge", f"offset ({BIG}) out of range [0, 32)", (0, 0, BIG)),
+    Refused("offset and size huge", f"offset ({BIG}) out of range [0, 32)", (0, 0, BIG, BIG)),
+    Refused("size 0", "size (0) must be greater than 0, or -1 for the rest of the row", (0, 0, 0, 0)),
+    Refused("size -2", "size (-2) must be greater than 0, or -1 for the rest of the row", (0, 0, 0, -2)),
+    Refused("size lowest", f"size ({-(2**63)}) must be greater than 0", (0, 0, 0, -(2**63))),
+    Refused("size one too much", "offset (8) plus size (25) runs past the row of dst[0], 32 bytes", (0, 0, 8, 25)),
+    Refused("size huge", f"offset (8) plus size ({BIG}) runs past the row of dst[0], 32 bytes", (0, 0, 8, BIG)),
+    Refused(
+        "offset beyond the rows of src",
+        "offset (16) out of range [0, 16), the bytes of a row of src[0]",
+        (0, 0, 16),
+        **pair(plain, lambda device: filled(4, 4, device=device)),
+    ),
+    Refused(
+        "size beyond the rows of src",
+        "offset (8) plus size (9) runs past the row of src[0], 16 bytes",
+        (0, 0, 8, 9),
+        **pair(plain, lambda device: filled(4, 4, device=device)),
+    ),
+    Refused(
+        "the rest of a longer src row",
+        "size (-1) means the 44 bytes of the row of src[0] from offset (4), which runs past the row of dst[0], 32 bytes",
+        (0, 0, 4),
+        **pair(plain, lambda device: filled(4, 12, device=device)),
+    ),
+    # Lists
+    Refused(
+        "different number of tensors",
+        "expected dst and src to hold the same number of tensors, got 2 and 3",
+        make=lambda device: (cache(2, 4, 8, device=device), cache(3, 4, 8, device=device)),
+    ),
+    Refused(
+        "different dtypes",
+        "expected src[0] to have the dtype of dst[0], Float, got Int",
+        **pair(plain, lambda device: filled(4, 8, dtype=torch.int32, device=device)),
+    ),
+    # Tensors
+    Refused(
+        "rows not dense",
+        "expected the rows of dst[0] to be dense (each one contiguous range of bytes), got shape [4, 4], strides [8, 2]",
+        **pair(lambda device: plain(device)[:, ::2]),
+    ),
+    Refused(
+        "rows of src not dense",
+        "expected the rows of src[0] to be dense",
+        **pair(plain, lambda device: filled(4, 4, 2, device=device)[:, :2]. transpose(1, 2)[:, :, :1].expand(4, 2, 4)),
+    ),
+    Refused(
+        "rows with a broadcast dimension",
+        "expected the rows of dst[0] to be dense",
+        **pair(lambda device: filled(4, 1, device=device).expand(4, 8)),
+    ),
+    Refused(
+        "rows over one another",
+        "expected the rows of dst[0] to be at least 32 bytes (one row) apart, got 4",
+        **pair(lambda device: filled(16, device=device).as_strided((4, 8), (1, 1))),
+    ),
+    Refused(
+        "one row for all",
+        "expected the rows of src[0] to be at least 32 bytes (one row) apart, got 0",
+        **pair(plain, lambda device: filled(8, device=device).expand(4, 8)),
+    ),
+    Refused(
+        "storage too small",
+        "expected dst[0] to lie inside its storage of 64 bytes, got shape [4, 8]",
+        **pair(shrunk),
+    ),
+    Refused("storage of src too small", "expected src[0] to lie inside its storage of 64 bytes", **pair(plain, shrunk)),
+    Refused(
+        "storage ends before the tensor",
+        "expected dst[0] to lie inside its storage of 128 bytes, got shape [4, 8], strides [8, 1], storage offset 8",
+        **pair(shifted_past_its_storage),
+    ),
+    Refused(
+        "requires grad",
+        "dst[0] requires grad, and a copy into it would be lost to autograd",
+        **pair(lambda device: plain(device).requires_grad_()),
+    ),
+    # Leading dimensions
+    Refused(
+        "other sizes before batch_dim",
+        "expected the sizes before batch_dim (1) to be the same, got [3, 4, 8] for dst[0] and [2, 4, 8] for src[0]",
+        batch_dim=1,
+        **pair(lambda device: filled(3, 4, 8, device=device), lambda device: filled(2, 4, 8, device=device)),
+    ),
+    Refused(
+        "leading dimension broadcast in dst",
+        "the range to write in dst[0] overlaps the range to write in dst[0]",
+        batch_dim=1,
+        **pair(
+            lambda device: filled(4, 8, device=device).expand(3, 4, 8), lambda device: filled(3, 4, 8, device=device)
+        ),
+        args=(1, 2),
+    ),
+    Refused(
+        "more ranges than could ever be listed",
+        "ranges of dst[0] overlap one another",
+        batch_dim=2,
+        **pair(
+            lambda device: filled(1, 1, device=device).expand(2**40, 2**20, 1, 1),
+            lambda device: filled(1, 1, device=device).expand(2**40, 2**20, 1, 1),
+        ),
+    ),
+    Refused(
+        "leading ranges half over one another",
+        "the range to write in dst[0] overlaps the range to write in dst[0]",
+        batch_dim=1,
+        **pair(
+            lambda device: filled(100, device=device).as_strided((3, 4, 8), (4, 16, 1)),
+            lambda device: filled(3, 4, 8, device=device, seed=1),
+        ),
+    ),
+    # Overlap
+    Refused("swap", "overlaps the range to read in src[", make=swapped),
+    Refused("chain", "the range to write in dst[0] overlaps the range to read in src[1]", make=chained),
+    Refused(
+        "one destination twice",
+        "the range to write in dst[1] overlaps the range to write in dst[0]: the result would depend on the order",
+        make=same_destination_twice,
+    ),
+    Refused(
+        "destinations half over one another",
+        "the range to write in dst[1] overlaps the range to write in dst[0]",
+        make=destinations_half_over_one_another,
+    ),
+    Refused(
+        "in place and written as well",
+        "overlaps the range to write in dst[",
+        make=in_place_and_written_as_well,
+    ),
+]
+
+cases = pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+
+
+@cases
+def test_op(case: Refused, device: str) -> None:
+    dst, src = case.make(device)
+    with nothing_written(*dst, *src), pytest.raises(ValueError, match=re.escape("copy_cache: ")) as refusal:
+        copy_cache(dst, src, *case.args, batch_dim=case.batch_dim)
+    assert case.text in str(refusal.value)
+
+
+@cases
+def test_op_names_the_request(case: Refused) -> None:
+    dst, src = case.make("cpu")
+    args = case.args + (0, 0, 0, -1)[len(case.args) :]
+    with pytest.raises(ValueError, match=re.escape(" (req_id 18446744073709551615)")):
+        copy_cache(dst, src, *args, -1, batch_dim=case.batch_dim)
+
+
+@cases
+def test_manager(case: Refused, device: str) -> None:
+    dst, src = (Cache.from_tensors(tensors, batch_dim=case.batch_dim) for tensors in case.make(device))
+    with nothing_written(*dst.tensors, *src.tensors), pytest.raises(LLMException) as refusal:
+        CacheManager().copy_cache(dst, src, *case.args)
+    assert case.text in str(refusal.value)
+    assert refusal.value.status_code is LLMStatusCode.LLM_PARAM_INVALID
+    assert isinstance(refusal.value, ValueError)
+
+
+class TestOpAlone:
+    """What only the op can be given: a Cache cannot hold it, or the manager's own integer types rule it out."""
+
+    def refused(self, text: str, dst: Tensors, src: Tensors, *args: int, **kwargs: int) -> None:
+        real = [t for t in dst + src if t.layout == torch.strided and not t.is_meta]
+        with nothing_written(*real), pytest.raises(ValueError) as refusal:
+            copy_cache(dst, src, *args, **kwargs)
+        assert str(refusal.value).startswith("copy_cache: ")
+        assert text in str(refusal.value)
+
+    def test_negative_numbers(self, device: str) -> None:
+        dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
+        self.refused("dst_batch_index (-1) out of range [0, 4), the batch of dst[0]", dst, src, -1)
+        self.refused("src_batch_index (-1) out of range [0, 4), the batch of src[0]", dst, src, 0, -1)
+        self.refused("offset (-1) out of range [0, 32), the bytes of a row of dst[0]", dst, src, 0, 0, -1)
+        self.refused(f"dst_batch_index ({-(2**63)}) out of range", dst, src, -(2**63))
+
+    @pytest.mark.parametrize("batch_dim", [-1, 2, 2**63 - 1, -(2**63)])
+    def test_batch_dim_out_of_range(self, device: str, batch_dim: int) -> None:
+        dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
+        text = f"batch_dim ({batch_dim}) out of range [0, 2), the dimensions of dst[0]"
+        self.refused(text, dst, src, batch_dim=batch_dim)
+
+    def test_empty_lists(self) -> None:
+        self.refused("expected dst and src to hold at least one tensor, got empty lists", [], [])
+
+    def test_one_empty_list(self, device: str) -> None:
+        text = "expected dst and src to hold the same number of tensors, got 1 and 0"
+        self.refused(text, [filled(4, 8, device=device)], [])
+
+    def test_zero_dim_tensor(self, device: str) -> None:
+        scalar = filled(1, device=device)[0]
+        self.refused("batch_dim (0) out of range [0, 0), the dimensions of src[0]", [filled(1, device=device)], [scalar])
+
+    @pytest.mark.parametrize("shape", [(0, 8), (4, 0)])
+    def test_empty_tensor(self, device: str, shape: tuple[int, ...]) -> None:
+        empty = torch.empty(shape, device=device)
+        self.refused(f"expected dst[0] not to be empty, got shape {list(shape)}", [empty], [filled(4, 8, device=device)])
+        self.refused(f"expected src[0] not to be empty, got shape {list(shape)}", [filled(4, 8, device=device)], [empty])
+
+    def test_dtypes_within_a_list(self, device: str) -> None:
+        mixed = [filled(4, 8, device=device), filled(4, 8, dtype=torch.int32, device=device)]
+        same = cache(2, 4, 8, device=device)
+        self.refused("expected dst[1] to have the dtype of dst[0], Float, got Int", mixed, same)
+        self.refused("expected src[1] to have the dtype of dst[0], Float, got Int", same, mixed)
+
+    def test_second_tensor_is_checked_like_the_first(self, device: str) -> None:
+        dst = [filled(4, 8, device=device), filled(2, 8, device=device)]
+        src = cache(2, 4, 8, device=device, seed=1)
+        self.refused("dst_batch_index (2) out of range [0, 2), the batch of dst[1]", dst, src, 2)
+        self.refused("src_batch_index (2) out of range [0, 2), the batch of src[1]", src, dst, 0, 2)
+
+    def test_meta_beside_real(self) -> None:
+        text = "expected dst and src to be both meta tensors, got meta and cpu"
+        self.refused(text, [torch.empty(4, 8, device="meta")], [filled(4, 8)])
+
+    def test_devices_within_a_list(self) -> None:
+        mixed = [filled(4, 8), torch.empty(4, 8, device="meta")]
+        self.refused("expected dst[1] to be on the device of dst[0], cpu, got meta", mixed, cache(2, 4, 8))
+        self.refused("expected src[1] to be on the device of src[0], cpu, got meta", cache(2, 4, 8), mixed)
+
+    @pytest.mark.parametrize(("layout", "name"), [("to_sparse", "Sparse"), ("to_mkldnn", "Mkldnn")])
+    def test_layouts_other_than_strided(self, layout: str, name: str) -> None:
+        other = getattr(filled(4, 8), layout)()
+        self.refused(f"expected dst[0] to have the strided layout, got {name}", [other], [filled(4, 8)])
+        self.refused(f"expected src[0] to have the strided layout, got {name}", [filled(4, 8)], [other])
+
+    def test_device_without_a_kernel(self) -> None:
+        quantized = torch._empty_affine_quantized([4, 8], scale=1.0, zero_point=0, dtype=torch.quint8)
+        with pytest.raises(NotImplementedError, match="copy_cache: no kernel for tensors on cpu and cpu"):
+            copy_cache([quantized], [quantized], 1)
+
+    @pytest.mark.parametrize("wrong", ["1", 1.5, None, [1]], ids=repr)
+    @pytest.mark.parametrize("position", range(4), ids=["dst_batch_index", "src_batch_index", "offset", "size"])
+    def test_wrong_types_of_numbers(self, wrong: object, position: int) -> None:
+        dst, src = cache(1, 4, 8), cache(1, 4, 8, seed=1)
+        args: list[object] = [0, 0, 0, -1]
+        args[position] = wrong
+        with nothing_written(*dst), pytest.raises((TypeError, RuntimeError), match="copy_cache"):
+            copy_cache(dst, src, *args)
+
+    @pytest.mark.parametrize("wrong", [None, 1, "cache", [None], [1]], ids=repr)
+    def test_wrong_types_of_lists(self, wrong: object) -> None:
+        for args in ((wrong, cache(1, 4, 8)), (cache(1, 4, 8), wrong)):
+            with pytest.raises((TypeError, RuntimeError), match="copy_cache"):
+                copy_cache(*args)
+
+    @pytest.mark.parametrize("position", range(5))
+    @pytest.mark.parametrize("number", [2**63, 2**64, -(2**63) - 1])
+    def test_numbers_that_do_not_fit_64_bits(self, position: int, number: int) -> None:
+        dst, src = cache(1, 4, 8), cache(1, 4, 8, seed=1)
+        args = [0, 0, 0, -1, 0]
+        args[position] = number
+        with nothing_written(*dst), pytest.raises((TypeError, RuntimeError, OverflowError)):
+            copy_cache(dst, src, *args)
+
+
+class TestManagerAlone:
+    """What the manager checks itself: Python types, the integer types of LLM-DataDist, and kinds of caches."""
+
+    def setup_method(self) -> None:
+        self.dst, self.src = (Cache.from_tensors(cache(2, 4, 8, seed=seed)) for seed in (0, 1))
+
+    def refused(self, error: type[Exception], text: str, *args: object, **kwargs: object) -> Exception:
+        with nothing_written(*self.dst.tensors), pytest.raises(error, match=re.escape(text)) as refusal:
+            CacheManager().copy_cache(*args, **kwargs)
+        return refusal.value
+
+    @pytest.mark.parametrize("wrong", [None, 1, "cache", [torch.zeros(4, 8)]], ids=repr)
+    def test_caches_of_another_type(self, wrong: object) -> None:
+        self.refused(TypeError, "dst must be Cache, got", wrong, self.src)
+        self.refused(TypeError, "src must be Cache, got", self.dst, wrong)
+
+    @pytest.mark.parametrize("name", ["dst_batch_index", "src_batch_index", "offset", "size", "req_id"])
+    @pytest.mark.parametrize("wrong", [True, 1.0, "1", [1]], ids=repr)
+    def test_numbers_of_another_type(self, name: str, wrong: object) -> None:
+        self.refused(TypeError, f"{name} must be int, got {type(wrong).__name__}", self.dst, self.src, **{name: wrong})
+
+    @pytest.mark.parametrize("name", ["dst_batch_index", "src_batch_index", "offset", "size"])
+    def test_none_for_a_number(self, name: str) -> None:
+        self.refused(TypeError, f"{name} must be int, got NoneType", self.dst, self.src, **{name: None})
+
+    @pytest.mark.parametrize(
+        ("name", "value", "limits"),
+        [
+            *((name, value, [0, 2**32 - 1]) for name in ("dst_batch_index", "src_batch_index") for value in (-1, 2**32)),
+            *((name, value, [0, 2**64 - 1]) for name in ("offset", "req_id") for value in (-1, 2**64)),
+            *(("size", value, [-(2**63), 2**63 - 1]) for value in (-(2**63) - 1, 2**63)),
+        ],
+    )
+    def test_numbers_outside_their_integer_type(self, name: str, value: int, limits: list[int]) -> None:
+        error = self.refused(ValueError, f"{name} ({value}) out of range {limits}", self.dst, self.src, **{name: value})
+        assert not isinstance(error, LLMException)
+
+    @pytest.mark.parametrize("offset", [2**63, 2**64 - 1])
+    def test_offset_that_only_a_uint64_holds(self, offset: int) -> None:
+        text = f"copy_cache: offset ({offset}) lies beyond any row (req_id 7)"
+        error = self.refused(LLMException, text, self.dst, self.src, offset=offset, req_id=7)
+        assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID
+
+    @pytest.mark.parametrize("side", ["dst", "src"])
+    def test_blocks_cache(self, side: str) -> None:
+        blocks = Cache.from_tensors(cache(2, 4, 8), is_blocks_cache=True)
+        caches = {"dst": self.dst, "src": self.src, side: blocks}
+        error = self.refused(
+            LLMException, f"copy_cache: {side} must be a contiguous cache, got a blocks cache", caches["dst"], caches["src"]
+        )
+        assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID
+
+    def test_device_without_a_kernel(self) -> None:
+        quantized = torch._empty_affine_quantized([4, 8], scale=1.0, zero_point=0, dtype=torch.quint8)
+        held = Cache([quantized], self.dst.cache_desc, 0, False)
+        error = self.refused(LLMException, "no kernel for tensors on cpu and cpu", held, held)
+        assert error.status_code is LLMStatusCode.LLM_FAILED
+        assert isinstance(error.__cause__, NotImplementedError)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several test files share: filled tensors, the plain-PyTorch reference, and the watch over memory."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+copy_cache = torch.ops.llm_datadist.copy_cache.default
+
+
+def filled(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0) -> Tensor:
+    """A tensor of random bytes (0 or 1 for bool, whose other bytes are no values), the same ones for one seed."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + math.prod(shape))
+    high = 2 if dtype == torch.bool else 256
+    count = math.prod(shape) * dtype.itemsize
+    flat = torch.randint(high, (count,), generator=generator, dtype=torch.uint8)
+    return flat.view(dtype).view(shape).to(device)
+
+
+def cache(count: int, *shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0) -> list[Tensor]:
+    return [filled(*shape, dtype=dtype, device=device, seed=seed * 1000 + i) for i in range(count)]
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor in host memory: equality of floats would call a NaN different from itself."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+
+
+def assert_same_bytes(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    assert len(actual) == len(expected)
+    for index, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert torch.equal(as_bytes(a), as_bytes(e)), f"tensor {index} differs"
+
+
+def _row(tensor: Tensor, index: int, batch_dim: int) -> Tensor:
+    """The bytes of a row as a view, [dimensions before the batch..., bytes]. For rows in C order."""
+    row = tensor.select(batch_dim, index).unsqueeze(-1)
+    return row.view(*tensor.shape[:batch_dim], -1).view(torch.uint8)
+
+
+def reference_copy(
+    dst: Sequence[Tensor],
+    src: Sequence[Tensor],
+    dst_batch_index: int = 0,
+    src_batch_index: int = 0,
+    offset: int = 0,
+    size: int = -1,
+    *,
+    batch_dim: int = 0,
+) -> list[Tensor]:
+    """What dst has to hold afterwards, as host tensors: every source is read before any destination is written."""
+    result = [d.cpu().clone() for d in dst]
+    for d, s in zip(result, src, strict=True):
+        row = _row(s.cpu(), src_batch_index, batch_dim)
+        end = row.shape[-1] if size == -1 else offset + size
+        _row(d, dst_batch_index, batch_dim)[..., offset:end] = row[..., offset:end]
+    return result
+
+
+@contextlib.contextmanager
+def nothing_written(*tensors: Tensor) -> Iterator[None]:
+    """Fails if a byte of the tensors' storages or a version counter differs afterwards."""
+    whole = [torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage()) for t in tensors]
+    before = [as_bytes(w).clone() for w in whole]
+    versions = [t._version for t in tensors]
+    yield
+    assert_same_bytes(whole, before)
+    assert [t._version for t in tensors] == versions
