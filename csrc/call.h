@@ -34,5 +34,4 @@ inline std::ostream& operator<<(std::ostream& out, const Item& item) {
 }  // namespace llm_datadist
 
 // Refuses the call with a ValueError. A macro, because the text must only be made when the check fails.
-#define CHECK_CALL(call, condition, ...) \
-  TORCH_CHECK_VALUE(condition, (call).op, ": ", __VA_ARGS__, (call).request())
+#define CHECK_CALL(call, condition, ...) TORCH_CHECK_VALUE(condition, (call).op, ": ", __VA_ARGS__, (call).request())

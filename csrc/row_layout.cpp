@@ -84,8 +84,9 @@ void check_lists(const Call& call, at::ITensorListRef dst, at::ITensorListRef sr
   if (at::GradMode::is_enabled()) {
     int64_t index = 0;
     for (const at::Tensor& tensor : dst) {
-      CHECK_CALL(call, !tensor.requires_grad(), (Item{"dst", index}),
-                 " requires grad, and a copy into it would be lost to autograd: detach it, or call under torch.no_grad()");
+      CHECK_CALL(
+          call, !tensor.requires_grad(), (Item{"dst", index}),
+          " requires grad, and a copy into it would be lost to autograd: detach it, or call under torch.no_grad()");
       ++index;
     }
   }

@@ -12,11 +12,11 @@ from ._library import load as _load
 
 _load()
 
-from .cache import Cache, CacheDesc, DataType, Placement  # noqa: E402
-from .cache_manager import CacheManager  # noqa: E402
-from .config import LlmConfig, LLMConfig  # noqa: E402
-from .ops import copy_cache  # noqa: E402
-from .status import LLMException, LLMStatusCode  # noqa: E402
+from .cache import Cache, CacheDesc, DataType, Placement
+from .cache_manager import CacheManager
+from .config import LlmConfig, LLMConfig
+from .ops import copy_cache
+from .status import LLMException, LLMStatusCode
 
 __version__ = _version("llm_datadist_torch")
 

@@ -31,7 +31,7 @@ def load() -> None:
             "In a checkout, build it with `pip install --no-build-isolation -e .`"
         )
     try:
-        torch.ops.load_library(LIBRARY)
+        torch.ops.load_library(LIBRARY)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ImportError(
             f"llm_datadist_torch could not load {LIBRARY.name} into torch {torch.__version__}: {error}\n"

@@ -133,7 +133,8 @@ class CacheDesc:
             raise LLMParamInvalid("data_type (DT_STRING) has no torch dtype")
 
         object.__setattr__(self, "shape", tuple(self.shape))
-        object.__setattr__(self, "data_type", _DATA_TYPES.get(self.data_type, self.data_type))
+        if isinstance(self.data_type, torch.dtype):
+            object.__setattr__(self, "data_type", _DATA_TYPES.get(self.data_type, self.data_type))
 
     @property
     def batch_dim(self) -> int:
@@ -173,7 +174,12 @@ class Cache:
     """
 
     def __init__(
-        self, tensors: Sequence[Tensor], cache_desc: CacheDesc, batch_dim: int, is_blocks_cache: bool, cache_id: int = -1
+        self,
+        tensors: Sequence[Tensor],
+        cache_desc: CacheDesc,
+        batch_dim: int,
+        is_blocks_cache: bool,
+        cache_id: int = -1,
     ) -> None:
         self.tensors = list(tensors)
         self.cache_desc = cache_desc

@@ -81,7 +81,7 @@ def copy_cache_blocking(
     Returns:
         False if ``timeout_ms`` milliseconds passed first; the destination ranges then hold anything.
     """
-    return torch.ops.llm_datadist._copy_cache_blocking.default(
+    done: bool = torch.ops.llm_datadist._copy_cache_blocking.default(
         dst,
         src,
         dst_batch_index,
@@ -92,3 +92,4 @@ def copy_cache_blocking(
         batch_dim=batch_dim,
         timeout_ms=timeout_ms,
     )
+    return done

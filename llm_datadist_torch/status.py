@@ -50,7 +50,8 @@ class LLMException(RuntimeError):
 
     @property
     def status_code(self) -> LLMStatusCode:
-        return self.args[1]
+        code: LLMStatusCode = self.args[1]
+        return code
 
     def __str__(self) -> str:
         return f"{self.args[0]} [{self.status_code.name}]"

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from llm_datadist_torch import Cache
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor.utils import run_and_get_code
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
+
+from llm_datadist_torch import Cache
 
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
@@ -40,9 +41,7 @@ def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "ind
         result, code = run_and_get_code(compiled, *compiled_args)
     else:
         result = compiled(*compiled_args)
-    tensors = [
-        torch.utils._pytree.tree_leaves(tree) for tree in ((eager_args, eager_result), (compiled_args, result))
-    ]
+    tensors = [torch.utils._pytree.tree_leaves(tree) for tree in ((eager_args, eager_result), (compiled_args, result))]
     eager, actual = ([leaf for leaf in leaves if isinstance(leaf, Tensor)] for leaves in tensors)
     assert_same_bytes(actual, eager)
     return "\n".join(code)
@@ -231,7 +230,7 @@ class TestRecompiles:
 
     def test_lists_are_checked_while_tracing(self) -> None:
         compiled = torch.compile(lambda dst, src: copy_cache(dst, src), fullgraph=True)
-        with pytest.raises(Exception, match="expected src.0. to have the dtype of dst.0."):
+        with pytest.raises(Exception, match=r"expected src\[0\] to have the dtype of dst\[0\]"):
             compiled([torch.zeros(4, 8)], [torch.zeros(4, 8, dtype=torch.int32)])
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
 from torch import Tensor
 from utils import cache, copy_cache, filled, nothing_written
+
+from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
 
 Tensors = list[Tensor]
 
@@ -133,7 +134,7 @@ REFUSED = [
     Refused(
         "rows of src not dense",
         "expected the rows of src[0] to be dense",
-        **pair(plain, lambda device: filled(4, 4, 2, device=device)[:, :2]. transpose(1, 2)[:, :, :1].expand(4, 2, 4)),
+        **pair(plain, lambda device: filled(4, 4, 2, device=device)[:, :2].transpose(1, 2)[:, :, :1].expand(4, 2, 4)),
     ),
     Refused(
         "rows with a broadcast dimension",
@@ -281,13 +282,19 @@ class TestOpAlone:
 
     def test_zero_dim_tensor(self, device: str) -> None:
         scalar = filled(1, device=device)[0]
-        self.refused("batch_dim (0) out of range [0, 0), the dimensions of src[0]", [filled(1, device=device)], [scalar])
+        self.refused(
+            "batch_dim (0) out of range [0, 0), the dimensions of src[0]", [filled(1, device=device)], [scalar]
+        )
 
     @pytest.mark.parametrize("shape", [(0, 8), (4, 0)])
     def test_empty_tensor(self, device: str, shape: tuple[int, ...]) -> None:
         empty = torch.empty(shape, device=device)
-        self.refused(f"expected dst[0] not to be empty, got shape {list(shape)}", [empty], [filled(4, 8, device=device)])
-        self.refused(f"expected src[0] not to be empty, got shape {list(shape)}", [filled(4, 8, device=device)], [empty])
+        self.refused(
+            f"expected dst[0] not to be empty, got shape {list(shape)}", [empty], [filled(4, 8, device=device)]
+        )
+        self.refused(
+            f"expected src[0] not to be empty, got shape {list(shape)}", [filled(4, 8, device=device)], [empty]
+        )
 
     def test_dtypes_within_a_list(self, device: str) -> None:
         mixed = [filled(4, 8, device=device), filled(4, 8, dtype=torch.int32, device=device)]
@@ -374,7 +381,11 @@ class TestManagerAlone:
     @pytest.mark.parametrize(
         ("name", "value", "limits"),
         [
-            *((name, value, [0, 2**32 - 1]) for name in ("dst_batch_index", "src_batch_index") for value in (-1, 2**32)),
+            *(
+                (name, value, [0, 2**32 - 1])
+                for name in ("dst_batch_index", "src_batch_index")
+                for value in (-1, 2**32)
+            ),
             *((name, value, [0, 2**64 - 1]) for name in ("offset", "req_id") for value in (-1, 2**64)),
             *(("size", value, [-(2**63), 2**63 - 1]) for value in (-(2**63) - 1, 2**63)),
         ],
@@ -394,7 +405,10 @@ class TestManagerAlone:
         blocks = Cache.from_tensors(cache(2, 4, 8), is_blocks_cache=True)
         caches = {"dst": self.dst, "src": self.src, side: blocks}
         error = self.refused(
-            LLMException, f"copy_cache: {side} must be a contiguous cache, got a blocks cache", caches["dst"], caches["src"]
+            LLMException,
+            f"copy_cache: {side} must be a contiguous cache, got a blocks cache",
+            caches["dst"],
+            caches["src"],
         )
         assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID
 

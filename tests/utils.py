@@ -22,7 +22,9 @@ def filled(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu",
     return flat.view(dtype).view(shape).to(device)
 
 
-def cache(count: int, *shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0) -> list[Tensor]:
+def cache(
+    count: int, *shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0
+) -> list[Tensor]:
     return [filled(*shape, dtype=dtype, device=device, seed=seed * 1000 + i) for i in range(count)]
 
 

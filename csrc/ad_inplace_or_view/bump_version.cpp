@@ -3,8 +3,8 @@
 // In-place writes must bump the version counters of what they write, or autograd would use saved values that are gone.
 // Done once here, under the key PyTorch has for it, for every op and every device. A refused call bumps nothing.
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
 namespace llm_datadist {

@@ -20,7 +20,8 @@ void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const Call call{name.c_str(), std::nullopt};
   check_lists(call, dst, src);
   TORCH_CHECK_NOT_IMPLEMENTED(false, call.op, ": no kernel for tensors on ", dst.get(0).device(), " and ",
-                              src.get(0).device(), "; loaded are those for the CPU and, where torch_npu is installed, the NPU");
+                              src.get(0).device(),
+                              "; loaded are those for the CPU and, where torch_npu is installed, the NPU");
 }
 
 }  // namespace

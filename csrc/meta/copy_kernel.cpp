@@ -10,8 +10,8 @@ namespace {
 
 // Tracing sees the lists, not the numbers: looking at a SymInt would put a guard on it and compile again for the next
 // value. The numbers are checked when the graph runs.
-void copy_cache_meta(at::ITensorListRef dst, at::ITensorListRef src, c10::SymInt, c10::SymInt,
-                     c10::SymInt, c10::SymInt, std::optional<c10::SymInt>, int64_t) {
+void copy_cache_meta(at::ITensorListRef dst, at::ITensorListRef src, c10::SymInt, c10::SymInt, c10::SymInt, c10::SymInt,
+                     std::optional<c10::SymInt>, int64_t) {
   const Call call{"copy_cache", std::nullopt};
   check_lists(call, dst, src);
   CHECK_CALL(call, dst.front().device() == src.front().device(), "expected dst and src to be both meta tensors, got ",

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CacheManager: copies, waits, times out and logs. What it refuses is in test_refusals.py."""
+
+import inspect
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+from utils import assert_same_bytes, cache, filled, reference_copy
+
+from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode, ops
+
+
+def test_signature_is_the_page() -> None:
+    parameters = inspect.signature(CacheManager.copy_cache).parameters
+    assert {name: p.default for name, p in list(parameters.items())[3:]} == {
+        "dst_batch_index": 0,
+        "src_batch_index": 0,
+        "offset": 0,
+        "size": -1,
+        "req_id": None,
+    }
+    assert list(parameters)[:3] == ["self", "dst", "src"]
+
+
+def test_the_example_of_the_page() -> None:
+    """The names come from ``import *``, as on the page."""
+    names: dict = {}
+    exec("from llm_datadist_torch import *", names)
+    dst, src = cache(2, 4, 64), cache(2, 2, 64, seed=1)
+    expected = reference_copy(dst, src, 0, 1, 0, 128)
+    dst_cache, src_cache = (names["Cache"].from_tensors(tensors) for tensors in (dst, src))
+    cache_manager = names["CacheManager"]()
+    assert cache_manager.copy_cache(dst_cache, src_cache, 0, 1, 0, 128) is None
+    assert_same_bytes(dst, expected)
+
+
+def as_list(tensors: list[Tensor]) -> Cache:
+    return Cache.from_tensors(tensors)
+
+
+def as_stack(tensors: list[Tensor]) -> Cache:
+    return Cache.from_tensors(torch.stack([t.cpu() for t in tensors]).to(tensors[0].device), batch_dim=1)
+
+
+@pytest.mark.parametrize("make_dst", [as_list, as_stack])
+@pytest.mark.parametrize("make_src", [as_list, as_stack])
+def test_lists_and_stacks_in_any_pairing(device: str, make_dst: object, make_src: object) -> None:
+    dst, src = make_dst(cache(3, 4, 8, device=device)), make_src(cache(3, 2, 8, device=device, seed=1))
+    expected = reference_copy(dst.separate_tensors, src.separate_tensors, 3, 1, 5, 9)
+    CacheManager().copy_cache(dst, src, 3, 1, 5, 9, req_id=2**64 - 1)
+    assert_same_bytes(dst.separate_tensors, expected)
+
+
+def test_dimension_before_the_batch() -> None:
+    dst, src = (Cache.from_tensors(cache(3, 2, 4, 8, seed=seed), batch_dim=1) for seed in (0, 1))
+    expected = reference_copy(dst.tensors, src.tensors, 3, 1, batch_dim=1)
+    CacheManager().copy_cache(dst, src, 3, 1)
+    assert_same_bytes(dst.tensors, expected)
+
+
+def test_same_cache() -> None:
+    held = Cache.from_tensors(filled(3, 4, 8), batch_dim=1)
+    expected = reference_copy(held.tensors, held.tensors, 3, 1, batch_dim=1)
+    CacheManager().copy_cache(held, held, 3, 1)
+    assert_same_bytes(held.tensors, expected)
+
+
+class TestTimeout:
+    def test_too_slow_and_the_next_call_works(self) -> None:
+        # Half a gigabyte of fresh pages takes many times the one millisecond that is allowed.
+        big = [Cache.from_tensors(torch.empty(1, 2**29, dtype=torch.uint8)) for _ in range(2)]
+        manager = CacheManager(LLMConfig(sync_kv_timeout=1))
+        with pytest.raises(LLMException) as late:
+            manager.copy_cache(*big, req_id=7)
+        assert late.value.status_code is LLMStatusCode.LLM_TIMEOUT
+        assert not isinstance(late.value, ValueError)
+        text = "not done after sync_kv_timeout, 1 ms; what the destination range holds is undefined (req_id 7)"
+        assert text in str(late.value)
+
+        dst, src = cache(1, 4, 8), cache(1, 4, 8, seed=1)
+        expected = reference_copy(dst, src, 1, 2)
+        manager.copy_cache(Cache.from_tensors(dst), Cache.from_tensors(src), 1, 2)
+        assert_same_bytes(dst, expected)
+
+    def test_with_time_enough_a_large_copy_is_whole(self) -> None:
+        dst, src = (filled(2, 40_000_003, dtype=torch.uint8, seed=seed) for seed in (0, 1))
+        expected = reference_copy([dst], [src], 1, 0, 1)
+        CacheManager(LLMConfig(sync_kv_timeout="60000")).copy_cache(
+            Cache.from_tensors(dst), Cache.from_tensors(src), 1, 0, 1
+        )
+        assert_same_bytes([dst], expected)
+
+    @pytest.mark.parametrize(("config", "timeout"), [(None, 1000), (LLMConfig(), 1000), (LLMConfig("25"), 25)])
+    def test_which_timeout_counts(self, config: LLMConfig, timeout: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        given = []
+        monkeypatch.setattr(ops, "copy_cache_blocking", lambda *args, **kwargs: given.append(kwargs["timeout_ms"]) or 1)
+        held = Cache.from_tensors(filled(4, 8))
+        CacheManager(config).copy_cache(held, held, 1)
+        assert given == [timeout]
+
+    def test_config_of_another_type(self) -> None:
+        with pytest.raises(TypeError, match="config must be LLMConfig, got dict"):
+            CacheManager({})
+
+
+def test_failure_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> bool:
+        raise RuntimeError("aclrtMemcpyAsync failed")
+
+    monkeypatch.setattr(ops, "copy_cache_blocking", fail)
+    held = Cache.from_tensors(filled(4, 8))
+    with pytest.raises(LLMException, match="aclrtMemcpyAsync failed") as failure:
+        CacheManager().copy_cache(held, held, 1)
+    assert failure.value.status_code is LLMStatusCode.LLM_FAILED
+    assert isinstance(failure.value.__cause__, RuntimeError)
+
+
+class TestLog:
+    def setup_method(self) -> None:
+        self.held = Cache.from_tensors(filled(4, 8))
+
+    def test_refusal_names_the_request(self, caplog: pytest.LogCaptureFixture) -> None:
+        with pytest.raises(LLMException):
+            CacheManager().copy_cache(self.held, self.held, 4, req_id=77)
+        [record] = [r for r in caplog.records if r.name == "LLM_DATADIST"]
+        assert record.levelno == logging.ERROR
+        assert "dst_batch_index (4)" in record.getMessage() and "(req_id 77)" in record.getMessage()
+
+    def test_success_is_a_debug_line(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO, "LLM_DATADIST"):
+            CacheManager().copy_cache(self.held, self.held, 1, req_id=77)
+        assert not caplog.records
+        with caplog.at_level(logging.DEBUG, "LLM_DATADIST"):
+            CacheManager().copy_cache(self.held, self.held, 1, req_id=77)
+        assert "cache -1 row 0 to cache -1 row 1, offset 0, size -1 (req_id 77)" in caplog.text

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading: from Python, from C++, and what is said when it fails."""
+
+import importlib
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+import llm_datadist_torch
+from llm_datadist_torch import _library, _logging
+
+TESTS = Path(__file__).parent
+
+
+def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, timeout=120, cwd=TESTS
+    )
+
+
+class TestImport:
+    def test_version(self) -> None:
+        assert re.fullmatch(r"\d+\.\d+\.\d+", llm_datadist_torch.__version__)
+
+    def test_everything_in_all_is_there(self) -> None:
+        assert all(hasattr(llm_datadist_torch, name) for name in llm_datadist_torch.__all__)
+
+    def test_missing_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_library, "LIBRARY", TESTS / "libnone.so")
+        with pytest.raises(ImportError, match=r"has no compiled library: .*libnone\.so does not exist"):
+            _library.load()
+
+    def test_library_that_does_not_load(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        broken = tmp_path / "libbroken.so"
+        broken.write_text("not a library")
+        monkeypatch.setattr(_library, "LIBRARY", broken)
+        with pytest.raises(ImportError, match="built against another version of torch") as failure:
+            _library.load()
+        assert isinstance(failure.value.__cause__, OSError)
+
+    def test_broken_torch_npu(self, tmp_path: Path) -> None:
+        """An installed torch_npu that cannot load makes `import torch` fail; the text has to say what to do."""
+        (tmp_path / "torch_npu").mkdir()
+        (tmp_path / "torch_npu/__init__.py").write_text("raise ImportError('libascendcl.so: cannot open')")
+        (tmp_path / "torch_npu-0.dist-info").mkdir()
+        (tmp_path / "torch_npu-0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torch_npu\nVersion: 0\n")
+        (tmp_path / "torch_npu-0.dist-info/entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:f\n")
+        path = {"PYTHONPATH": str(tmp_path)}
+        failed = run_python("import llm_datadist_torch", **path)
+        assert failed.returncode != 0
+        for part in ("importing torch failed", "libascendcl.so", "set_env.sh", "TORCH_DEVICE_BACKEND_AUTOLOAD=0"):
+            assert part in failed.stderr
+        as_told = run_python("import llm_datadist_torch; print('OK')", TORCH_DEVICE_BACKEND_AUTOLOAD="0", **path)
+        assert as_told.stdout == "OK\n", as_told.stderr
+
+
+class TestThreads:
+    """The intra-op threads are torch's own: no second pool, and torch.set_num_threads counts."""
+
+    CODE = """
+import os, torch, llm_datadist_torch
+def tasks(): return len(os.listdir("/proc/self/task"))
+torch.set_num_threads({threads})
+a, b = torch.empty(1, 1 << 26, dtype=torch.uint8), torch.empty(1, 1 << 26, dtype=torch.uint8)
+{before}
+n = tasks()
+llm_datadist_torch.copy_cache([a], [b])
+print(tasks() - n)
+"""
+
+    def threads_added(self, threads: int, before: str = "") -> int:
+        done = run_python(self.CODE.format(threads=threads, before=before))
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    def test_one_thread_is_one_thread(self) -> None:
+        assert self.threads_added(1) == 0
+
+    def test_three_threads_are_three(self) -> None:
+        assert self.threads_added(3) == 2
+
+    def test_the_pool_is_shared_with_torch(self) -> None:
+        assert self.threads_added(3, before="a.add_(1)") == 0
+
+
+def test_loads_without_python(tmp_path: Path) -> None:
+    """For C++ serving and AOTInductor: no symbol of libtorch_python or libpython is needed."""
+    program = tmp_path / "without_python"
+    lib = str(Path(torch.__file__).parent / "lib")
+    includes = [f"-I{path}" for path in cpp_extension.include_paths()]
+    subprocess.run(
+        ["g++", "-std=c++20", "-O0", *includes, str(TESTS / "cpp/without_python.cpp"), "-o", str(program)]
+        + [f"-L{lib}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl", f"-Wl,-rpath,{lib}"],
+        check=True,
+    )
+    done = subprocess.run([program, _library.LIBRARY], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "copy_cache: expected dst[1] to be a tensor, got an undefined one (req_id 7)\nOK\n", (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "level"),
+    [("0", logging.DEBUG), ("1", logging.INFO), ("2", logging.WARNING), ("3", logging.ERROR), ("x", logging.NOTSET)],
+)
+def test_log_level(value: str, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASCEND_GLOBAL_LOG_LEVEL", value)
+    try:
+        assert importlib.reload(_logging).logger.level == level
+        assert _logging.logger.name == "LLM_DATADIST"
+    finally:
+        monkeypatch.undo()
+        importlib.reload(_logging)

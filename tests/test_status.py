@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Status codes and exceptions."""
+
+import copy
+import pickle
+
+import pytest
+
+from llm_datadist_torch import LLMException, LLMStatusCode
+from llm_datadist_torch.status import LLMParamInvalid
+
+# The k of 0x5010B000 + k, from LLM-DataDist.
+NUMBERS = {
+    **{"LLM_WAIT_PROCESS_TIMEOUT": 1, "LLM_KV_CACHE_NOT_EXIST": 2, "LLM_REPEAT_REQUEST": 3},
+    **{"LLM_REQUEST_ALREADY_COMPLETED": 4, "LLM_PARAM_INVALID": 5, "LLM_ENGINE_FINALIZED": 6, "LLM_NOT_YET_LINK": 7},
+    **{"LLM_ALREADY_LINK": 8, "LLM_LINK_FAILED": 9, "LLM_UNLINK_FAILED": 10, "LLM_NOTIFY_PROMPT_UNLINK_FAILED": 11},
+    **{"LLM_CLUSTER_NUM_EXCEED_LIMIT": 12, "LLM_PROCESSING_LINK": 13, "LLM_DEVICE_OUT_OF_MEMORY": 14},
+    **{"LLM_PREFIX_ALREADY_EXIST": 15, "LLM_PREFIX_NOT_EXIST": 16, "LLM_SEQ_LENOVERLIMIT": 17, "LLM_NO_FREE_BLOCK": 18},
+    **{"LLM_BLOCKS_OUT_OF_MEMORY": 19, "LLM_EXIST_LINK": 24, "LLM_FEATURE_NOT_ENABLED": 25, "LLM_TIMEOUT": 26},
+    **{"LLM_LINK_BUSY": 27, "LLM_OUT_OF_MEMORY": 28},
+}
+
+
+def test_numbers() -> None:
+    expected = {name: 0x5010B000 + k for name, k in NUMBERS.items()}
+    expected |= {"LLM_SUCCESS": 0, "LLM_FAILED": 0xFFFFFFFF, "LLM_UNKNOWN_ERROR": -1}
+    assert {code.name: int(code) for code in LLMStatusCode} == expected
+
+
+def test_exception() -> None:
+    error = LLMException("text", LLMStatusCode.LLM_TIMEOUT)
+    assert isinstance(error, RuntimeError)
+    assert not isinstance(error, ValueError)
+    assert (error.status_code, str(error)) == (LLMStatusCode.LLM_TIMEOUT, "text [LLM_TIMEOUT]")
+
+
+def test_param_invalid_is_also_a_value_error() -> None:
+    error = LLMParamInvalid("text")
+    assert isinstance(error, LLMException) and isinstance(error, ValueError)
+    assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID
+
+
+@pytest.mark.parametrize("error", [LLMException("text", LLMStatusCode.LLM_FAILED), LLMParamInvalid("text")])
+def test_copies_and_pickles(error: LLMException) -> None:
+    for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert (type(again), str(again), again.status_code) == (type(error), str(error), error.status_code)
