@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tests' handle on the simulated Ascend runtime: look at what reached it, and make it slow or make it fail.
+
+Everything here acts on the ``libascendcl.so`` that the process has loaded (or will load) through its library path.
+"""
+
+import atexit
+import ctypes
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import NamedTuple
+
+__all__ = [
+    "Copy",
+    "MemcpyKind",
+    "MemoryUsage",
+    "armed_faults",
+    "call_counts",
+    "copies",
+    "delay_tasks",
+    "device_memory",
+    "fail_call",
+    "fail_task",
+    "library",
+    "pinned_memory",
+    "reset",
+    "stall_device",
+    "stall_stream",
+]
+
+library = ctypes.CDLL("libascendcl.so")
+"""The runtime itself, for tests that call ACL functions directly."""
+
+if not hasattr(library, "ascend_sim_reset"):
+    raise ImportError(
+        "the libascendcl.so on the library path is not the simulated one: put tests/ascend_sim/build first in "
+        "LD_LIBRARY_PATH before the process starts"
+    )
+
+library.ascend_sim_call_counts.restype = ctypes.c_char_p
+library.ascend_sim_copy_log.restype = ctypes.c_char_p
+library.ascend_sim_armed_faults.restype = ctypes.c_uint64
+library.ascend_sim_fail_call.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
+library.ascend_sim_fail_task.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
+library.ascend_sim_stall_stream.argtypes = [ctypes.c_void_p, ctypes.c_bool]
+library.ascend_sim_stall_device.argtypes = [ctypes.c_int, ctypes.c_bool]
+
+
+class MemcpyKind(IntEnum):
+    HOST_TO_HOST = 0
+    HOST_TO_DEVICE = 1
+    DEVICE_TO_HOST = 2
+    DEVICE_TO_DEVICE = 3
+
+
+class Copy(NamedTuple):
+    """One copy the runtime accepted. A plain copy is one row of ``width`` bytes; a batch is one Copy for each part."""
+
+    name: str
+    kind: MemcpyKind
+    dst: int
+    dpitch: int
+    src: int
+    spitch: int
+    width: int
+    height: int
+    stream: int
+    device: int
+
+
+class MemoryUsage(NamedTuple):
+    bytes: int
+    allocations: int
+
+
+def call_counts() -> Counter[str]:
+    """How often each ACL runtime function was called since the last reset, by name; 0 for the others."""
+    lines = library.ascend_sim_call_counts().decode().splitlines()
+    return Counter({name: int(count) for name, count in map(str.split, lines)})
+
+
+def copies() -> list[Copy]:
+    """The copies submitted since the last reset, oldest first. Replays of a graph add none."""
+    fields = [line.split() for line in library.ascend_sim_copy_log().decode().splitlines()]
+    return [Copy(name, MemcpyKind(int(kind)), *map(int, rest)) for name, kind, *rest in fields]
+
+
+def fail_call(name: str, code: int, nth: int = 1) -> None:
+    """Makes the n-th call of ``name`` from now return ``code`` and do nothing else."""
+    library.ascend_sim_fail_call(name.encode(), nth, code)
+
+
+def fail_task(name: str, code: int, nth: int = 1) -> None:
+    """Makes the task of the n-th call of ``name`` from now fail with ``code``; the call itself returns 0.
+
+    The next synchronise of the stream or the device returns the code. A copy of pageable memory is never a task of its
+    own, so there the call returns it.
+    """
+    library.ascend_sim_fail_task(name.encode(), nth, code)
+
+
+def armed_faults() -> int:
+    """How many faults have not struck yet. Tests assert that it is 0: a fault that never struck tested nothing."""
+    return library.ascend_sim_armed_faults()
+
+
+@contextmanager
+def stall_stream(stream: int) -> Iterator[None]:
+    """Keeps the tasks of one stream from starting; ``stream`` is the handle, ``torch.npu.Stream.npu_stream``."""
+    _release_at_exit()
+    library.ascend_sim_stall_stream(stream, True)
+    try:
+        yield
+    finally:
+        library.ascend_sim_stall_stream(stream, False)
+
+
+@contextmanager
+def stall_device(device: int = 0) -> Iterator[None]:
+    """Keeps the tasks of all streams of a device from starting, those of streams made later too."""
+    _release_at_exit()
+    library.ascend_sim_stall_device(device, True)
+    try:
+        yield
+    finally:
+        library.ascend_sim_stall_device(device, False)
+
+
+@contextmanager
+def delay_tasks(milliseconds: int) -> Iterator[None]:
+    """Makes each task of each stream wait that long before it starts."""
+    _release_at_exit()
+    library.ascend_sim_delay_tasks(milliseconds)
+    try:
+        yield
+    finally:
+        library.ascend_sim_delay_tasks(0)
+
+
+def device_memory(device: int = 0) -> MemoryUsage:
+    """What is allocated on a device. torch's caching allocator keeps blocks, ``torch.npu.empty_cache`` frees them."""
+    return _memory_usage(device)
+
+
+def pinned_memory() -> MemoryUsage:
+    """What is allocated or registered as pinned host memory."""
+    return _memory_usage(-1)
+
+
+def reset() -> None:
+    """Clears the counts, the log and the faults, and ends every stall and delay."""
+    library.ascend_sim_reset()
+
+
+def _memory_usage(device: int) -> MemoryUsage:
+    size, allocations = ctypes.c_uint64(), ctypes.c_uint64()
+    library.ascend_sim_memory_usage(device, ctypes.byref(size), ctypes.byref(allocations))
+    return MemoryUsage(size.value, allocations.value)
+
+
+def _release_at_exit() -> None:
+    # torch_npu synchronises its devices at exit, which a stall left behind would block for ever. Exit handlers run
+    # last-registered first, so registering anew keeps this one ahead of torch_npu's.
+    atexit.unregister(reset)
+    atexit.register(reset)

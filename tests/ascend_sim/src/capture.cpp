@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "capture.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "call.h"
+
+namespace ascend_sim {
+namespace {
+
+struct Graphs {
+  std::mutex mutex;
+  std::map<aclmdlRI, std::shared_ptr<Graph>> by_handle;
+};
+
+Graphs& GetGraphs() {
+  static Graphs& graphs = *new Graphs;
+  return graphs;
+}
+
+thread_local aclmdlRICaptureMode thread_mode = ACL_MODEL_RI_CAPTURE_MODE_GLOBAL;
+
+std::shared_ptr<Graph> FindGraph(aclmdlRI handle, aclError* error) {
+  Graphs& graphs = GetGraphs();
+  std::lock_guard lock(graphs.mutex);
+  const auto found = graphs.by_handle.find(handle);
+  *error = ACL_SUCCESS;
+  if (found != graphs.by_handle.end()) return found->second;
+  *error = Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live captured model");
+  return nullptr;
+}
+
+}  // namespace
+
+Graph::Graph(Stream* origin, aclmdlRICaptureMode mode) : origin_(origin), mode_(mode) {}
+
+bool Graph::active() {
+  std::lock_guard lock(mutex_);
+  return active_;
+}
+
+void Graph::Append(Stream* stream, Task task) {
+  std::lock_guard lock(mutex_);
+  for (Lane& lane : lanes_) {
+    if (lane.stream.get() == stream) lane.tasks.push_back(std::move(task));
+  }
+}
+
+void Graph::Join(Stream& stream) {
+  {
+    std::lock_guard lock(mutex_);
+    lanes_.push_back({stream.shared_from_this(), {}});
+  }
+  stream.set_graph(shared_from_this());
+}
+
+std::vector<std::shared_ptr<Stream>> Graph::CapturedStreams() {
+  std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Stream>> streams;
+  for (const Lane& lane : lanes_) streams.push_back(lane.stream);
+  return streams;
+}
+
+bool Graph::WaitedFor(const Marker* marker) const {
+  for (const Lane& lane : lanes_) {
+    for (const Task& task : lane.tasks) {
+      if (task.waits_for.get() == marker) return true;
+    }
+  }
+  return false;
+}
+
+aclError Graph::End() {
+  for (const auto& stream : CapturedStreams()) stream->set_graph(nullptr);
+  std::lock_guard lock(mutex_);
+  active_ = false;
+  bool joined = true;
+  for (const Lane& lane : lanes_) {
+    const bool is_origin = lane.stream.get() == origin_;
+    const Marker* last = lane.tasks.empty() ? nullptr : lane.tasks.back().completes.get();
+    if (!is_origin && !(last && WaitedFor(last))) joined = false;
+  }
+  if (joined) return ACL_SUCCESS;
+  return Refuse(ACL_ERROR_RT_STREAM_UNJOINED,
+                "a stream that joined the capture was not joined back: record an event at its end and wait for it");
+}
+
+aclError Graph::Run() {
+  std::vector<std::deque<Task>> lanes;
+  {
+    std::lock_guard lock(mutex_);
+    for (const Lane& lane : lanes_) lanes.emplace_back(lane.tasks.begin(), lane.tasks.end());
+  }
+  std::set<std::shared_ptr<Marker>> completed{nullptr};
+  const auto can_go_on = [&completed](const std::deque<Task>& lane) {
+    return !lane.empty() && completed.count(lane.front().waits_for) > 0;
+  };
+  aclError first = ACL_SUCCESS;
+  std::string text;
+  while (true) {
+    const auto lane = std::find_if(lanes.rbegin(), lanes.rend(), can_go_on);
+    if (lane == lanes.rend()) break;
+    const aclError error = RunTask(lane->front());
+    if (error && !first) {
+      first = error;
+      text = TakeErrorText();
+    }
+    completed.insert(lane->front().completes);
+    lane->pop_front();
+  }
+  return first ? Refuse(first, text) : ACL_SUCCESS;
+}
+
+void Graph::OnDestroy(aclrtCallback callback, void* argument) {
+  std::lock_guard lock(mutex_);
+  destroy_callbacks_.emplace_back(callback, argument);
+}
+
+void Graph::RunDestroyCallbacks() {
+  for (const auto& [callback, argument] : destroy_callbacks_) callback(argument);
+}
+
+aclError CheckUnsafeCallAllowed(const char* name) {
+  if (thread_mode == ACL_MODEL_RI_CAPTURE_MODE_RELAXED) return ACL_SUCCESS;
+  Graphs& graphs = GetGraphs();
+  std::lock_guard lock(graphs.mutex);
+  for (const auto& [handle, graph] : graphs.by_handle) {
+    if (!graph->active() || graph->mode() == ACL_MODEL_RI_CAPTURE_MODE_RELAXED) continue;
+    const bool own = graph->owner() == std::this_thread::get_id();
+    const bool global =
+        graph->mode() == ACL_MODEL_RI_CAPTURE_MODE_GLOBAL && thread_mode == ACL_MODEL_RI_CAPTURE_MODE_GLOBAL;
+    if (own || global) {
+      return Refuse(ACL_ERROR_RT_CAPTURE_MODE_NOT_SUPPORT,
+                    std::string(name) + " is not permitted while a stream is captured in a mode that is not relaxed");
+    }
+  }
+  return ACL_SUCCESS;
+}
+
+}  // namespace ascend_sim
+
+using namespace ascend_sim;
+
+extern "C" {
+
+aclError aclmdlRICaptureBegin(aclrtStream handle, aclmdlRICaptureMode mode) {
+  ACL_CALL();
+  aclError error;
+  const auto stream = Stream::Find(handle, &error);
+  if (!stream) return error;
+  if (stream->graph()) return Refuse(ACL_ERROR_RT_STREAM_CAPTURED, "the stream is captured already");
+  const auto graph = std::make_shared<Graph>(stream.get(), mode);
+  graph->Join(*stream);
+  Graphs& graphs = GetGraphs();
+  std::lock_guard lock(graphs.mutex);
+  graphs.by_handle[graph.get()] = graph;
+  return ACL_SUCCESS;
+}
+
+aclError aclmdlRICaptureGetInfo(aclrtStream handle, aclmdlRICaptureStatus* status, aclmdlRI* model) {
+  ACL_CALL();
+  aclError error;
+  const auto stream = Stream::Find(handle, &error);
+  if (!stream) return error;
+  const auto graph = stream->graph();
+  *status = graph ? ACL_MODEL_RI_CAPTURE_STATUS_ACTIVE : ACL_MODEL_RI_CAPTURE_STATUS_NONE;
+  *model = graph.get();
+  return ACL_SUCCESS;
+}
+
+aclError aclmdlRICaptureEnd(aclrtStream handle, aclmdlRI* model) {
+  ACL_CALL();
+  aclError error;
+  const auto stream = Stream::Find(handle, &error);
+  if (!stream) return error;
+  const auto graph = stream->graph();
+  if (!graph) return Refuse(ACL_ERROR_RT_STREAM_NOT_CAPTURED, "the stream is not captured");
+  if (graph->origin() != stream.get())
+    return Refuse(ACL_ERROR_RT_STREAM_CAPTURE_UNMATCHED, "the capture began on another stream");
+  if (graph->mode() != ACL_MODEL_RI_CAPTURE_MODE_RELAXED && graph->owner() != std::this_thread::get_id())
+    return Refuse(ACL_ERROR_RT_STREAM_CAPTURE_WRONG_THREAD, "the capture began on another thread");
+  *model = graph.get();
+  return graph->End();
+}
+
+aclError aclmdlRICaptureThreadExchangeMode(aclmdlRICaptureMode* mode) {
+  ACL_CALL();
+  std::swap(*mode, thread_mode);
+  return ACL_SUCCESS;
+}
+
+aclError aclmdlRIExecuteAsync(aclmdlRI model, aclrtStream handle) {
+  ACL_CALL();
+  aclError error;
+  const auto graph = FindGraph(model, &error);
+  if (!graph) return error;
+  if (graph->active()) return Refuse(ACL_ERROR_RT_MODEL_CAPTURED, "the model is still being captured");
+  const auto stream = Stream::Find(handle, &error);
+  if (!stream) return error;
+  return stream->Submit({__func__, [graph] { return graph->Run(); }});
+}
+
+aclError aclmdlRIDestroyRegisterCallback(aclmdlRI model, aclrtCallback callback, void* argument) {
+  ACL_CALL();
+  aclError error;
+  const auto graph = FindGraph(model, &error);
+  if (graph) graph->OnDestroy(callback, argument);
+  return error;
+}
+
+aclError aclmdlRIDestroy(aclmdlRI model) {
+  ACL_CALL();
+  aclError error;
+  const auto graph = FindGraph(model, &error);
+  if (!graph) return error;
+  {
+    Graphs& graphs = GetGraphs();
+    std::lock_guard lock(graphs.mutex);
+    graphs.by_handle.erase(model);
+  }
+  graph->RunDestroyCallbacks();
+  return ACL_SUCCESS;
+}
+
+}  // extern "C"

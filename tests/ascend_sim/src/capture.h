@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "acl/acl_rt.h"
+#include "stream.h"
+
+namespace ascend_sim {
+
+/// The tasks of one capture (an aclmdlRI).
+///
+/// Note [Replay order]
+/// Each captured stream is a lane. A replay keeps the order within a lane and the event waits between lanes, and
+/// otherwise runs the lane that joined last first: an order the device may choose too, and one that exposes a wait that
+/// was forgotten.
+class Graph : public std::enable_shared_from_this<Graph> {
+ public:
+  Graph(Stream* origin, aclmdlRICaptureMode mode);
+
+  bool active();
+  aclmdlRICaptureMode mode() const { return mode_; }
+  std::thread::id owner() const { return owner_; }
+  Stream* origin() const { return origin_; }
+
+  /// Adds a task of a captured stream.
+  void Append(Stream* stream, Task task);
+  /// Makes `stream` record into this graph from now on.
+  void Join(Stream& stream);
+  /// Ends the capture; 107025 when a joined stream was not waited for at its end.
+  aclError End();
+  /// Runs every task; the first error wins.
+  aclError Run();
+
+  void OnDestroy(aclrtCallback callback, void* argument);
+  void RunDestroyCallbacks();
+
+ private:
+  struct Lane {
+    std::shared_ptr<Stream> stream;
+    std::vector<Task> tasks;
+  };
+  std::vector<std::shared_ptr<Stream>> CapturedStreams();
+  bool WaitedFor(const Marker* marker) const;
+
+  Stream* const origin_;
+  const aclmdlRICaptureMode mode_;
+  const std::thread::id owner_ = std::this_thread::get_id();
+  std::mutex mutex_;
+  bool active_ = true;
+  std::vector<Lane> lanes_;
+  std::vector<std::pair<aclrtCallback, void*>> destroy_callbacks_;
+};
+
+/// 107030 when a capture forbids this thread calls that wait or copy outside the graph.
+aclError CheckUnsafeCallAllowed(const char* name);
+
+}  // namespace ascend_sim

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// What tests call, through the Python handle in ../__init__.py. No simulated function depends on this file.
+#include <cstdint>
+#include <string>
+
+#include "call.h"
+#include "copy.h"
+#include "memory.h"
+#include "throttle.h"
+
+using namespace ascend_sim;
+
+namespace {
+
+// The text stays valid until this thread's next call.
+const char* Keep(std::string text) {
+  thread_local std::string kept;
+  kept = std::move(text);
+  return kept.c_str();
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* ascend_sim_call_counts() { return Keep(AllCallCounts()); }
+const char* ascend_sim_copy_log() { return Keep(CopyLog()); }
+
+void ascend_sim_fail_call(const char* name, uint64_t nth, int code) { ArmFault(FaultPoint::kCall, name, nth, code); }
+void ascend_sim_fail_task(const char* name, uint64_t nth, int code) { ArmFault(FaultPoint::kTask, name, nth, code); }
+uint64_t ascend_sim_armed_faults() { return ArmedFaults(); }
+
+void ascend_sim_stall_stream(aclrtStream stream, bool stalled) { StallStream(stream, stalled); }
+void ascend_sim_stall_device(int device, bool stalled) { StallDevice(device, stalled); }
+void ascend_sim_delay_tasks(int milliseconds) { SetTaskDelay(milliseconds); }
+
+/// Device -1 is pinned host memory.
+void ascend_sim_memory_usage(int device, uint64_t* bytes, uint64_t* allocations) {
+  const Usage usage = device < 0 ? PinnedUsage() : DeviceUsage(device);
+  *bytes = usage.bytes;
+  *allocations = usage.allocations;
+}
+
+void ascend_sim_reset() {
+  ResetCalls();
+  ResetCopyLog();
+  ResetThrottle();
+}
+
+}  // extern "C"

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "copy.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "call.h"
+#include "capture.h"
+#include "device.h"
+#include "memory.h"
+
+namespace ascend_sim {
+namespace {
+
+// One end of a copy.
+struct Side {
+  const char* name;
+  const void* ptr;
+  std::size_t pitch;
+  bool on_device;
+
+  uintptr_t begin() const { return reinterpret_cast<uintptr_t>(ptr); }
+};
+
+bool SourceOnDevice(aclrtMemcpyKind kind) {
+  return kind == ACL_MEMCPY_DEVICE_TO_HOST || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
+}
+
+bool DestinationOnDevice(aclrtMemcpyKind kind) {
+  return kind == ACL_MEMCPY_HOST_TO_DEVICE || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
+}
+
+Side Destination(const Copy& copy) { return {"dst", copy.dst, copy.dpitch, DestinationOnDevice(copy.kind)}; }
+Side Source(const Copy& copy) { return {"src", copy.src, copy.spitch, SourceOnDevice(copy.kind)}; }
+
+std::byte* BytesAt(const std::optional<Region>& region, uintptr_t address) {
+  return region ? region->At(address) : reinterpret_cast<std::byte*>(address);
+}
+
+bool IsDevice(const std::optional<Region>& region) { return region && region->place == Place::kDevice; }
+
+// Checks that all bytes of a side lie in one live allocation of the right place, or in no allocation at all when they
+// are pageable host memory.
+aclError CheckSide(const Side& side, const Copy& copy, std::optional<Region>* region) {
+  std::size_t extent;
+  if (__builtin_mul_overflow(copy.height - 1, side.pitch, &extent) ||
+      __builtin_add_overflow(extent, copy.width, &extent)) {
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID,
+                  std::string(copy.name) + ": the rows of " + side.name + " do not fit in the address space");
+  }
+  *region = FindRegion(side.ptr);
+  const std::string what =
+      std::string(copy.name) + ": " + side.name + " " + Hex(side.ptr) + " + " + std::to_string(extent);
+  if (side.on_device != IsDevice(*region)) {
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, what + " is " + (side.on_device ? "not " : "") +
+                                                  "device memory, which kind " + std::to_string(copy.kind) +
+                                                  (side.on_device ? " needs" : " forbids") + " there");
+  }
+  if (!*region) return ACL_SUCCESS;
+  if (!(*region)->live) return Refuse(ACL_ERROR_RT_PARAM_INVALID, what + " is freed memory");
+  if (extent > (*region)->end() - side.begin()) {
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, what + " runs past the allocation of " + std::to_string((*region)->size) +
+                                                  " bytes at " + Hex(reinterpret_cast<void*>((*region)->base)));
+  }
+  return ACL_SUCCESS;
+}
+
+aclError CheckDevices(const Copy& copy, int device) {
+  const bool to_device = DestinationOnDevice(copy.kind);
+  const bool from_device = SourceOnDevice(copy.kind);
+  const int to = to_device ? FindRegion(copy.dst)->device : device;
+  const int from = from_device ? FindRegion(copy.src)->device : device;
+  if (to == device && from == device) return ACL_SUCCESS;
+  const bool peers = to_device && from_device && (to == device || from == device);
+  if (peers && (CanReach(to, from) || CanReach(from, to))) return ACL_SUCCESS;
+  return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(copy.name) + ": a copy from device " + std::to_string(from) +
+                                                " to device " + std::to_string(to) + " for device " +
+                                                std::to_string(device) + (peers ? " without peer access" : ""));
+}
+
+aclError RunCopy(const Copy& copy) {
+  std::optional<Region> to, from;  // hold the memory while it is read and written
+  aclError error = CheckSide(Destination(copy), copy, &to);
+  if (!error) error = CheckSide(Source(copy), copy, &from);
+  if (error) return Refuse(ACL_ERROR_RT_SYS_DMA, "at execution, " + TakeErrorText());
+  const auto dst = reinterpret_cast<uintptr_t>(copy.dst);
+  const auto src = reinterpret_cast<uintptr_t>(copy.src);
+  for (std::size_t row = 0; row < copy.height; ++row) {
+    std::memmove(BytesAt(to, dst + row * copy.dpitch), BytesAt(from, src + row * copy.spitch), copy.width);
+  }
+  return ACL_SUCCESS;
+}
+
+// Copies of one task are unordered. Last first: whoever relies on the order they were given in finds out.
+aclError RunCopies(const std::vector<Copy>& copies) {
+  for (auto copy = copies.rbegin(); copy != copies.rend(); ++copy) {
+    if (const aclError error = RunCopy(*copy)) return error;
+  }
+  return ACL_SUCCESS;
+}
+
+bool Pageable(const Copy& copy) { return !FindRegion(copy.dst) || !FindRegion(copy.src); }
+
+// Checks the copy against the allocation table, and turns ACL_MEMCPY_DEFAULT into the kind the pointers mean.
+aclError CheckCopy(Copy* copy, int device) {
+  if (!copy->dst || !copy->src || copy->width == 0 || copy->height == 0)
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(copy->name) + ": a null pointer or a copy of 0 bytes");
+  if (copy->kind == ACL_MEMCPY_DEFAULT) {
+    const bool to_device = IsDevice(FindRegion(copy->dst));
+    const bool from_device = IsDevice(FindRegion(copy->src));
+    copy->kind = to_device ? (from_device ? ACL_MEMCPY_DEVICE_TO_DEVICE : ACL_MEMCPY_HOST_TO_DEVICE)
+                           : (from_device ? ACL_MEMCPY_DEVICE_TO_HOST : ACL_MEMCPY_HOST_TO_HOST);
+  }
+  if (copy->kind < ACL_MEMCPY_HOST_TO_HOST || copy->kind > ACL_MEMCPY_DEVICE_TO_DEVICE)
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(copy->name) + ": kind " + std::to_string(copy->kind));
+  std::optional<Region> to, from;
+  if (const aclError error = CheckSide(Destination(*copy), *copy, &to)) return error;
+  if (const aclError error = CheckSide(Source(*copy), *copy, &from)) return error;
+  return CheckDevices(*copy, device);
+}
+
+}  // namespace
+
+aclError CopyNow(Copy copy, int device) {
+  if (const aclError error = CheckCopy(&copy, device)) return error;
+  LogCopy(copy, nullptr, device);
+  return RunCopy(copy);
+}
+
+aclError SubmitCopies(Stream& stream, std::vector<Copy> copies) {
+  int device;
+  if (const aclError error = CurrentDevice(&device)) return error;
+  if (device != stream.device()) {
+    return Refuse(ACL_ERROR_RT_STREAM_CONTEXT, "a stream of device " + std::to_string(stream.device()) +
+                                                   " is used while device " + std::to_string(device) + " is current");
+  }
+  for (Copy& copy : copies) {
+    if (const aclError error = CheckCopy(&copy, device)) return error;
+    if (copy.kind == ACL_MEMCPY_HOST_TO_HOST)
+      return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, std::string(copy.name) + ": host to host is not supported");
+  }
+  const char* name = copies.front().name;
+  const bool pageable = std::any_of(copies.begin(), copies.end(), Pageable);
+  if (pageable) {
+    if (const aclError error = stream.Synchronize(-1)) return error;
+    if (CheckUnsafeCallAllowed(name)) return Refuse(ACL_ERROR_RT_CAPTURE_MODE_BLOCK_ASYNC, TakeErrorText());
+  }
+  for (const Copy& copy : copies) LogCopy(copy, stream.handle(), device);
+  Task task{name, [copies = std::move(copies)] { return RunCopies(copies); }};
+  if (!pageable) return stream.Submit(std::move(task));
+  task.fault = TakeTaskFault(name);
+  return RunTask(task);
+}
+
+aclError CheckFill(void* ptr, std::size_t max_count, std::size_t count) {
+  const std::optional<Region> region = FindRegion(ptr);
+  if (region && region->live && count <= max_count && count <= region->end() - reinterpret_cast<uintptr_t>(ptr))
+    return ACL_SUCCESS;
+  return Refuse(ACL_ERROR_RT_PARAM_INVALID, "a memset of " + std::to_string(count) + " bytes (at most " +
+                                                std::to_string(max_count) + ") at " + Hex(ptr) +
+                                                " is not inside one live allocation");
+}
+
+aclError Fill(void* ptr, int value, std::size_t count) {
+  if (CheckFill(ptr, count, count)) return Refuse(ACL_ERROR_RT_SYS_DMA, "at execution, " + TakeErrorText());
+  const std::optional<Region> region = FindRegion(ptr);
+  std::memset(BytesAt(region, reinterpret_cast<uintptr_t>(ptr)), value, count);
+  return ACL_SUCCESS;
+}
+
+}  // namespace ascend_sim

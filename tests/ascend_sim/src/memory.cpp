@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "memory.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "call.h"
+#include "device.h"
+
+namespace ascend_sim {
+namespace {
+
+constexpr int kPoison = 0xA5;
+constexpr std::size_t kPoisonFileBytes = 16 << 20;
+
+struct Table {
+  std::mutex mutex;
+  std::map<uintptr_t, Region> regions;  // by base
+};
+
+Table& GetTable() {
+  static Table& table = *new Table;
+  return table;
+}
+
+std::size_t PageRound(std::size_t size) {
+  const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return (size + page - 1) / page * page;
+}
+
+int MakePoisonFile() {
+  const int file = memfd_create("ascend_sim_poison", MFD_CLOEXEC);
+  const std::vector<unsigned char> poison(kPoisonFileBytes, kPoison);
+  if (file < 0 || write(file, poison.data(), poison.size()) != static_cast<ssize_t>(poison.size())) {
+    std::perror("ascend_sim: cannot make the poison file");
+    std::abort();
+  }
+  return file;
+}
+
+// Maps one file of poison over and over, copy-on-write: memory that is never written costs no RAM, so a test can
+// allocate many gigabytes.
+std::shared_ptr<std::byte> MapPoisoned(std::size_t size) {
+  static const int file = MakePoisonFile();
+  size = PageRound(size);
+  void* start = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (start == MAP_FAILED) return nullptr;
+  // Gives the memory back but keeps the address range, see Note [Stale pointers].
+  std::shared_ptr<std::byte> storage(static_cast<std::byte*>(start), [size](std::byte* at) {
+    mmap(at, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  });
+  for (std::size_t offset = 0; offset < size; offset += kPoisonFileBytes) {
+    const std::size_t length = std::min(kPoisonFileBytes, size - offset);
+    if (mmap(storage.get() + offset, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file, 0) == MAP_FAILED)
+      return nullptr;
+  }
+  return storage;
+}
+
+void Insert(Region region) {
+  Table& table = GetTable();
+  std::lock_guard lock(table.mutex);
+  table.regions.insert_or_assign(region.base, std::move(region));
+}
+
+// Freed memory stays in the table, marked dead; see Note [Stale pointers]. Registered memory is the caller's own.
+aclError Remove(const void* ptr, Place place, const char* what) {
+  Table& table = GetTable();
+  std::lock_guard lock(table.mutex);
+  const auto found = table.regions.find(reinterpret_cast<uintptr_t>(ptr));
+  if (found == table.regions.end() || !found->second.live || found->second.place != place) {
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(ptr) + " is not the start of live " + what);
+  }
+  if (found->second.storage) {
+    found->second.live = false;
+    found->second.storage.reset();
+  } else {
+    table.regions.erase(found);
+  }
+  return ACL_SUCCESS;
+}
+
+Usage Sum(Place place, int device) {
+  Table& table = GetTable();
+  std::lock_guard lock(table.mutex);
+  Usage usage;
+  for (const auto& [base, region] : table.regions) {
+    if (!region.live || region.place != place || region.device != device) continue;
+    usage.bytes += region.size;
+    ++usage.allocations;
+  }
+  return usage;
+}
+
+aclError AllocateDevice(void** ptr, std::size_t size) {
+  int device;
+  if (const aclError error = CurrentDevice(&device)) return error;
+  if (size == 0) return Refuse(ACL_ERROR_RT_PARAM_INVALID, "an allocation of 0 bytes");
+  const std::size_t used = DeviceUsage(device).bytes;
+  if (size > GetMachine().memory_bytes - used) {
+    return Refuse(ACL_ERROR_RT_MEMORY_ALLOCATION, std::to_string(size) + " bytes do not fit on device " +
+                                                      std::to_string(device) + ", " + std::to_string(used) +
+                                                      " of its " + std::to_string(GetMachine().memory_bytes) +
+                                                      " bytes are in use");
+  }
+  void* address = mmap(nullptr, PageRound(size), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  std::shared_ptr<std::byte> storage = MapPoisoned(size);
+  if (address == MAP_FAILED || !storage) return Refuse(ACL_ERROR_RT_MEMORY_ALLOCATION, "this machine is out of memory");
+  Insert({reinterpret_cast<uintptr_t>(address), size, Place::kDevice, device, true, std::move(storage)});
+  *ptr = address;
+  return ACL_SUCCESS;
+}
+
+aclError AllocatePinned(void** ptr, std::size_t size) {
+  if (size == 0) return Refuse(ACL_ERROR_RT_PARAM_INVALID, "an allocation of 0 bytes");
+  std::shared_ptr<std::byte> storage = MapPoisoned(size);
+  if (!storage) return Refuse(ACL_ERROR_RT_MEMORY_ALLOCATION, "this machine is out of memory");
+  *ptr = storage.get();
+  Insert({reinterpret_cast<uintptr_t>(*ptr), size, Place::kPinnedHost, -1, true, std::move(storage)});
+  return ACL_SUCCESS;
+}
+
+}  // namespace
+
+std::byte* Region::At(uintptr_t address) const {
+  return storage ? storage.get() + (address - base) : reinterpret_cast<std::byte*>(address);
+}
+
+std::optional<Region> FindRegion(const void* ptr) {
+  const auto address = reinterpret_cast<uintptr_t>(ptr);
+  Table& table = GetTable();
+  std::lock_guard lock(table.mutex);
+  auto next = table.regions.upper_bound(address);
+  if (next == table.regions.begin()) return std::nullopt;
+  const Region& region = std::prev(next)->second;
+  if (address >= region.end()) return std::nullopt;
+  return region;
+}
+
+Usage DeviceUsage(int device) { return Sum(Place::kDevice, device); }
+Usage PinnedUsage() { return Sum(Place::kPinnedHost, -1); }
+
+}  // namespace ascend_sim
+
+using namespace ascend_sim;
+
+extern "C" {
+
+aclError aclrtMalloc(void** ptr, size_t size, aclrtMemMallocPolicy) {
+  ACL_CALL();
+  return AllocateDevice(ptr, size);
+}
+
+aclError aclrtMallocAlign32(void** ptr, size_t size, aclrtMemMallocPolicy) {
+  ACL_CALL();
+  return AllocateDevice(ptr, size);
+}
+
+aclError aclrtFree(void* ptr) {
+  ACL_CALL();
+  return Remove(ptr, Place::kDevice, "device memory");
+}
+
+aclError aclrtMallocHost(void** ptr, size_t size) {
+  ACL_CALL();
+  return AllocatePinned(ptr, size);
+}
+
+aclError aclrtMallocHostWithCfg(void** ptr, uint64_t size, aclrtMallocConfig*) {
+  ACL_CALL();
+  return AllocatePinned(ptr, size);
+}
+
+aclError aclrtFreeHost(void* ptr) {
+  ACL_CALL();
+  return Remove(ptr, Place::kPinnedHost, "pinned host memory");
+}
+
+aclError aclrtHostRegister(void* ptr, uint64_t size, aclrtHostRegisterType, void** device_ptr) {
+  ACL_CALL();
+  Insert({reinterpret_cast<uintptr_t>(ptr), size, Place::kPinnedHost, -1, true, nullptr});
+  *device_ptr = ptr;
+  return ACL_SUCCESS;
+}
+
+aclError aclrtHostRegisterV2(void* ptr, uint64_t size, uint32_t) {
+  ACL_CALL();
+  Insert({reinterpret_cast<uintptr_t>(ptr), size, Place::kPinnedHost, -1, true, nullptr});
+  return ACL_SUCCESS;
+}
+
+aclError aclrtHostUnregister(void* ptr) {
+  ACL_CALL();
+  return Remove(ptr, Place::kPinnedHost, "registered host memory");
+}
+
+aclError aclrtPointerGetAttributes(const void* ptr, aclrtPtrAttributes* attributes) {
+  ACL_CALL();
+  const std::optional<Region> region = FindRegion(ptr);
+  *attributes = {};
+  if (!region || !region->live) {
+    attributes->location.type = ACL_MEM_LOCATION_TYPE_UNREGISTERED;
+  } else if (region->place == Place::kDevice) {
+    attributes->location = {static_cast<uint32_t>(region->device), ACL_MEM_LOCATION_TYPE_DEVICE};
+  } else {
+    attributes->location.type = ACL_MEM_LOCATION_TYPE_HOST;
+  }
+  return ACL_SUCCESS;
+}
+
+}  // extern "C"

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "call.h"
+#include "capture.h"
+#include "device.h"
+#include "stream.h"
+
+using namespace ascend_sim;
+
+namespace {
+
+aclError CreateStream(aclrtStream* handle) {
+  int device;
+  if (const aclError error = CurrentDevice(&device)) return error;
+  *handle = Stream::Create(device)->handle();
+  return ACL_SUCCESS;
+}
+
+aclError SynchronizeStream(aclrtStream handle, int timeout_ms) {
+  aclError error;
+  const auto stream = Stream::Find(handle, &error);
+  return stream ? stream->Synchronize(timeout_ms) : error;
+}
+
+// Waits for every stream, also after one of them failed, and returns the first error.
+aclError SynchronizeDevice(int timeout_ms) {
+  int device;
+  if (const aclError error = CurrentDevice(&device)) return error;
+  const auto streams = Stream::AllOf(device);
+  for (const auto& stream : streams) {
+    if (stream->graph()) return Refuse(ACL_ERROR_RT_STREAM_CAPTURED, "a stream of the device is captured");
+  }
+  aclError first = ACL_SUCCESS;
+  std::string text;
+  for (const auto& stream : streams) {
+    const aclError error = stream->Synchronize(timeout_ms);
+    if (error && !first) {
+      first = error;
+      text = TakeErrorText();
+    }
+  }
+  return first ? Refuse(first, text) : ACL_SUCCESS;
+}
+
+aclError DestroyStream(aclrtStream handle, bool drop_queued_tasks) {
+  aclError error;
+  const auto stream = Stream::Find(handle, &error);
+  if (!stream) return error;
+  stream->Retire(drop_queued_tasks);
+  if (!drop_queued_tasks) stream->Synchronize(-1);
+  return ACL_SUCCESS;
+}
+
+}  // namespace
+
+extern "C" {
+
+aclError aclrtCreateStream(aclrtStream* handle) {
+  ACL_CALL();
+  return CreateStream(handle);
+}
+
+aclError aclrtCreateStreamWithConfig(aclrtStream* handle, uint32_t, uint32_t) {
+  ACL_CALL();
+  return CreateStream(handle);
+}
+
+aclError aclrtDestroyStream(aclrtStream handle) {
+  ACL_CALL();
+  return DestroyStream(handle, false);
+}
+
+aclError aclrtDestroyStreamForce(aclrtStream handle) {
+  ACL_CALL();
+  return DestroyStream(handle, true);
+}
+
+aclError aclrtSynchronizeStream(aclrtStream handle) {
+  ACL_CALL();
+  return SynchronizeStream(handle, -1);
+}
+
+aclError aclrtSynchronizeStreamWithTimeout(aclrtStream handle, int32_t timeout_ms) {
+  ACL_CALL();
+  if (timeout_ms < -1) return Refuse(ACL_ERROR_RT_PARAM_INVALID, "a timeout of " + std::to_string(timeout_ms) + " ms");
+  return SynchronizeStream(handle, timeout_ms);
+}
+
+aclError aclrtSynchronizeDevice() {
+  ACL_CALL();
+  return SynchronizeDevice(-1);
+}
+
+aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout_ms) {
+  ACL_CALL();
+  if (timeout_ms < -1) return Refuse(ACL_ERROR_RT_PARAM_INVALID, "a timeout of " + std::to_string(timeout_ms) + " ms");
+  return SynchronizeDevice(timeout_ms);
+}
+
+aclError aclrtStreamQuery(aclrtStream handle, aclrtStreamStatus* status) {
+  ACL_CALL();
+  aclError error;
+  const auto stream = Stream::Find(handle, &error);
+  if (!stream) return error;
+  if (stream->graph()) return Refuse(ACL_ERROR_RT_STREAM_CAPTURED, "a stream cannot be queried while it is captured");
+  *status = stream->Idle() ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY;
+  return ACL_SUCCESS;
+}
+
+aclError aclrtStreamGetId(aclrtStream handle, int32_t* id) {
+  ACL_CALL();
+  aclError error;
+  const auto stream = Stream::Find(handle, &error);
+  if (!stream) return error;
+  *id = stream->id();
+  return ACL_SUCCESS;
+}
+
+aclError aclrtLaunchHostFunc(aclrtStream handle, aclrtHostFunc function, void* argument) {
+  ACL_CALL();
+  aclError error;
+  const auto stream = Stream::Find(handle, &error);
+  if (!stream) return error;
+  return stream->Submit({__func__, [function, argument] {
+                           function(argument);
+                           return ACL_SUCCESS;
+                         }});
+}
+
+}  // extern "C"

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// What merely has to exist: the loader binds it, or torch_npu looks it up while it starts. The signatures are left out
+// where nothing looks at the arguments.
+#include <unistd.h>
+
+#include <cstdint>
+
+#include "call.h"
+
+#define SUCCEEDS(name) \
+  extern "C" aclError name() { return ascend_sim::EnterCall(#name); }
+
+#define RETURNS_HANDLE(name)      \
+  extern "C" const void* name() { \
+    static const int handle = 0;  \
+    return &handle;               \
+  }
+
+SUCCEEDS(aclmdlFinalizeDump)
+SUCCEEDS(aclmdlInitDump)
+SUCCEEDS(aclmdlSetDump)
+SUCCEEDS(aclrtSetDeviceSatMode)
+SUCCEEDS(aclrtSetOpExecuteTimeOut)
+SUCCEEDS(aclrtSetOpWaitTimeout)
+SUCCEEDS(aclrtSetStreamAttribute)
+SUCCEEDS(aclrtSetStreamFailureMode)
+SUCCEEDS(aclrtSetStreamOverflowSwitch)
+
+extern "C" aclError aclGetDeviceCapability(uint32_t, aclDeviceInfo, int64_t* value) {
+  *value = 0;
+  return ACL_SUCCESS;
+}
+
+extern "C" aclError aclrtGetStreamResLimit(void*, int, uint32_t* value) {
+  ACL_CALL();
+  *value = 1;
+  return ACL_SUCCESS;
+}
+
+extern "C" aclError aclrtDeviceGetBareTgid(int32_t* pid) {
+  ACL_CALL();
+  *pid = getpid();
+  return ACL_SUCCESS;
+}
+
+// Descriptions of operators, which no simulated operator ever reads.
+RETURNS_HANDLE(aclopCreateAttr)
+SUCCEEDS(aclopDestroyAttr)
+SUCCEEDS(aclopSetAttrBool)
+SUCCEEDS(aclopSetAttrDataType)
+SUCCEEDS(aclopSetAttrFloat)
+SUCCEEDS(aclopSetAttrInt)
+SUCCEEDS(aclopSetAttrListBool)
+SUCCEEDS(aclopSetAttrListFloat)
+SUCCEEDS(aclopSetAttrListInt)
+SUCCEEDS(aclopSetAttrListListInt)
+SUCCEEDS(aclopSetAttrString)
+RETURNS_HANDLE(aclCreateTensorDesc)
+extern "C" aclDataBuffer* aclCreateDataBuffer(void* data, size_t) { return static_cast<aclDataBuffer*>(data); }
+extern "C" aclError aclDestroyDataBuffer(const aclDataBuffer*) { return ACL_SUCCESS; }
+SUCCEEDS(aclDestroyTensorDesc)
+SUCCEEDS(aclSetTensorDescName)
+SUCCEEDS(aclSetTensorFormat)
+SUCCEEDS(aclSetTensorShape)
+SUCCEEDS(aclSetTensorPlaceMent)
+SUCCEEDS(aclGetTensorDescType)
+SUCCEEDS(aclGetTensorDescFormat)
+SUCCEEDS(aclGetTensorDescDimV2)
+extern "C" size_t aclGetTensorDescNumDims() { return 0; }
+
+// Profiling and logging.
+extern "C" void aclAppLog(aclLogLevel, const char*, const char*, uint32_t, const char*, ...) {}
+extern "C" int32_t MsprofRegisterCallback() { return 0; }
+extern "C" int32_t MsprofReportApi() { return 0; }
+extern "C" int32_t MsprofReportAdditionalInfo() { return 0; }
+extern "C" int32_t MsprofReportCompactInfo() { return 0; }
+extern "C" uint64_t MsprofGetHashId() { return 0; }
+extern "C" uint64_t MsprofSysCycleTime() { return 0; }

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "throttle.h"
+
+#include <set>
+#include <thread>
+
+namespace ascend_sim {
+namespace {
+
+struct Settings {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::set<aclrtStream> stalled_streams;
+  std::set<int> stalled_devices;
+  int delay_ms = 0;
+};
+
+Settings& GetSettings() {
+  static Settings& settings = *new Settings;
+  return settings;
+}
+
+template <typename T>
+void SetMember(std::set<T>& set, T value, bool present) {
+  Settings& settings = GetSettings();
+  std::lock_guard lock(settings.mutex);
+  if (present) {
+    set.insert(value);
+  } else {
+    set.erase(value);
+  }
+  settings.changed.notify_all();
+}
+
+}  // namespace
+
+void Throttle(Stream& stream) {
+  Settings& settings = GetSettings();
+  std::unique_lock lock(settings.mutex);
+  if (settings.delay_ms > 0) {
+    const std::chrono::milliseconds delay(settings.delay_ms);
+    lock.unlock();
+    std::this_thread::sleep_for(delay);
+    lock.lock();
+  }
+  settings.changed.wait(lock, [&] {
+    return settings.stalled_streams.count(stream.handle()) == 0 && settings.stalled_devices.count(stream.device()) == 0;
+  });
+}
+
+void StallStream(aclrtStream handle, bool stalled) { SetMember(GetSettings().stalled_streams, handle, stalled); }
+
+void StallDevice(int device, bool stalled) { SetMember(GetSettings().stalled_devices, device, stalled); }
+
+void SetTaskDelay(int milliseconds) {
+  Settings& settings = GetSettings();
+  std::lock_guard lock(settings.mutex);
+  settings.delay_ms = milliseconds;
+}
+
+void ResetThrottle() {
+  Settings& settings = GetSettings();
+  std::lock_guard lock(settings.mutex);
+  settings.stalled_streams.clear();
+  settings.stalled_devices.clear();
+  settings.delay_ms = 0;
+  settings.changed.notify_all();
+}
+
+}  // namespace ascend_sim

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "stream.h"
+
+namespace ascend_sim {
+
+/// Called by a stream's worker before each task: sleeps out the delay, and blocks while a test stalls the stream.
+void Throttle(Stream& stream);
+
+void StallStream(aclrtStream handle, bool stalled);
+void StallDevice(int device, bool stalled);
+void SetTaskDelay(int milliseconds);
+void ResetThrottle();
+
+}  // namespace ascend_sim
