@@ -1,42 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every target does its own set-up, on a fresh clone too.
+# Every target does its own set-up, on a fresh clone too. Two environments: .venv has torch alone, .venv-npu has
+# torch_npu as well, and runs it on the simulated Ascend runtime of tests/ascend_sim.
 
 PYTHON ?= python3
-VENV := .venv
+SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
 CPP = $(shell git ls-files '*.cpp' '*.h')
 
 .PHONY: build demo test bench lint format
 
-build: $(VENV)/.built
+build: .venv/.built .venv-npu/.built
 
-demo: build
-	$(VENV)/bin/python examples/prefix_sharing.py
+demo: .venv/.built
+	.venv/bin/python examples/prefix_sharing.py
 
-test: lint
-	$(VENV)/bin/python -m pytest
+test: lint .venv-npu/.built
+	.venv/bin/python -m pytest
+	$(SIMULATED) .venv-npu/bin/python -m pytest
 
-bench: build
-	$(VENV)/bin/python benchmarks/copy_cache.py
+bench: .venv/.built
+	.venv/bin/python benchmarks/copy_cache.py
 
-lint: build
-	$(VENV)/bin/ruff check
-	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/clang-format --dry-run --Werror $(CPP)
-	$(VENV)/bin/mypy
-	$(VENV)/bin/codespell
+lint: .venv/.built
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/clang-format --dry-run --Werror $(CPP)
+	.venv/bin/mypy
+	.venv/bin/codespell
 	! git grep -L 'SPDX-License-Identifier: Apache-2.0' -- '*.py' '*.cpp' '*.h' Makefile
 
-format: build
-	$(VENV)/bin/ruff check --fix
-	$(VENV)/bin/ruff format
-	$(VENV)/bin/clang-format -i $(CPP)
+format: .venv/.built
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+	.venv/bin/clang-format -i $(CPP)
 
 # torch first and by its exact version: a range would be resolved to a build for another accelerator.
-$(VENV)/.torch:
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet torch==2.13.0 numpy ninja 'setuptools>=77'
+.venv/.torch:
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet torch==2.13.0 numpy ninja 'setuptools>=77'
 	touch $@
 
-$(VENV)/.built: $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
-	$(VENV)/bin/pip install --quiet --no-build-isolation --editable '.[dev]'
+.venv-npu/.torch:
+	$(PYTHON) -m venv .venv-npu
+	.venv-npu/bin/pip install --quiet torch==2.13.0 torch_npu==2.13.0 numpy ninja 'setuptools>=77'
+	touch $@
+
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
+
+.venv/.built: .venv/.torch $(SOURCES)
+	.venv/bin/pip install --quiet --no-build-isolation --editable '.[dev]'
+	touch $@
+
+# After .venv: both build in this tree, and at once they would be in each other's way.
+.venv-npu/.built: .venv-npu/.torch .venv/.built $(SOURCES) $(wildcard tests/ascend_sim/src/*)
+	.venv-npu/bin/pip install --quiet --no-build-isolation --editable '.[test]'
+	$(MAKE) --silent -C tests/ascend_sim PYTHON=$(CURDIR)/.venv-npu/bin/python
 	touch $@

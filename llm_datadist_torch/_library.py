@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds and loads the compiled library, and says what is wrong where that fails."""
+"""Finds and loads the compiled libraries, and says what is wrong where that fails."""
 
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 LIBRARY = Path(__file__).with_name("libllm_datadist.so")
+NPU_LIBRARY = Path(__file__).with_name("libllm_datadist_npu.so")
+
+_INSTALL = "pip install --no-build-isolation --force-reinstall --no-deps"
 
 
 def load() -> None:
-    """Registers the ops and their kernels with torch.
+    """Registers the ops and their kernels with torch: the NPU's only where torch_npu has been imported.
+
+    torch imports torch_npu by itself where that is installed, unless TORCH_DEVICE_BACKEND_AUTOLOAD=0.
 
     Raises:
-        ImportError: torch or the library cannot be loaded; the text lists the likely causes, and the original error
-            is the cause.
+        ImportError: torch or a library cannot be loaded; the text lists the likely causes, and the original error is
+            the cause.
     """
     try:
-        import torch
+        import torch  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
         # With torch_npu installed, `import torch` imports that too, and fails where the Ascend runtime is not found.
         raise ImportError(
@@ -24,17 +31,33 @@ def load() -> None:
             "  - torch_npu was made for another version of torch\n"
             "  - this machine has no NPU: set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on with the CPU alone"
         ) from error
+    _load(LIBRARY, f"In a checkout, build it with `{_INSTALL} -e .`")
+    if "torch_npu" in sys.modules:
+        _check_torch_npu_version()
+        _load(NPU_LIBRARY, f"It was built without torch_npu. Build it again, with `{_INSTALL}`")
 
-    if not LIBRARY.exists():
-        raise ImportError(
-            f"llm_datadist_torch has no compiled library: {LIBRARY} does not exist.\n"
-            "In a checkout, build it with `pip install --no-build-isolation -e .`"
-        )
+
+def _check_torch_npu_version() -> None:
     try:
-        torch.ops.load_library(LIBRARY)  # type: ignore[no-untyped-call]
+        from ._npu_build import TORCH_NPU_VERSION
+    except ImportError:
+        return  # built without torch_npu: the missing library says so
+    if version("torch_npu") != TORCH_NPU_VERSION:
+        raise ImportError(
+            f"llm_datadist_torch was built against torch_npu {TORCH_NPU_VERSION}, and torch_npu {version('torch_npu')} "
+            f"is installed. Build it again, with `{_INSTALL}`"
+        )
+
+
+def _load(library: Path, how_to_get_it: str) -> None:
+    import torch
+
+    if not library.exists():
+        raise ImportError(f"llm_datadist_torch has no {library.name}: {library} does not exist. {how_to_get_it}")
+    try:
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ImportError(
-            f"llm_datadist_torch could not load {LIBRARY.name} into torch {torch.__version__}: {error}\n"
-            "The likely cause is that it was built against another version of torch: build it again against this one, "
-            "with `pip install --no-build-isolation --force-reinstall --no-deps`"
+            f"llm_datadist_torch could not load {library.name} into torch {torch.__version__}: {error}\n"
+            f"The likely cause is that it was built against another version. Build it again, with `{_INSTALL}`"
         ) from error

@@ -182,6 +182,10 @@ class Cache:
         cache_id: int = -1,
     ) -> None:
         self.tensors = list(tensors)
+        for tensor in self.tensors:
+            if tensor.device.type != "cpu":
+                # A backend that captures graphs copies every input, whole, unless it knows that the address stays.
+                torch._dynamo.mark_static_address(tensor)
         self.cache_desc = cache_desc
         self.batch_dim = batch_dim
         self.is_blocks_cache = is_blocks_cache

@@ -4,6 +4,7 @@
 from . import ops
 from ._checks import INT64, UINT32, UINT64, check_int, check_type
 from ._logging import logger
+from ._products import check_served
 from .cache import Cache
 from .config import LLMConfig
 from .status import LLMException, LLMParamInvalid, LLMStatusCode
@@ -57,7 +58,7 @@ class CacheManager:
             LLMException: By ``status_code``. LLM_PARAM_INVALID (also a ValueError): the op refused the call, or one
                 of the caches is a blocks cache; nothing was written. LLM_TIMEOUT: not done after ``sync_kv_timeout``;
                 what the destination range holds is undefined. LLM_FAILED: the device or the runtime failed; the
-                original error is the cause.
+                original error is the cause. LLM_FEATURE_NOT_ENABLED: a cache is on a chip that is not served.
         """
         check_type("dst", dst, Cache)
         check_type("src", src, Cache)
@@ -72,6 +73,7 @@ class CacheManager:
             for name, cache in (("dst", dst), ("src", src)):
                 if cache.is_blocks_cache:
                     raise LLMParamInvalid(f"copy_cache: {name} must be a contiguous cache, got a blocks cache{request}")
+                check_served(cache.tensors[0].device)
             if offset > INT64[1]:
                 raise LLMParamInvalid(f"copy_cache: offset ({offset}) lies beyond any row{request}")
             done = self._copy(dst, src, dst_batch_index, src_batch_index, offset, size, req_id)

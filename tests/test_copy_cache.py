@@ -4,7 +4,7 @@
 import pytest
 import torch
 from torch import Tensor
-from utils import as_bytes, assert_same_bytes, cache, copy_cache, filled, nothing_written, reference_copy
+from utils import as_bytes, assert_same_bytes, cache, copy_cache, filled, nothing_written, reference_copy, to_host
 
 DTYPES = [
     *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.bool, torch.complex64),
@@ -15,7 +15,7 @@ DTYPES = [
 def check(dst: list[Tensor], src: list[Tensor], *args: int, **kwargs: int) -> None:
     """Calls the op and the reference; dst must be as the reference says, and src as it was."""
     expected = reference_copy(dst, src, *args, **kwargs)
-    src_expected = [s.cpu().clone() for s in src]
+    src_expected = [to_host(s) for s in src]
     shared = {t.untyped_storage().data_ptr() for t in dst} & {t.untyped_storage().data_ptr() for t in src}
     assert copy_cache(dst, src, *args, **kwargs) is None
     assert_same_bytes(dst, expected)
@@ -76,7 +76,7 @@ class TestLayouts:
 
     def test_rows_further_apart_than_their_size(self, device: str) -> None:
         dst, src = filled(4, 16, device=device), filled(6, 10, device=device, seed=1)
-        around = dst.cpu().clone()
+        around = to_host(dst)
         expected = reference_copy([around[:, 3:11]], [src[:, 1:9]], 2, 5)
         check([dst[:, 3:11]], [src[:, 1:9]], 2, 5)
         around[:, 3:11] = expected[0]
@@ -84,7 +84,7 @@ class TestLayouts:
 
     def test_every_second_row(self, device: str) -> None:
         dst, src = filled(8, 6, device=device), filled(8, 6, device=device, seed=1)
-        before = dst.cpu().clone()
+        before = to_host(dst)
         check([dst[1::2]], [src[::2]], 3, 1)
         assert_same_bytes([dst[::2]], [before[::2]])
 
@@ -192,24 +192,24 @@ class TestSameCache:
     @pytest.mark.parametrize("shift", [1, -1, 4, -4, 31, -31])
     def test_range_that_partly_overlaps_its_own_source(self, device: str, shift: int) -> None:
         buffer = filled(200, dtype=torch.uint8, device=device)
-        expected = buffer.cpu().clone()
+        expected = to_host(buffer)
         expected[50 + shift : 82 + shift] = expected[50:82].clone()
         copy_cache([buffer[50 + shift : 82 + shift].view(1, 32)], [buffer[50:82].view(1, 32)])
         assert_same_bytes([buffer], [expected])
 
     def test_stacked_ranges_that_partly_overlap_their_own_sources(self, device: str) -> None:
         buffer = filled(6, 100, dtype=torch.uint8, device=device)
-        expected = buffer.cpu().clone()
+        expected = to_host(buffer)
         expected[:, 10:50] = expected[:, 7:47].clone()
         copy_cache([buffer[:, 10:50].unsqueeze(1)], [buffer[:, 7:47].unsqueeze(1)], batch_dim=1)
         assert_same_bytes([buffer], [expected])
 
     def test_disjoint_slices_of_one_buffer_with_other_strides(self, device: str) -> None:
         buffer = filled(64, dtype=torch.uint8, device=device)
-        expected = buffer.cpu().clone()
+        expected = to_host(buffer)
         dst = buffer.as_strided((4, 1, 2), (16, 2, 1), 0)
         src = buffer.as_strided((4, 1, 2), (8, 2, 1), 4)
-        expected.as_strided((4, 1, 2), (16, 2, 1), 0).copy_(src.cpu().clone())
+        expected.as_strided((4, 1, 2), (16, 2, 1), 0).copy_(to_host(src))
         # src ranges begin at 4, 12, 20, 28 and dst ranges at 0, 16, 32, 48: interleaved, and none touches another.
         copy_cache([dst], [src], batch_dim=1)
         assert_same_bytes([buffer], [expected])

@@ -28,9 +28,16 @@ def cache(
     return [filled(*shape, dtype=dtype, device=device, seed=seed * 1000 + i) for i in range(count)]
 
 
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in host memory with the same strides. Copies the whole storage: gathering a view would be compute."""
+    tensor = tensor.detach()
+    whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
+    return whole.to("cpu", copy=True).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
 def as_bytes(tensor: Tensor) -> Tensor:
     """The bytes of a tensor in host memory: equality of floats would call a NaN different from itself."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return to_host(tensor).contiguous().view(-1).view(torch.uint8)
 
 
 def assert_same_bytes(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
@@ -56,9 +63,9 @@ def reference_copy(
     batch_dim: int = 0,
 ) -> list[Tensor]:
     """What dst has to hold afterwards, as host tensors: every source is read before any destination is written."""
-    result = [d.cpu().clone() for d in dst]
+    result = [to_host(d) for d in dst]
     for d, s in zip(result, src, strict=True):
-        row = _row(s.cpu(), src_batch_index, batch_dim)
+        row = _row(to_host(s), src_batch_index, batch_dim)
         end = row.shape[-1] if size == -1 else offset + size
         _row(d, dst_batch_index, batch_dim)[..., offset:end] = row[..., offset:end]
     return result
@@ -68,7 +75,7 @@ def reference_copy(
 def nothing_written(*tensors: Tensor) -> Iterator[None]:
     """Fails if a byte of the tensors' storages or a version counter differs afterwards."""
     whole = [torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage()) for t in tensors]
-    before = [as_bytes(w).clone() for w in whole]
+    before = [as_bytes(w) for w in whole]
     versions = [t._version for t in tensors]
     yield
     assert_same_bytes(whole, before)

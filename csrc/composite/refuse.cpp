@@ -7,7 +7,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
-#include "../row_layout.h"
+#include "../plan/row_layout.h"
 
 namespace llm_datadist {
 namespace {

@@ -1,100 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <ATen/Parallel.h>
 #include <ATen/core/IListRef.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <chrono>
-#include <cstring>
-
-#include "../copy_plan.h"
+#include "../plan/host_copy.h"
 
 namespace llm_datadist {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-// Below this many bytes, waking the intra-op threads costs more than they save.
-constexpr int64_t kParallelBytes = 256 * 1024;
-// Threads share the bytes in whole units, so that no two of them write to one cache line more than need be.
-constexpr int64_t kUnitBytes = 4 * 1024;
-// A copy with a deadline looks at the clock between pieces of this size (about a millisecond each).
-constexpr int64_t kPieceBytes = 8 * 1024 * 1024;
-
-// Copies bytes [begin, end) of the plan, counted through its ranges in their order.
-void copy_bytes(const CopyPlan& plan, int64_t begin, int64_t end) {
-  int64_t entry_begin = 0;
-  for (const StridedCopy& copy : plan.copies) {
-    const int64_t entry_end = entry_begin + copy.width * copy.height;
-    int64_t at = std::max(begin, entry_begin) - entry_begin;
-    const int64_t stop = std::min(end, entry_end) - entry_begin;
-    if (at < stop) {
-      int64_t row = at / copy.width;
-      int64_t column = at % copy.width;
-      while (at < stop) {
-        const int64_t bytes = std::min(copy.width - column, stop - at);
-        std::memcpy(copy.dst + row * copy.dst_pitch + column, copy.src + row * copy.src_pitch + column, bytes);
-        at += bytes;
-        ++row;
-        column = 0;
-      }
-    }
-    entry_begin = entry_end;
-    if (entry_begin >= end) {
-      return;
-    }
-  }
-}
-
-void copy_piece(const CopyPlan& plan, int64_t begin, int64_t end) {
-  if (end - begin < kParallelBytes) {
-    copy_bytes(plan, begin, end);
-    return;
-  }
-  const int64_t units = (end - begin + kUnitBytes - 1) / kUnitBytes;
-  at::parallel_for(0, units, kParallelBytes / 2 / kUnitBytes, [&](int64_t first, int64_t last) {
-    copy_bytes(plan, begin + first * kUnitBytes, std::min(end, begin + last * kUnitBytes));
-  });
-}
-
-// Runs the plan in the calling thread and torch's intra-op threads. Returns false if the deadline passed with bytes
-// still to copy.
-bool run(const CopyPlan& plan, std::optional<Clock::time_point> deadline) {
-  const auto late = [&] { return deadline && Clock::now() >= *deadline; };
-  if (plan.shifts) {
-    // A range that overlaps its own source must not be cut up: memmove is right only for the whole.
-    for (const StridedCopy& copy : plan.copies) {
-      for (int64_t row = 0; row < copy.height; ++row) {
-        if (late()) {
-          return false;
-        }
-        std::memmove(copy.dst + row * copy.dst_pitch, copy.src + row * copy.src_pitch, copy.width);
-      }
-    }
-    return true;
-  }
-  const int64_t piece = deadline ? kPieceBytes : plan.bytes;
-  for (int64_t begin = 0; begin < plan.bytes; begin += piece) {
-    if (late()) {
-      return false;
-    }
-    copy_piece(plan, begin, std::min(plan.bytes, begin + piece));
-  }
-  return true;
-}
-
 void copy_cache_cpu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index, int64_t src_batch_index,
                     int64_t offset, int64_t size, std::optional<int64_t> req_id, int64_t batch_dim) {
-  run(plan_copy({"copy_cache", req_id}, dst, src, {dst_batch_index, src_batch_index, offset, size}, batch_dim),
-      std::nullopt);
+  const Slice slice{dst_batch_index, src_batch_index, offset, size};
+  copy_on_host(plan_copy({"copy_cache", req_id}, dst, src, slice, batch_dim), std::nullopt);
 }
 
 bool copy_cache_blocking_cpu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index,
                              int64_t src_batch_index, int64_t offset, int64_t size, std::optional<int64_t> req_id,
                              int64_t batch_dim, int64_t timeout_ms) {
   const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
-  return run(plan_copy({"copy_cache", req_id}, dst, src, {dst_batch_index, src_batch_index, offset, size}, batch_dim),
-             deadline);
+  const Slice slice{dst_batch_index, src_batch_index, offset, size};
+  return copy_on_host(plan_copy({"copy_cache", req_id}, dst, src, slice, batch_dim), deadline);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #include <c10/core/SymInt.h>
 #include <torch/library.h>
 
-#include "../row_layout.h"
+#include "../plan/row_layout.h"
 
 namespace llm_datadist {
 namespace {

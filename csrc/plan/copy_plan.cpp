@@ -72,7 +72,8 @@ bool extend_last(CopyPlan& plan, const StridedCopy& copy) {
 void append(CopyPlan& plan, const StridedCopy& copy) {
   if (copy.height > 1 && (copy.dst_pitch < copy.width || copy.src_pitch < copy.width)) {
     for (int64_t row = 0; row < copy.height; ++row) {
-      append(plan, {copy.dst + row * copy.dst_pitch, 0, copy.src + row * copy.src_pitch, 0, copy.width, 1});
+      append(plan, {copy.dst + row * copy.dst_pitch, 0, copy.src + row * copy.src_pitch, 0, copy.width, 1,
+                    copy.tensor});
     }
   } else if (!extend_last(plan, copy)) {
     plan.copies.push_back(copy);
@@ -166,7 +167,7 @@ CopyPlan plan_copy(const Call& call, at::ITensorListRef dst, at::ITensorListRef 
                     0,
                     static_cast<const char*>((*src_tensor).const_data_ptr()) +
                         slice.src_batch_index * src_rows.batch_stride + slice.offset,
-                    0, width, 1},
+                    0, width, 1, index},
                    dst_tensor, *src_tensor, batch_dim);
     ++index;
     ++src_tensor;

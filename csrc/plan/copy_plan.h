@@ -18,6 +18,7 @@ struct StridedCopy {
   int64_t src_pitch;
   int64_t width;
   int64_t height;
+  int64_t tensor;  // where the first range belongs, for messages: dst[tensor] and src[tensor]
 };
 
 // What a kernel has to do, in any order and on any number of threads: every argument is checked, every address lies

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <acl/acl.h>
+
+#include <memory>
+
+#include "../plan/call.h"
+
+namespace llm_datadist {
+
+// A stream of our own, for copies that somebody waits for: synchronising it waits for those copies alone, and tells
+// their errors and nobody else's.
+struct SideStream {
+  aclrtStream stream = nullptr;
+  aclrtEvent ready = nullptr;  // recorded on the stream of the caller; the copies wait for it
+  // What the copies on the stream still use. Lives until they are done, also when nobody waits any more.
+  std::shared_ptr<void> in_use;
+};
+
+// Lends a side stream of the current device, on which nothing is left to run.
+std::unique_ptr<SideStream> borrow_side_stream(const Call& call, int device);
+
+// Takes it back, with work on it or without.
+void return_side_stream(std::unique_ptr<SideStream> side, int device);
+
+}  // namespace llm_datadist

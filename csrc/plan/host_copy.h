@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <optional>
+
+#include "copy_plan.h"
+
+namespace llm_datadist {
+
+using Clock = std::chrono::steady_clock;
+
+// Runs a plan whose both sides are host memory, in the calling thread and torch's intra-op threads. Returns false if
+// the deadline passed with bytes still to copy.
+bool copy_on_host(const CopyPlan& plan, std::optional<Clock::time_point> deadline);
+
+}  // namespace llm_datadist

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples do what they say, run as a user runs them; and their checks can fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+PREFIX_SHARING = Path(__file__).parent.parent / "examples" / "prefix_sharing.py"
+REQUESTS, PREFIX, SUFFIX = 3, 48, 5
+
+
+@pytest.fixture(scope="module")
+def prefix_sharing() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("prefix_sharing", PREFIX_SHARING)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(prefix_sharing: ModuleType) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return prefix_sharing.make_model("cpu", PREFIX + SUFFIX + 2).requires_grad_(False)
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    """Runs the script with a small configuration, on the CPU and with no model hub to ask."""
+    sizes = (f"--requests={REQUESTS}", f"--prefix={PREFIX}", f"--suffix={SUFFIX}", "--decode=4", "--repeats=1")
+    return subprocess.run(
+        [sys.executable, str(PREFIX_SHARING), "--device=cpu", *sizes, *args],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+class TestPrefixSharing:
+    @pytest.mark.parametrize(
+        ("args", "modes"), [(["--eager"], ["eager"]), (["--backend=aot_eager"], ["eager", "compiled"])]
+    )
+    def test_as_a_user_runs_it(self, args: list[str], modes: list[str]) -> None:
+        """With aot_eager all of torch.compile runs but the C++ compiler, which `make demo` waits for."""
+        result = run(*args)
+        assert result.returncode == 0, result.stderr
+        last = result.stdout.splitlines()[-1]
+        closing = r"OK: logits equal \(max abs diff (\S+)\); prefill (.+) faster, (\d+) of (\d+) prompt tokens"
+        found = re.match(closing, last)
+        assert found, last
+        assert 0 <= float(found[1]) <= 1e-5
+        assert re.findall(r"\d+\.\dx \((\w+)\)", found[2]) == modes
+        assert int(found[3]) == (REQUESTS - 1) * PREFIX
+        assert int(found[4]) == REQUESTS * (PREFIX + SUFFIX)
+        rows = [line for line in result.stdout.splitlines() if line.split()[0] in ("eager", "compiled")]
+        assert [row.split()[0] for row in rows] == modes
+        for row in rows:
+            tokens = [int(count) for count in re.findall(r"(\d+) tokens", row)]
+            assert tokens == [REQUESTS * (PREFIX + SUFFIX), PREFIX + REQUESTS * SUFFIX]
+
+
+def copies_nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+def copies_a_byte_less(*args: Any, size: int, **kwargs: Any) -> None:
+    torch.ops.llm_datadist.copy_cache(*args, size=size - 1, **kwargs)
+
+
+def copies_a_token_more(dst: Any, *args: Any, size: int, **kwargs: Any) -> None:
+    token = dst[0].shape[-1] * dst[0].element_size()
+    torch.ops.llm_datadist.copy_cache(dst, *args, size=size + token, **kwargs)
+
+
+class TestPrefixSharingChecksCanFail:
+    @pytest.mark.parametrize("copy", [copies_nothing, copies_a_byte_less, copies_a_token_more])
+    def test_check_of_the_copy(self, prefix_sharing: ModuleType, model: torch.nn.Module, copy: Any) -> None:
+        kv = prefix_sharing.used_cache(model, REQUESTS, PREFIX + SUFFIX + 2)
+        with pytest.raises(AssertionError, match="has not got the prefix of row 0"):
+            prefix_sharing.check_copy(prefix_sharing.Decoder(model, copy=copy), kv, PREFIX)
+
+    @pytest.mark.parametrize("copy", [copies_nothing, torch.ops.llm_datadist.copy_cache])
+    def test_check_of_the_logits(self, prefix_sharing: ModuleType, model: torch.nn.Module, copy: Any) -> None:
+        prompts = torch.randint(2048, (REQUESTS, PREFIX + SUFFIX))
+        prompts[:, :PREFIX] = prompts[0, :PREFIX]
+        decoder = prefix_sharing.Decoder(model, copy=copy)
+        decoded = []
+        for prefill, args in ((decoder.prefill_everything, ()), (decoder.prefill_once_and_copy, (PREFIX,))):
+            kv = prefix_sharing.used_cache(model, REQUESTS, PREFIX + SUFFIX + 2)
+            decoded.append(decoder.decode(kv, prefill(kv, prompts, *args), PREFIX + SUFFIX, 2))
+        if copy is copies_nothing:
+            with pytest.raises(AssertionError, match="not close"):
+                prefix_sharing.check_decoded(*decoded)
+        else:
+            assert prefix_sharing.check_decoded(*decoded) <= prefix_sharing.TOLERANCE
