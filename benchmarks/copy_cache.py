@@ -189,7 +189,7 @@ def main() -> None:
     print("\nThe bars: how many times as fast as the contender, median and middle half of the rounds.")
     for bar in BARS:
         for tensors, row in [(tensors, row) for tensors in bar.tensors for row in bar.rows]:
-            low, middle, high = statistics.quantiles(ratios(points[tensors, row], bar.contender))
+            low, middle, high = statistics.quantiles(ratios(points[tensors, row], bar.contender), method="inclusive")
             mark = "ok" if middle >= bar.ratio else "BELOW"
             print(f"{mark:5}  {tensors:3} x {row:6}  {bar.text}: {middle:.2f} ({low:.2f} to {high:.2f})")
 

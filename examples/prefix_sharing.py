@@ -30,7 +30,7 @@ from transformers.cache_utils import StaticLayer
 import llm_datadist_torch  # noqa: F401  (registers torch.ops.llm_datadist)
 
 # The keys and the values of each layer, [requests, heads, max_tokens, head_dim] as transformers lays them out: a
-# request is a row. Each has a storage of its own, so that compiled graphs update the cache in place.
+# request is a row. All are contiguous tensors and inputs of the compiled graphs, which so update them in place.
 KV = list[tuple[Tensor, Tensor]]
 Decoded = tuple[Tensor, Tensor]  # tokens [requests, n], and the logits each was taken from [requests, n, vocabulary]
 
@@ -54,9 +54,7 @@ class GivenLayer(StaticLayer):
 class Decoder:
     """A model with a KV cache outside it. With a `backend` it is compiled; fullgraph=True raises at a graph break."""
 
-    def __init__(
-        self, model: LlamaForCausalLM, backend: str | None = None, copy: Callable[..., None] = copy_cache
-    ) -> None:
+    def __init__(self, model: LlamaForCausalLM, backend: str = "", copy: Callable[..., None] = copy_cache) -> None:
         self.model, self.copy = model, copy
         for step in ("forward", "copy_prefix", "copy_and_forward") if backend else ():
             setattr(self, step, torch.compile(getattr(self, step), fullgraph=True, dynamic=False, backend=backend))
@@ -107,8 +105,8 @@ class Decoder:
 
 def used_cache(model: LlamaForCausalLM, requests: int, max_tokens: int) -> KV:
     """A cache with something in it, as after earlier requests: a copy that is missing or goes too far then shows."""
-    shape = (2, requests, model.config.num_key_value_heads, max_tokens, model.config.head_dim)
-    return [tuple(torch.randn(shape, device=model.device).unbind()) for _ in model.model.layers]
+    shape = (requests, model.config.num_key_value_heads, max_tokens, model.config.head_dim)
+    return [(torch.randn(shape).to(model.device), torch.randn(shape).to(model.device)) for _ in model.model.layers]
 
 
 def check_copy(decoder: Decoder, kv: KV, prefix: int) -> int:
@@ -174,12 +172,11 @@ def main() -> None:
     expected = eager.decode(kv, eager.prefill_everything(kv, prompts), length, args.decode)
     difference = check_decoded(expected, eager.decode_without_cache(prompts, expected[0]))
 
-    total, computed = requests * length, prefix + requests * args.suffix
+    ratios, total, computed = [], requests * length, prefix + requests * args.suffix
     print(f"{requests} requests on {args.device}: prompts of {prefix} shared and {args.suffix} own tokens")
     print(f"{'':8}{'prefill everything':>24}{'prefill once and copy':>26}{'faster':>8}   of which copies")
-    ratios = []
     for mode in ("eager",) if args.eager else ("eager", "compiled"):
-        decoder = Decoder(model, backend=args.backend if mode == "compiled" else None)
+        decoder = Decoder(model, backend=args.backend if mode == "compiled" else "")
         copied = check_copy(decoder, used_cache(model, requests, length + args.decode), prefix)
         kv = used_cache(model, requests, length + args.decode)
         decoded = decoder.decode(kv, decoder.prefill_once_and_copy(kv, prompts, prefix), length, args.decode)
@@ -194,10 +191,8 @@ def main() -> None:
         ratios.append(f"{faster} ({mode})")
         ways = f"{total:8} tokens {everything:6.0f} ms{computed:10} tokens {once:6.0f} ms"
         print(f"{mode:8}{ways}{faster:>8}   {copied / 2**20:.1f} MiB in {copies:.2f} ms")
-    print(
-        f"OK: logits equal (max abs diff {difference:.1e}); prefill {' and '.join(ratios)} faster, "
-        f"{total - computed} of {total} prompt tokens not computed again"
-    )
+    print(f"OK: logits equal (max abs diff {difference:.1e}); prefill {' and '.join(ratios)} faster,", end=" ")
+    print(f"{total - computed} of {total} prompt tokens not computed again")
 
 
 if __name__ == "__main__":

@@ -80,35 +80,42 @@ struct Commands {
     }
   }
 
-  // Returns whether the runtime took the entries [first, last) of the plan, none of them strided, as one batch.
-  bool batch(const StridedCopy* first, const StridedCopy* last) const {
+  // Returns whether the runtime took the whole plan as batches. If it refuses, it refuses the first one.
+  bool batches(const CopyPlan& plan) const {
     static auto* const memcpy_batch = optional_function<decltype(aclrtMemcpyBatchAsync)>("aclrtMemcpyBatchAsync");
     const auto too_long = [](const StridedCopy& copy) { return copy.width > kMaxBytes; };
-    if (memcpy_batch == nullptr || std::any_of(first, last, too_long)) {
+    if (memcpy_batch == nullptr || std::any_of(plan.copies.begin(), plan.copies.end(), too_long)) {
       return false;
     }
     std::vector<void*> dst;
     std::vector<void*> src;
     std::vector<size_t> bytes;
-    for (const StridedCopy* copy = first; copy != last; ++copy) {
-      dst.push_back(copy->dst);
-      src.push_back(const_cast<char*>(copy->src));
-      bytes.push_back(copy->width);
+    std::vector<int64_t> tensors;
+    for (const StridedCopy& copy : plan.copies) {
+      for (int64_t row = 0; row < copy.height; ++row) {
+        dst.push_back(copy.dst + row * copy.dst_pitch);
+        src.push_back(const_cast<char*>(copy.src) + row * copy.src_pitch);
+        bytes.push_back(copy.width);
+        tensors.push_back(copy.tensor);
+      }
     }
     const aclrtMemLocation on_device{static_cast<uint32_t>(device), ACL_MEM_LOCATION_TYPE_DEVICE};
     const aclrtMemLocation on_host{0, ACL_MEM_LOCATION_TYPE_HOST};
     const bool to_device = kind == ACL_MEMCPY_HOST_TO_DEVICE;
     aclrtMemcpyBatchAttr attribute{to_device ? on_device : on_host, to_device ? on_host : on_device, {}};
-    size_t attribute_index = 0;
-    size_t failed = SIZE_MAX;
-    const aclError code = memcpy_batch(dst.data(), bytes.data(), src.data(), bytes.data(), dst.size(), &attribute,
-                                       &attribute_index, 1, &failed, stream);
-    if (refused(code)) {
-      return false;
+    for (size_t begin = 0; begin < dst.size(); begin += kMaxBatch) {
+      const size_t count = std::min(dst.size() - begin, kMaxBatch);
+      size_t attribute_index = 0;
+      size_t failed = SIZE_MAX;
+      const aclError code = memcpy_batch(&dst[begin], &bytes[begin], &src[begin], &bytes[begin], count, &attribute,
+                                         &attribute_index, 1, &failed, stream);
+      if (begin == 0 && refused(code)) {
+        return false;
+      }
+      const size_t at = begin + (failed < count ? failed : 0);
+      CHECK_ACL(call, code, "aclrtMemcpyBatchAsync", name_of(kind), " of ", count, " copies, at ", bytes[at],
+                " bytes to dst[", tensors[at], "],");
     }
-    const size_t at = failed < dst.size() ? failed : 0;
-    CHECK_ACL(call, code, "aclrtMemcpyBatchAsync", name_of(kind), " of ", dst.size(), " copies, at ", bytes[at],
-              " bytes to dst[", first[at].tensor, "],");
     return true;
   }
 };
@@ -117,23 +124,13 @@ struct Commands {
 
 void enqueue_copies(const Call& call, const CopyPlan& plan, aclrtMemcpyKind kind, int32_t device, aclrtStream stream) {
   const Commands commands{call, kind, device, stream};
-  c10::SmallVector<StridedCopy, 16> batch;
-  for (const StridedCopy& copy : plan.copies) {
-    if (copy.height > 1) {
-      if (!commands.strided(copy)) {
-        commands.rows(copy);
-      }
-    } else if (kind == ACL_MEMCPY_DEVICE_TO_DEVICE) {
-      commands.rows(copy);
-    } else {
-      batch.push_back(copy);
-    }
+  // Batches are for copies between host and device only.
+  if (kind != ACL_MEMCPY_DEVICE_TO_DEVICE && plan.copies.size() > 1 && commands.batches(plan)) {
+    return;
   }
-  for (size_t begin = 0; begin < batch.size(); begin += kMaxBatch) {
-    const StridedCopy* first = batch.begin() + begin;
-    const StridedCopy* last = batch.begin() + std::min(begin + kMaxBatch, batch.size());
-    if (last - first == 1 || !commands.batch(first, last)) {
-      std::for_each(first, last, [&](const StridedCopy& copy) { commands.rows(copy); });
+  for (const StridedCopy& copy : plan.copies) {
+    if (copy.height == 1 || !commands.strided(copy)) {
+      commands.rows(copy);
     }
   }
 }

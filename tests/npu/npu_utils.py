@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the NPU kernel share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ascend_sim
+import torch
+from torch import Tensor
+from utils import filled
+
+TESTS = Path(__file__).parent.parent
+
+
+def scattered(
+    count: int, *shape: int, device: str = "npu", seed: int = 0, pinned: bool = False, backward: bool = False
+) -> list[Tensor]:
+    """Views of one buffer with gaps of many sizes between them. No two copies from a list of these to one that goes
+    backward make a strided copy; of two lists that go forward, each pair does.
+    """
+    elements = torch.Size(shape).numel()
+    starts = [i * (elements + 16) + i * i % 7 for i in range(count)]
+    buffer = filled(starts[-1] + elements, device=device, seed=seed)
+    buffer = buffer.pin_memory() if pinned else buffer
+    tensors = [buffer[start : start + elements].view(shape) for start in starts]
+    return tensors[::-1] if backward else tensors
+
+
+def copy_calls() -> dict[str, int]:
+    """The copy commands since the last reset, by name. Waits for the task queue to have made them."""
+    torch.npu.synchronize()
+    return {name: n for name, n in ascend_sim.call_counts().items() if name.startswith("aclrtMemcpy")}
+
+
+def synchronisations() -> int:
+    """The calls since the last reset that wait for the device. Asked for before anything else waits."""
+    return sum(n for name, n in ascend_sim.call_counts().items() if name.startswith("aclrtSynchronize"))
+
+
+def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a process of its own, with the handle on the runtime and the test helpers on its path."""
+    head = f"import sys; sys.path[:0] = {[str(TESTS), str(TESTS / 'npu')]}\nimport torch, ascend_sim, llm_datadist_torch\n"
+    done = subprocess.run(
+        [sys.executable, "-c", head + code], env={**os.environ, **env}, capture_output=True, text=True, timeout=120
+    )
+    lines = done.stdout.splitlines(keepends=True)
+    done.stdout = "".join(line for line in lines if "ASCEND_HOME_PATH" not in line)  # torch_npu's advice
+    return done

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which commands reach the runtime, and how many."""
+
+import ascend_sim
+import pytest
+import torch
+from npu_utils import TESTS, copy_calls, run_python, scattered
+from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
+
+REFUSALS = {"invalid parameter": 100000, "runtime parameter": 107000, "not supported": 207000}
+
+
+def checked_copy_calls(dst: list, src: list, *args: int, **kwargs: int) -> dict[str, int]:
+    """The commands of one call of the op, whose bytes are compared with the reference."""
+    expected = reference_copy(dst, src, *args, **kwargs)
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    copy_cache(dst, src, *args, **kwargs)
+    calls = copy_calls()
+    assert_same_bytes(dst, expected)
+    return calls
+
+
+class TestHowMany:
+    def test_stacked_cache_is_one(self) -> None:
+        calls = checked_copy_calls([filled(160, 4, 64, device="npu")], [filled(160, 2, 64, device="npu")], 3, 1, batch_dim=1)
+        assert calls == {"aclrtMemcpy2dAsync": 1}
+
+    def test_160_views_of_one_buffer_are_one(self) -> None:
+        dst, src = list(filled(160, 4, 64, device="npu")), list(filled(160, 2, 64, device="npu", seed=1))
+        assert checked_copy_calls(dst, src, 3, 1) == {"aclrtMemcpy2dAsync": 1}
+
+    def test_160_scattered_tensors_are_at_most_160(self) -> None:
+        dst, src = scattered(160, 4, 64), scattered(160, 2, 64, seed=1, backward=True)
+        assert checked_copy_calls(dst, src, 3, 1) == {"aclrtMemcpyAsync": 160}
+
+    def test_two_neighbours_always_make_a_strided_copy(self) -> None:
+        assert checked_copy_calls(scattered(160, 4, 64), scattered(160, 2, 64, seed=1), 3, 1) == {"aclrtMemcpy2dAsync": 80}
+
+    def test_whole_rows_without_gaps_are_one_plain_copy(self) -> None:
+        dst, src = list(filled(160, 1, 64, device="npu")), list(filled(160, 1, 64, device="npu", seed=1))
+        assert checked_copy_calls(dst, src) == {"aclrtMemcpyAsync": 1}
+
+    def test_row_onto_itself_is_none(self) -> None:
+        tensors = cache(3, 4, 8, device="npu")
+        assert checked_copy_calls(tensors, tensors, 2, 2) == {}
+
+    @pytest.mark.parametrize("to_device", [True, False])
+    def test_scattered_pinned_tensors_are_one_batch(self, to_device: bool) -> None:
+        on_npu, on_host = scattered(40, 4, 8), scattered(40, 4, 8, device="cpu", seed=1, pinned=True)
+        dst, src = (on_npu, on_host) if to_device else (on_host, on_npu)
+        assert checked_copy_calls(dst, src, 3, 1) == {"aclrtMemcpyBatchAsync": 1}
+
+    def test_more_than_4096_in_several_batches(self) -> None:
+        on_npu, on_host = (
+            scattered(5000, 2, 4, seed=0), scattered(5000, 2, 4, device="cpu", seed=1, pinned=True, backward=True)
+        )
+        assert checked_copy_calls(on_npu, on_host, 1, 0) == {"aclrtMemcpyBatchAsync": 2}
+
+
+class TestLimits:
+    def test_too_wide_for_a_strided_copy(self) -> None:
+        dst, src = (filled(2, 2, 5_000_001, dtype=torch.uint8, device="npu", seed=seed) for seed in (0, 1))
+        assert checked_copy_calls([dst], [src], 1, 0, batch_dim=1) == {"aclrtMemcpyAsync": 2}
+
+    def test_just_wide_enough_for_a_strided_copy(self) -> None:
+        dst, src = (filled(2, 2, 5_000_001, dtype=torch.uint8, device="npu", seed=seed) for seed in (0, 1))
+        assert checked_copy_calls([dst], [src], 1, 0, 1, batch_dim=1) == {"aclrtMemcpy2dAsync": 1}
+
+    def test_too_high_for_a_strided_copy(self) -> None:
+        dst, src = (filled(5_242_881, 2, 1, dtype=torch.uint8, device="npu", seed=seed) for seed in (0, 1))
+        assert checked_copy_calls([dst], [src], 1, 0, batch_dim=1) == {"aclrtMemcpy2dAsync": 2}
+
+    def test_above_4_gib(self) -> None:
+        """The parts are looked at without moving their bytes: each task is made to fail before it copies."""
+        dst, src = (torch.empty(1, 5 * 2**30 + 1, dtype=torch.uint8, device="npu") for _ in range(2))
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        for nth in (1, 2):
+            ascend_sim.fail_task("aclrtMemcpyAsync", 507018, nth)
+        copy_cache([dst], [src])
+        with pytest.raises(RuntimeError):
+            torch.npu.synchronize()
+        parts = [(copy.dst - dst.data_ptr(), copy.src - src.data_ptr(), copy.width) for copy in ascend_sim.copies()]
+        assert parts == [(0, 0, 4 * 2**30), (4 * 2**30, 4 * 2**30, 2**30 + 1)]
+
+
+class TestFallbacks:
+    """What the runtime refuses, or does not have, is done with plain copies."""
+
+    @pytest.mark.parametrize("code", REFUSALS.values(), ids=REFUSALS)
+    def test_strided_copy_refused(self, code: int) -> None:
+        dst, src = (filled(6, 4, 64, device="npu", seed=seed) for seed in (0, 1))
+        expected = reference_copy([dst], [src], 3, 1, batch_dim=1)
+        ascend_sim.fail_call("aclrtMemcpy2dAsync", code)
+        copy_cache([dst], [src], 3, 1, batch_dim=1)
+        assert_same_bytes([dst], expected)
+
+    @pytest.mark.parametrize("code", REFUSALS.values(), ids=REFUSALS)
+    def test_batch_refused(self, code: int) -> None:
+        dst, src = scattered(6, 4, 8), scattered(6, 4, 8, device="cpu", seed=1, pinned=True, backward=True)
+        expected = reference_copy(dst, src, 3, 1)
+        ascend_sim.fail_call("aclrtMemcpyBatchAsync", code)
+        copy_cache(dst, src, 3, 1)
+        assert_same_bytes(dst, expected)
+
+    CODE = """
+from npu_utils import *
+from utils import *
+dst, src = [filled(6, 4, 64, device="npu")], [filled(6, 2, 64, device="npu", seed=1)]
+expected = reference_copy(dst, src, 3, 1, batch_dim=1)
+host = scattered(6, 4, 8, device="cpu", pinned=True)
+npu = scattered(6, 4, 8, seed=1, backward=True)
+expected_npu = reference_copy(npu, host, 3, 1)
+torch.npu.synchronize()
+ascend_sim.reset()
+copy_cache(dst, src, 3, 1, batch_dim=1)
+copy_cache(npu, host, 3, 1)
+print(copy_calls())
+assert_same_bytes(dst, expected)
+assert_same_bytes(npu, expected_npu)
+"""
+
+    def test_a_runtime_without_the_newer_functions(self) -> None:
+        done = run_python(self.CODE, LD_LIBRARY_PATH=str(TESTS / "ascend_sim/build/old-cann"))
+        assert done.stdout == "{'aclrtMemcpyAsync': 12}\n", done.stderr
+
+    def test_a_chip_without_strided_device_copies(self) -> None:
+        done = run_python(self.CODE, ASCEND_SIM_SOC="Ascend310P3")
+        assert "'aclrtMemcpyAsync': 6" in done.stdout, done.stderr
+        assert done.returncode == 0, done.stderr

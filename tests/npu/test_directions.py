@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host and device on either side, pinned and pageable, and what happens to the tensors right after the call."""
+
+import ascend_sim
+import pytest
+import torch
+from npu_utils import scattered
+from torch import Tensor
+from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
+
+PLACES = ["npu", "pinned", "pageable"]
+
+
+def place(tensors: list[Tensor], where: str) -> list[Tensor]:
+    if where == "npu":
+        return [t.npu() for t in tensors]
+    return [t.pin_memory() for t in tensors] if where == "pinned" else tensors
+
+
+def views_of_one(stacked: Tensor, where: str) -> list[Tensor]:
+    return list(place([stacked], where)[0])
+
+
+@pytest.mark.parametrize("to", PLACES)
+@pytest.mark.parametrize("source", PLACES)
+class TestEveryDirection:
+    @pytest.mark.parametrize(("offset", "size"), [(0, -1), (5, 9)])
+    def test_list(self, to: str, source: str, offset: int, size: int) -> None:
+        dst, src = place(cache(3, 4, 8), to), place(cache(3, 2, 8, seed=1), source)
+        expected = reference_copy(dst, src, 3, 1, offset, size)
+        copy_cache(dst, src, 3, 1, offset, size)
+        torch.npu.synchronize()
+        assert_same_bytes(dst, expected)
+
+    def test_stacked(self, to: str, source: str) -> None:
+        dst, src = place([filled(5, 4, 8)], to), place([filled(5, 2, 8, seed=1)], source)
+        expected = reference_copy(dst, src, 3, 1, 4, 9, batch_dim=1)
+        copy_cache(dst, src, 3, 1, 4, 9, batch_dim=1)
+        torch.npu.synchronize()
+        assert_same_bytes(dst, expected)
+
+    def test_views_of_one_buffer(self, to: str, source: str) -> None:
+        dst, src = views_of_one(filled(5, 4, 8), to), views_of_one(filled(5, 2, 8, seed=1), source)
+        expected = reference_copy(dst, src, 3, 1)
+        copy_cache(dst, src, 3, 1)
+        torch.npu.synchronize()
+        assert_same_bytes(dst, expected)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("count", [1, 40])
+def test_many_scattered_tensors(pinned: bool, count: int) -> None:
+    on_npu, on_host = scattered(count, 4, 8), scattered(count, 4, 8, device="cpu", seed=1, pinned=pinned)
+    expected = reference_copy(on_npu, on_host, 1, 2)
+    copy_cache(on_npu, on_host, 1, 2)
+    torch.npu.synchronize()
+    assert_same_bytes(on_npu, expected)
+    expected = reference_copy(on_host, on_npu, 3, 1)
+    copy_cache(on_host, on_npu, 3, 1)
+    torch.npu.synchronize()
+    assert_same_bytes(on_host, expected)
+
+
+def test_pinned_and_pageable_in_one_list() -> None:
+    dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
+    src[0] = src[0].pin_memory()
+    expected = reference_copy(dst, src, 1, 2)
+    copy_cache(dst, src, 1, 2)
+    assert_same_bytes(dst, expected)
+    src[0] = src[0].pin_memory()
+    expected = reference_copy(src, dst, 0, 3)
+    copy_cache(src, dst, 0, 3)
+    torch.npu.synchronize()
+    assert_same_bytes(src, expected)
+
+
+class TestRightAfterTheCall:
+    """The caller goes on at once; the device comes later."""
+
+    def test_pageable_source_may_be_written(self) -> None:
+        dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
+        expected = reference_copy(dst, src, 1, 2)
+        with ascend_sim.stall_device(0):
+            copy_cache(dst, src, 1, 2)
+            for tensor in src:
+                tensor.fill_(0)
+        assert_same_bytes(dst, expected)
+
+    def test_pinned_source_may_be_freed(self) -> None:
+        """Its memory must not be given to another tensor before the copy is done."""
+        dst, src = cache(2, 4, 8, device="npu"), [t.pin_memory() for t in cache(2, 4, 8, seed=1)]
+        expected = reference_copy(dst, src, 1, 2)
+        with ascend_sim.stall_device(0):
+            copy_cache(dst, src, 1, 2)
+            del src
+            for _ in range(8):
+                torch.empty(4, 8).pin_memory().fill_(0)
+        assert_same_bytes(dst, expected)
+
+    def test_staging_buffers_are_used_again_when_done(self) -> None:
+        dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
+        copy_cache(dst, src, 1, 2)
+        torch.npu.synchronize()
+        before = ascend_sim.pinned_memory().allocations
+        for _ in range(200):
+            copy_cache(dst, src, 1, 2)
+            torch.npu.synchronize()
+        assert ascend_sim.pinned_memory().allocations <= before + 1
+
+    @pytest.mark.parametrize("pinned", [True, False])
+    def test_device_source_may_be_freed(self, pinned: bool) -> None:
+        dst = [t.pin_memory() if pinned else t for t in cache(2, 4, 8)]
+        src = cache(2, 4, 8, device="npu", seed=1)
+        expected = reference_copy(dst, src, 1, 2)
+        copy_cache(dst, src, 1, 2)
+        del src
+        other = cache(2, 4, 8, device="npu", seed=2)  # gets the memory of src, later in the stream
+        torch.npu.synchronize()
+        assert_same_bytes(dst, expected)
+        assert_same_bytes(other, cache(2, 4, 8, seed=2))
+
+    def test_pageable_destination_may_be_dropped(self) -> None:
+        src = cache(2, 4, 8, device="npu", seed=1)
+        for _ in range(50):
+            copy_cache([torch.empty(4, 8) for _ in range(2)], src, 1, 2)
+        torch.npu.synchronize()
+
+
+def test_internal_format_is_refused() -> None:
+    import torch_npu
+
+    torch.npu.config.allow_internal_format = True
+    try:
+        internal = torch_npu.empty_with_format((32, 32), dtype=torch.float16, device="npu", acl_format=29)
+    finally:
+        torch.npu.config.allow_internal_format = False  # as it is by default
+    assert torch_npu.get_npu_format(internal) == 29
+    plain = filled(32, 32, dtype=torch.float16, device="npu")
+    for dst, src, name in ((internal, plain, "dst"), (plain, internal, "src")):
+        with pytest.raises(ValueError, match=rf"expected {name}\[0\] to be in a plain format such as ND, got format 29"):
+            copy_cache([dst], [src], 1, 2)

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runtime fails: who is told, with which words, and what works afterwards."""
+
+import time
+
+import ascend_sim
+import pytest
+import torch
+from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
+from npu_utils import run_python, scattered
+from torch import Tensor
+from utils import assert_same_bytes, cache, filled, reference_copy
+
+CODE = 507018
+
+
+def caches(kind: str) -> tuple[Cache, Cache]:
+    if kind == "strided":
+        return tuple(Cache.from_tensors(filled(6, 4, 8, device="npu", seed=seed), batch_dim=1) for seed in (0, 1))
+    dst = scattered(6, 4, 8)
+    device, pinned = ("cpu", True) if kind == "batch" else ("npu", False)
+    src = scattered(6, 4, 8, device=device, seed=1, pinned=pinned, backward=True)
+    return Cache.from_tensors(dst), Cache.from_tensors(src)
+
+
+def check_copy(manager: CacheManager, dst: Cache, src: Cache) -> None:
+    expected = reference_copy(dst.tensors, src.tensors, 1, 2, batch_dim=dst.batch_dim)
+    manager.copy_cache(dst, src, 1, 2)
+    assert_same_bytes(dst.tensors, expected)
+
+
+def failed(manager: CacheManager, dst: Cache, src: Cache) -> LLMException:
+    with pytest.raises(LLMException) as failure:
+        manager.copy_cache(dst, src, 1, 2, req_id=77)
+    assert failure.value.status_code is LLMStatusCode.LLM_FAILED
+    assert isinstance(failure.value.__cause__, RuntimeError)
+    assert "(req_id 77)" in str(failure.value)
+    return failure.value
+
+
+class TestManager:
+    """Its errors are its own: the process, the queue and the device go on."""
+
+    @pytest.mark.parametrize(
+        ("kind", "name", "nth", "text"),
+        [
+            ("plain", "aclrtMemcpyAsync", 1, "device to device of 32 bytes to dst[0]"),
+            ("plain", "aclrtMemcpyAsync", 4, "device to device of 32 bytes to dst[3]"),
+            ("strided", "aclrtMemcpy2dAsync", 1, "device to device of 6 x 32 bytes to dst[0]"),
+            ("batch", "aclrtMemcpyBatchAsync", 1, "host to device of 6 copies"),
+            ("plain", "aclrtRecordEvent", 1, "before a blocking copy"),
+            ("plain", "aclrtStreamWaitEvent", 1, "before a blocking copy"),
+            ("plain", "aclrtSynchronizeStreamWithTimeout", 1, "after a blocking copy"),
+        ],
+    )
+    def test_every_call_fails_once(self, kind: str, name: str, nth: int, text: str) -> None:
+        manager, (dst, src) = CacheManager(), caches(kind)
+        check_copy(manager, dst, src)
+        torch.npu.synchronize()
+        ascend_sim.fail_call(name, CODE, nth)
+        error = failed(manager, dst, src)
+        assert f"copy_cache: {name} {text}" in str(error)
+        assert f"failed with code {CODE}" in str(error)
+        assert "ascend_sim" in str(error)  # the runtime's own words
+        check_copy(manager, dst, src)
+
+    @pytest.mark.parametrize("kind", ["plain", "strided", "batch"])
+    def test_a_copy_fails_on_the_device(self, kind: str) -> None:
+        """The call that enqueues it succeeds, and no event tells: only a synchronisation does."""
+        names = {"plain": "aclrtMemcpyAsync", "strided": "aclrtMemcpy2dAsync", "batch": "aclrtMemcpyBatchAsync"}
+        manager, (dst, src) = CacheManager(), caches(kind)
+        check_copy(manager, dst, src)
+        ascend_sim.fail_task(names[kind], CODE)
+        assert "aclrtSynchronizeStreamWithTimeout after a blocking copy failed" in str(failed(manager, dst, src))
+        check_copy(manager, dst, src)
+
+    @pytest.mark.parametrize("name", ["aclrtCreateStream", "aclrtCreateEventExWithFlag"])
+    def test_no_stream_or_event_to_be_had(self, name: str) -> None:
+        done = run_python(f"""
+from llm_datadist_torch import *
+from utils import *
+dst, src = (Cache.from_tensors(cache(1, 4, 8, device="npu", seed=seed)) for seed in (0, 1))
+torch.npu.synchronize()
+ascend_sim.fail_call("{name}", {CODE})
+try:
+    CacheManager().copy_cache(dst, src, 1, 2)
+except LLMException as error:
+    print(error.status_code.name, "{name} for a blocking copy failed with code {CODE}" in str(error))
+expected = reference_copy(dst.tensors, src.tensors, 1, 2)
+CacheManager().copy_cache(dst, src, 1, 2)
+assert_same_bytes(dst.tensors, expected)
+""")
+        assert done.stdout == "LLM_FAILED True\n", done.stderr
+
+    def test_other_work_that_fails_is_not_its_failure(self) -> None:
+        manager, (dst, src) = CacheManager(), caches("plain")
+        check_copy(manager, dst, src)
+        a, b = (filled(4, 8, device="npu", seed=seed) for seed in (5, 6))
+        torch.npu.synchronize()
+        ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
+        a.copy_(b)
+        check_failing_synchronise_only_for_others(manager, dst, src)
+
+
+def check_failing_synchronise_only_for_others(manager: CacheManager, dst: Cache, src: Cache) -> None:
+    manager.copy_cache(dst, src, 1, 2)
+    with pytest.raises(RuntimeError):
+        torch.npu.synchronize()
+
+
+class TestTimeout:
+    @pytest.mark.parametrize("kind", ["plain", "strided", "batch"])
+    def test_stalled_stream(self, kind: str) -> None:
+        manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=50)), caches(kind)
+        check_copy(manager, dst, src)
+        with ascend_sim.stall_device(0):
+            started = time.monotonic()
+            with pytest.raises(LLMException, match=r"50 ms; what the destination range holds is undefined") as late:
+                manager.copy_cache(dst, src, 1, 2, req_id=77)
+            assert late.value.status_code is LLMStatusCode.LLM_TIMEOUT
+            assert time.monotonic() - started >= 0.05
+        torch.npu.synchronize()
+        check_copy(manager, dst, src)
+
+    def test_caches_freed_after_a_timeout(self) -> None:
+        """The late copy must not write to memory that has gone to another tensor meanwhile."""
+        manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=20)), caches("plain")
+        stream = torch.npu.current_stream()
+        with ascend_sim.stall_stream(stream.npu_stream):
+            with pytest.raises(LLMException):
+                manager.copy_cache(dst, src, 1, 2)
+            del dst, src
+        others: list[Tensor] = scattered(6, 4, 8, seed=9)
+        torch.npu.synchronize()
+        check_copy(manager, *caches("plain"))
+        assert_same_bytes(others, scattered(6, 4, 8, device="cpu", seed=9))
+
+    def test_streams_are_used_again(self) -> None:
+        manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=10)), caches("plain")
+        check_copy(manager, dst, src)
+        ascend_sim.reset()
+        for _ in range(5):
+            with ascend_sim.stall_device(0), pytest.raises(LLMException):
+                manager.copy_cache(dst, src, 1, 2)
+            torch.npu.synchronize()
+            time.sleep(0.01)
+        assert ascend_sim.call_counts()["aclrtCreateStream"] <= 2
+
+    def test_waits_for_its_own_copies_only(self) -> None:
+        """Work that others queue on the stream, after the copy, is not waited for."""
+        manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=2000)), caches("plain")
+        check_copy(manager, dst, src)
+        busy = torch.npu.Stream()
+        torch.npu.synchronize()
+        with ascend_sim.stall_stream(busy.npu_stream):
+            with torch.npu.stream(busy):
+                filled(4, 8, device="cpu").pin_memory().npu(non_blocking=True)
+            check_copy_without_device_sync(manager, dst, src)
+
+
+def check_copy_without_device_sync(manager: CacheManager, dst: Cache, src: Cache) -> None:
+    manager.copy_cache(dst, src, 1, 2)
+    assert torch.npu.current_stream().query()
+
+
+class TestOp:
+    """The op cannot tell its caller, who is gone: the error comes with the next synchronisation, as for any NPU op."""
+
+    RUN = f"""
+from utils import *
+dst, src = cache(1, 4, 8, device="npu"), cache(1, 4, 8, device="npu", seed=1)
+torch.npu.synchronize()
+ascend_sim.fail_call("aclrtMemcpyAsync", {CODE})
+try:
+    copy_cache(dst, src, 1, 2, 0, -1, 77)
+    print("op returned")
+    torch.npu.synchronize()
+    print("no error")
+except RuntimeError as error:
+    print("RuntimeError", "llm_datadist::copy_cache" in str(error), "(req_id 77)" in str(error))
+"""
+    TEXT = f"copy_cache: aclrtMemcpyAsync device to device of 32 bytes to dst[0] failed with code {CODE} (req_id 77)"
+
+    @pytest.mark.parametrize("mode", ["1", "2"])
+    def test_in_the_queue(self, mode: str) -> None:
+        done = run_python(self.RUN, TASK_QUEUE_ENABLE=mode)
+        assert done.stdout == "op returned\nRuntimeError True False\n", done.stderr
+        assert self.TEXT in done.stderr  # torch_npu prints what the task threw, and raises a text of its own
+
+    def test_without_the_queue(self) -> None:
+        again = """
+expected = reference_copy(dst, src, 1, 2)
+copy_cache(dst, src, 1, 2)
+assert_same_bytes(dst, expected)
+"""
+        done = run_python(self.RUN + again, TASK_QUEUE_ENABLE="0")
+        assert done.stdout == "RuntimeError False True\n", done.stderr
+        assert done.returncode == 0, done.stderr
+
+    def test_a_copy_fails_on_the_device(self) -> None:
+        dst, src = cache(1, 4, 8, device="npu"), cache(1, 4, 8, device="npu", seed=1)
+        torch.npu.synchronize()
+        ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
+        torch.ops.llm_datadist.copy_cache(dst, src, 1, 2)
+        with pytest.raises(RuntimeError):
+            torch.npu.synchronize()
+        expected = reference_copy(dst, src, 1, 2)
+        torch.ops.llm_datadist.copy_cache(dst, src, 1, 2)
+        assert_same_bytes(dst, expected)
+
+    def test_exit_with_copies_in_flight(self) -> None:
+        done = run_python("""
+from utils import *
+dst, src = cache(4, 4, 8, device="npu"), cache(4, 4, 8, device="npu", seed=1)
+for _ in range(500):
+    torch.ops.llm_datadist.copy_cache(dst, src, 1, 2)
+    torch.ops.llm_datadist.copy_cache(dst, cache(4, 4, 8), 1, 2)
+print("OK")
+""")
+        assert (done.stdout, done.returncode) == ("OK\n", 0), done.stderr

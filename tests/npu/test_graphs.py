@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graph capture and compiled graphs on NPU tensors."""
+
+import ascend_sim
+import pytest
+import torch
+from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
+from npu_utils import scattered
+from torch import Tensor
+from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
+
+SMALL = (4, 64)
+
+
+def write(tensors: list[Tensor], seed: int) -> None:
+    for index, tensor in enumerate(tensors):
+        tensor.copy_(filled(*tensor.shape, seed=seed + index))
+
+
+class TestNPUGraph:
+    @pytest.mark.parametrize("make", [lambda seed: cache(3, *SMALL, device="npu", seed=seed), lambda seed: scattered(9, *SMALL, seed=seed)])
+    def test_replays_on_new_data(self, make: object) -> None:
+        dst, src = make(0), make(1)
+        graph = torch.npu.NPUGraph()
+        before = reference_copy(dst, dst)
+        with torch.npu.graph(graph):
+            copy_cache(dst, src, 1, 2)
+        torch.npu.synchronize()
+        assert_same_bytes(dst, before)  # capturing runs nothing
+        for seed in (10, 20):
+            write(src, seed)
+            expected = reference_copy(dst, src, 1, 2)
+            graph.replay()
+            torch.npu.synchronize()
+            assert_same_bytes(dst, expected)
+
+    def test_range_that_partly_overlaps_its_own_source(self) -> None:
+        buffer = filled(1, 200, device="npu")
+        dst, src = [buffer[:, 10:110]], [buffer[:, :100]]
+        graph = torch.npu.NPUGraph()
+        with torch.npu.graph(graph):
+            copy_cache(dst, src)
+        write([buffer], 5)
+        expected = reference_copy(dst, src)
+        graph.replay()
+        torch.npu.synchronize()
+        assert_same_bytes(dst, expected)
+
+    @pytest.mark.parametrize("to_device", [True, False])
+    def test_pinned_host_memory(self, to_device: bool) -> None:
+        on_npu, on_host = cache(2, *SMALL, device="npu"), [t.pin_memory() for t in cache(2, *SMALL, seed=1)]
+        dst, src = (on_npu, on_host) if to_device else (on_host, on_npu)
+        graph = torch.npu.NPUGraph()
+        with torch.npu.graph(graph):
+            copy_cache(dst, src, 1, 2)
+        write(src, 7)
+        torch.npu.synchronize()
+        expected = reference_copy(dst, src, 1, 2)
+        graph.replay()
+        torch.npu.synchronize()
+        assert_same_bytes(dst, expected)
+
+    @pytest.mark.parametrize("name", ["dst", "src"])
+    def test_pageable_host_memory_is_refused(self, name: str) -> None:
+        on_npu, on_host = cache(2, *SMALL, device="npu"), cache(2, *SMALL, seed=1)
+        dst, src = (on_host, on_npu) if name == "dst" else (on_npu, on_host)
+        with (
+            torch.npu.graph(torch.npu.NPUGraph()),
+            pytest.raises(ValueError, match=f"expected {name} to be in pinned memory, as a graph is being captured"),
+        ):
+            copy_cache(dst, src, 1, 2)
+
+    def test_the_blocking_call_is_refused(self) -> None:
+        held = Cache.from_tensors(cache(2, *SMALL, device="npu"))
+        with torch.npu.graph(torch.npu.NPUGraph()), pytest.raises(LLMException, match="cannot be captured") as failure:
+            CacheManager().copy_cache(held, held, 1, 2)
+        assert failure.value.status_code is LLMStatusCode.LLM_FAILED
+
+
+class TestCompile:
+    @pytest.fixture(autouse=True)
+    def fresh_dynamo(self) -> None:
+        torch._dynamo.reset()
+
+    def test_aot_eager(self) -> None:
+        def function(dst: list[Tensor], src: list[Tensor], row: int) -> None:
+            copy_cache(dst, src, row, 1)
+
+        dst, src = cache(2, *SMALL, device="npu"), cache(2, *SMALL, device="npu", seed=1)
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        for row in (2, 3, 0):
+            expected = reference_copy(dst, src, row, 1)
+            compiled(dst, src, row)
+            assert_same_bytes(dst, expected)
+
+    def check_npugraph_ex(self, dst: list[Tensor], src: list[Tensor], batch_dim: int, function: object) -> None:
+        """Compiles and calls; from the second call on, each is one replay and no copy command."""
+        compiled = torch.compile(function, fullgraph=True, backend="npugraph_ex", dynamic=False)
+        compiled()
+        for seed in (3, 4, 5):
+            write(src, seed)
+            expected = reference_copy(dst, src, 3, 1, batch_dim=batch_dim)
+            torch.npu.synchronize()
+            ascend_sim.reset()
+            compiled()
+            torch.npu.synchronize()
+            counts = ascend_sim.call_counts()
+            assert counts["aclmdlRIExecuteAsync"] == 1
+            assert counts["aclmdlRICaptureBegin"] == 0
+            assert not ascend_sim.copies()
+            assert_same_bytes(dst, expected)
+
+    def test_npugraph_ex_with_caches(self) -> None:
+        """Cache objects declare the addresses of their tensors static, so the user has nothing to do."""
+        dst, src = (Cache.from_tensors(filled(3, *SMALL, device="npu", seed=seed), batch_dim=1) for seed in (0, 1))
+
+        def function() -> None:
+            copy_cache(dst.tensors, src.tensors, 3, 1, batch_dim=dst.batch_dim)
+
+        self.check_npugraph_ex(dst.tensors, src.tensors, 1, function)
+
+    def test_npugraph_ex_with_bare_tensors(self) -> None:
+        """What docs/contract.md tells those to do who hold the tensors themselves."""
+        dst, src = cache(2, *SMALL, device="npu"), cache(2, *SMALL, device="npu", seed=1)
+        for tensor in dst + src:
+            torch._dynamo.mark_static_address(tensor)
+
+        def function() -> None:
+            copy_cache(dst, src, 3, 1)
+
+        self.check_npugraph_ex(dst, src, 0, function)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The build and the import, with and without what they need."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from llm_datadist_torch import _library, _npu_build
+from npu_utils import TESTS
+
+NO_RUNTIME = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
+
+
+def python(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], env={**NO_RUNTIME, **env}, capture_output=True, text=True, timeout=300)
+
+
+def test_with_everything() -> None:
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("llm_datadist::copy_cache", "PrivateUse1")
+
+
+def test_torch_npu_without_a_runtime() -> None:
+    failed = python("-c", "import llm_datadist_torch")
+    assert failed.returncode != 0
+    for part in ("importing torch failed", "cannot open shared object file", "set_env.sh", "TORCH_DEVICE_BACKEND_AUTOLOAD=0"):
+        assert part in failed.stderr
+
+
+def test_torch_npu_without_a_runtime_and_told_so() -> None:
+    code = "import llm_datadist_torch, torch; t = torch.ones(2, 2); llm_datadist_torch.copy_cache([t], [t], 0, 1); print('OK')"
+    done = python("-c", code, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    assert done.stdout == "OK\n", done.stderr
+
+
+def test_another_torch_npu_than_built_against(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_npu_build, "TORCH_NPU_VERSION", "2.12.0")
+    with pytest.raises(ImportError, match=r"built against torch_npu 2\.12\.0, and torch_npu 2\.13\.0 is installed"):
+        _library.load()
+
+
+def test_built_without_torch_npu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_library, "NPU_LIBRARY", TESTS / "libnone.so")
+    monkeypatch.setitem(sys.modules, "llm_datadist_torch._npu_build", None)
+    with pytest.raises(ImportError, match=r"has no libnone\.so: .* It was built without torch_npu"):
+        _library.load()
+
+
+def test_npu_tensors_without_the_npu_library() -> None:
+    """torch_npu imported after the package: the op says what is missing."""
+    code = """
+import os; os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+import torch, llm_datadist_torch, torch_npu
+t = torch.empty(2, 2, device="npu")
+try: llm_datadist_torch.copy_cache([t], [t], 0, 1)
+except NotImplementedError as error: print(str(error).splitlines()[0])
+"""
+    done = python("-c", code, LD_LIBRARY_PATH=os.environ["LD_LIBRARY_PATH"])
+    assert "\ncopy_cache: no kernel for tensors on npu:0 and npu:0" in "\n" + done.stdout, done.stdout + done.stderr
+
+
+def test_builds_without_a_runtime() -> None:
+    """setup.py finds torch_npu without importing it."""
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--name"], env=NO_RUNTIME, capture_output=True, text=True, cwd=TESTS.parent, timeout=120
+    )
+    assert done.stdout.strip().endswith("llm_datadist_torch"), done.stderr

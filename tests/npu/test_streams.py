@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The op and the stream: it does not wait, and it keeps its place among the work before and after it.
+
+Run by hand for one mode of torch_npu's task queue, and by test_queue_modes.py for all of them.
+"""
+
+import ascend_sim
+import pytest
+import torch
+from npu_utils import scattered, synchronisations
+from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, to_host
+
+
+def test_returns_while_the_stream_is_stalled() -> None:
+    dst, src = cache(3, 4, 8, device="npu"), cache(3, 4, 8, device="npu", seed=1)
+    expected = reference_copy(dst, src, 1, 2)
+    ascend_sim.reset()
+    with ascend_sim.stall_device(0):
+        copy_cache(dst, src, 1, 2)
+        assert not torch.npu.current_stream().query()
+    assert_same_bytes(dst, expected)
+
+
+def test_never_synchronises() -> None:
+    dst, src = scattered(20, 4, 8), scattered(20, 4, 8, seed=1)
+    pinned = scattered(20, 4, 8, device="cpu", pinned=True)
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    for _ in range(10):
+        copy_cache(dst, src, 1, 2)
+        copy_cache(dst, pinned, 1, 2)
+        copy_cache(pinned, dst, 1, 2)
+        copy_cache(dst, cache(20, 4, 8), 1, 2)
+    assert synchronisations() == 0
+    torch.npu.synchronize()
+    assert synchronisations() == 1
+
+
+def test_sees_what_was_queued_before_and_is_seen_by_what_comes_after() -> None:
+    """Twenty links, each reading what the one before wrote; half of them are torch's own copies."""
+    rows = [filled(1, 64, device="npu", seed=seed) for seed in range(41)]
+    first = to_host(rows[0])
+    with ascend_sim.stall_device(0):
+        for link in range(0, 40, 2):
+            copy_cache([rows[link + 1]], [rows[link]])
+            rows[link + 2].copy_(rows[link + 1])
+    assert_same_bytes([rows[-1]], [first])
+
+
+def test_order_holds_without_a_stall() -> None:
+    a, b, c = (filled(1, 1024, device="npu", seed=seed) for seed in range(3))
+    for round_ in range(200):
+        a.copy_(filled(1, 1024, seed=round_).pin_memory(), non_blocking=True)
+        copy_cache([b], [a])
+        c.copy_(b)
+    assert_same_bytes([c], [filled(1, 1024, seed=199)])
+
+
+def test_two_streams_ordered_by_events() -> None:
+    a, b, c = (filled(4, 64, device="npu", seed=seed) for seed in range(3))
+    expected = to_host(a)
+    one, two = torch.npu.Stream(), torch.npu.Stream()
+    torch.npu.synchronize()
+    with ascend_sim.stall_stream(one.npu_stream):
+        with torch.npu.stream(one):
+            for row in range(4):
+                copy_cache([b], [a], row, row)
+            written = one.record_event()
+        with torch.npu.stream(two):
+            two.wait_event(written)
+            for row in range(4):
+                copy_cache([c], [b], row, row)
+        assert not two.query()
+    torch.npu.synchronize()
+    assert_same_bytes([c], [expected])
+
+
+def test_the_current_stream_is_used() -> None:
+    a, b = (filled(4, 64, device="npu", seed=seed) for seed in range(2))
+    stream = torch.npu.Stream()
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    with torch.npu.stream(stream):
+        copy_cache([a], [b], 1, 2)
+    torch.npu.synchronize()
+    [copy] = ascend_sim.copies()
+    assert copy.stream == stream.npu_stream
+
+
+def test_another_device_than_the_current_one() -> None:
+    dst, src = cache(2, 4, 8, device="npu:1"), cache(2, 4, 8, device="npu:1", seed=1)
+    expected = reference_copy(dst, src, 1, 2)
+    torch.npu.synchronize("npu:1")
+    ascend_sim.reset()
+    copy_cache(dst, src, 1, 2)
+    torch.npu.synchronize("npu:1")
+    assert {copy.device for copy in ascend_sim.copies()} == {1}
+    assert torch.npu.current_device() == 0
+    assert_same_bytes(dst, expected)
+
+
+def test_two_npus_are_refused() -> None:
+    dst, src = cache(2, 4, 8, device="npu:0"), cache(2, 4, 8, device="npu:1")
+    with pytest.raises(ValueError, match="copy_cache: expected dst and src on one NPU, .* got npu:0 and npu:1"):
+        copy_cache(dst, src, 1, 2)
