@@ -3,8 +3,9 @@
 
 import importlib.util
 
-import llm_datadist_torch  # noqa: F401  (registers the ops)
 import pytest
+
+import llm_datadist_torch  # noqa: F401  (registers the ops)
 
 # Decided by what is installed, not by what works: where torch_npu is installed but broken, the tests fail.
 HAS_NPU = importlib.util.find_spec("torch_npu") is not None

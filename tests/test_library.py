@@ -34,14 +34,14 @@ class TestImport:
 
     def test_missing_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_library, "LIBRARY", TESTS / "libnone.so")
-        with pytest.raises(ImportError, match=r"has no compiled library: .*libnone\.so does not exist"):
+        with pytest.raises(ImportError, match=r"has no libnone\.so: .*libnone\.so does not exist"):
             _library.load()
 
     def test_library_that_does_not_load(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         broken = tmp_path / "libbroken.so"
         broken.write_text("not a library")
         monkeypatch.setattr(_library, "LIBRARY", broken)
-        with pytest.raises(ImportError, match="built against another version of torch") as failure:
+        with pytest.raises(ImportError, match="built against another version") as failure:
             _library.load()
         assert isinstance(failure.value.__cause__, OSError)
 
@@ -78,7 +78,7 @@ print(tasks() - n)
     def threads_added(self, threads: int, before: str = "") -> int:
         done = run_python(self.CODE.format(threads=threads, before=before))
         assert done.returncode == 0, done.stderr
-        return int(done.stdout)
+        return int(done.stdout.split()[-1])
 
     def test_one_thread_is_one_thread(self) -> None:
         assert self.threads_added(1) == 0

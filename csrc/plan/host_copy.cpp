@@ -6,11 +6,15 @@
 #include <algorithm>
 #include <cstring>
 
+#include "copy_bytes.h"
+
 namespace llm_datadist {
 namespace {
 
 // Below this many bytes, waking the intra-op threads costs more than they save.
-constexpr int64_t kParallelBytes = 256 * 1024;
+constexpr int64_t kParallelBytes = 384 * 1024;
+// From this many bytes on, what is written is out of the cache before anybody reads it.
+constexpr int64_t kStreamingBytes = 24 * 1024 * 1024;
 // Threads share the bytes in whole units, so that no two of them write to one cache line more than need be.
 constexpr int64_t kUnitBytes = 4 * 1024;
 // A copy with a deadline looks at the clock between pieces of this size (about a millisecond each).
@@ -18,6 +22,7 @@ constexpr int64_t kPieceBytes = 8 * 1024 * 1024;
 
 // Copies bytes [begin, end) of the plan, counted through its ranges in their order.
 void copy_bytes(const CopyPlan& plan, int64_t begin, int64_t end) {
+  const auto copy_range = plan.bytes < kStreamingBytes ? copy_cached : copy_streaming;
   int64_t entry_begin = 0;
   for (const StridedCopy& copy : plan.copies) {
     const int64_t entry_end = entry_begin + copy.width * copy.height;
@@ -28,7 +33,7 @@ void copy_bytes(const CopyPlan& plan, int64_t begin, int64_t end) {
       int64_t column = at % copy.width;
       while (at < stop) {
         const int64_t bytes = std::min(copy.width - column, stop - at);
-        std::memcpy(copy.dst + row * copy.dst_pitch + column, copy.src + row * copy.src_pitch + column, bytes);
+        copy_range(copy.dst + row * copy.dst_pitch + column, copy.src + row * copy.src_pitch + column, bytes);
         at += bytes;
         ++row;
         column = 0;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <limits>
 
 namespace llm_datadist {
 namespace {
@@ -39,26 +38,39 @@ bool clear_by_pitch(const StridedCopy& copy) {
   return gap >= copy.width && copy.dst_pitch - gap >= copy.width;
 }
 
+// Whether spans come in the order of their addresses, or in the opposite one, and none overlaps the next.
+struct Order {
+  bool ascends = true;
+  bool descends = true;
+  Span last{0, 0};
+
+  void add(const Span& span, bool first) {
+    ascends = ascends && (first || span.begin >= last.end);
+    descends = descends && (first || span.end <= last.begin);
+    last = span;
+  }
+  bool apart() const { return ascends || descends; }
+};
+
 // The quick answer, in one pass and without sorting: true for the layouts caches really have (tensors in the order of
 // their addresses, rows of one stacked tensor), false where only find_conflict's sorting can tell.
 bool clearly_apart(c10::ArrayRef<StridedCopy> copies) {
-  constexpr Address kMax = std::numeric_limits<Address>::max();
-  Span all_dst{kMax, 0};
-  Span all_src{kMax, 0};
-  bool dst_ascends = true;
-  bool pairs_ascend = true;
-  Address pair_end = 0;
+  Order dst_order;
+  Order pair_order;
+  Span all_dst{};
+  Span all_src{};
+  bool pairs_clear = true;
   for (const StridedCopy& copy : copies) {
+    const bool first = &copy == copies.begin();
     const Span dst = span_of(copy.dst, copy.dst_pitch, copy.width, copy.height);
     const Span src = span_of(copy.src, copy.src_pitch, copy.width, copy.height);
-    const Span pair = hull(dst, src);
-    dst_ascends = dst_ascends && dst.begin >= all_dst.end;
-    pairs_ascend = pairs_ascend && pair.begin >= pair_end && (disjoint(dst, src) || clear_by_pitch(copy));
-    pair_end = pair.end;
-    all_dst = hull(all_dst, dst);
-    all_src = hull(all_src, src);
+    dst_order.add(dst, first);
+    pair_order.add(hull(dst, src), first);
+    pairs_clear = pairs_clear && (disjoint(dst, src) || clear_by_pitch(copy));
+    all_dst = first ? dst : hull(all_dst, dst);
+    all_src = first ? src : hull(all_src, src);
   }
-  return pairs_ascend || (dst_ascends && disjoint(all_dst, all_src));
+  return (pair_order.apart() && pairs_clear) || (dst_order.apart() && disjoint(all_dst, all_src));
 }
 
 struct Range {

@@ -4,10 +4,11 @@
 import ascend_sim
 import pytest
 import torch
-from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
 from npu_utils import scattered
 from torch import Tensor
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
+
+from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
 
 SMALL = (4, 64)
 

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 import torch
-from llm_datadist_torch import _library, _npu_build
 from npu_utils import TESTS
+
+from llm_datadist_torch import _library, _npu_build
 
 NO_RUNTIME = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
 

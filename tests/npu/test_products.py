@@ -2,7 +2,11 @@
 """Which chips CacheManager serves."""
 
 import pytest
+import torch
 from npu_utils import run_python
+
+from llm_datadist_torch import LLMException, LLMStatusCode
+from llm_datadist_torch._products import check_served
 
 CODE = """
 from llm_datadist_torch import *
@@ -18,14 +22,28 @@ for dst, src in ((on_npu, on_npu), (on_cpu, on_npu), (on_npu, on_cpu), (on_cpu, 
 """
 
 
-@pytest.mark.parametrize("soc", ["Ascend910B1", "Ascend910B3", "Ascend910B4", "Ascend910_9391"])
-def test_served(soc: str) -> None:
-    done = run_python(CODE, ASCEND_SIM_SOC=soc)
+NPU = torch.device("npu:0")
+
+
+@pytest.mark.parametrize("soc", ["Ascend910B1", "Ascend910B3", "Ascend910B4-1", "Ascend910_9391", "Ascend910_9362"])
+def test_served(soc: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.npu, "get_device_name", lambda device: soc)
+    check_served.__wrapped__(NPU)
+
+
+@pytest.mark.parametrize(
+    "soc", ["Ascend310P3", "Ascend310B1", "Ascend310", "Ascend910A", "Ascend910ProA", "Ascend910PremiumA", "Ascend910"]
+)
+def test_not_served(soc: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.npu, "get_device_name", lambda device: soc)
+    with pytest.raises(LLMException, match=rf"npu:0 is an {soc}, which is not served") as refusal:
+        check_served.__wrapped__(NPU)
+    assert refusal.value.status_code is LLMStatusCode.LLM_FEATURE_NOT_ENABLED
+
+
+def test_the_runtime_is_asked() -> None:
+    done = run_python(CODE, ASCEND_SIM_SOC="Ascend910_9391")
     assert done.stdout == "copied\n" * 4, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("soc", ["Ascend310P3", "Ascend310B1", "Ascend910A", "Ascend910ProA", "Ascend910PremiumA"])
-def test_not_served(soc: str) -> None:
-    done = run_python(CODE, ASCEND_SIM_SOC=soc)
-    text = f"npu:0 is an {soc}, which is not served; served are Ascend910B* and Ascend910_93* [LLM_FEATURE_NOT_ENABLED]\n"
-    assert done.stdout == text * 3 + "copied\n", done.stdout + done.stderr
+    done = run_python(CODE, ASCEND_SIM_SOC="Ascend310P3")
+    text = "npu:0 is an Ascend310P3, which is not served; served are Ascend910B* and Ascend910_93*"
+    assert done.stdout == f"{text} [LLM_FEATURE_NOT_ENABLED]\n" * 3 + "copied\n", done.stdout + done.stderr
