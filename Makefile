@@ -10,8 +10,11 @@ CPP = $(shell git ls-files '*.cpp' '*.h')
 
 build: .venv/.built .venv-npu/.built
 
-demo: .venv/.built
-	.venv/bin/python examples/prefix_sharing.py
+# On the NPU where CANN's environment has been sourced, else on the CPU.
+DEMO := $(if $(ASCEND_TOOLKIT_HOME),.venv-npu,.venv)
+
+demo: $(DEMO)/.built
+	$(DEMO)/bin/python examples/prefix_sharing.py
 
 test: lint .venv-npu/.built
 	.venv/bin/python -m pytest
@@ -52,6 +55,6 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 
 # After .venv: both build in this tree, and at once they would be in each other's way.
 .venv-npu/.built: .venv-npu/.torch .venv/.built $(SOURCES) $(wildcard tests/ascend_sim/src/*)
-	.venv-npu/bin/pip install --quiet --no-build-isolation --editable '.[test]'
+	.venv-npu/bin/pip install --quiet --no-build-isolation --editable '.[demo,test]'
 	$(MAKE) --silent -C tests/ascend_sim PYTHON=$(CURDIR)/.venv-npu/bin/python
 	touch $@

@@ -7,7 +7,6 @@
 // - Nothing is returned: an operator must not return a tensor it was given, and the caller holds dst already.
 // - Numbers are SymInt, so that a compiled graph takes a new index, offset, size or req_id without compiling again.
 //   batch_dim says how the caches are laid out, which does not change from call to call: a plain int.
-// - copies of copy_cache_batch are a tensor for the same reason: its values never enter a guard.
 //
 // The meaning of every argument, and what is refused, is in docs/contract.md.
 

@@ -132,6 +132,33 @@ class TestNoClone:
         args = (cache(2, 4, 8, 3), filled(4, 1, 3, seed=1), torch.tensor([2]), 3)
         assert_no_cache_is_cloned(check_compiled(function, *args))
 
+    def test_layers_of_one_buffer(self) -> None:
+        def function(dst: list[Tensor], src: list[Tensor], row: int) -> None:
+            copy_cache(dst, src, row, 1)
+
+        layers = [list(filled(3, 4, 8, seed=seed)) for seed in (0, 1)]
+        assert_no_cache_is_cloned(check_compiled(function, *layers, 2))
+
+    def test_interleaved_layers_sliced_in_the_graph(self) -> None:
+        def function(whole: Tensor, row: int) -> None:
+            layers = [whole[:, layer] for layer in range(3)]
+            copy_cache(layers, layers, row, 1)
+
+        assert_no_cache_is_cloned(check_compiled(function, filled(4, 3, 8), 2))
+
+    @pytest.mark.xfail(strict=True, reason="Inductor clones all but one of the mutated inputs that share a storage")
+    def test_interleaved_layers_sliced_outside_the_graph(self) -> None:
+        """Keeps watch on a limit of Inductor that docs/contract.md tells about, and how to avoid it."""
+
+        def function(layers: list[Tensor], row: int) -> None:
+            copy_cache(layers, layers, row, 1)
+
+        whole = filled(4, 3, 8)
+        expected = reference_copy([whole[:, 1]], [whole[:, 1]], 2, 1)
+        _, code = run_and_get_code(torch.compile(function, fullgraph=True), list(whole.unbind(1)), 2)
+        assert_same_bytes([whole[:, 1]], expected)
+        assert_no_cache_is_cloned("\n".join(code))
+
     def test_cache_objects(self) -> None:
         dst, src = (Cache.from_tensors(filled(3, 4, 8, seed=seed), batch_dim=1) for seed in (0, 1))
         expected = reference_copy(dst.tensors, src.tensors, 2, 1, batch_dim=1)
@@ -255,6 +282,12 @@ class TestExport:
         torch.export.save(torch.export.export(self.Model(), (torch.rand(2, 1, 8),)), path)
         prefilled = torch.rand(2, 1, 8)
         assert torch.equal(torch.export.load(path).module()(prefilled), self.Model()(prefilled))
+
+    def test_aot_inductor(self, tmp_path: Any) -> None:
+        program = torch.export.export(self.Model(), (torch.rand(2, 1, 8),))
+        path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+        prefilled = torch.rand(2, 1, 8)
+        assert torch.equal(torch._inductor.aoti_load_package(path)(prefilled), self.Model()(prefilled))
 
     def test_decompositions_keep_the_op(self) -> None:
         program = torch.export.export(self.Model(), (torch.rand(2, 1, 8),)).run_decompositions()

@@ -17,9 +17,9 @@ inline const char* acl_message() {
 }  // namespace llm_datadist
 
 // Throws a RuntimeError if an ACL function did not return 0: which function, what for, the code, the runtime's text.
-#define CHECK_ACL(call, code, function, ...)                                                                \
-  do {                                                                                                      \
-    const aclError acl_code = (code);                                                                       \
-    TORCH_CHECK(acl_code == ACL_SUCCESS, (call).op, ": ", function, " ", __VA_ARGS__, " failed with code ", \
-                acl_code, (call).request(), ": ", ::llm_datadist::acl_message());                           \
+#define CHECK_ACL(call, code, function, ...)                                                                          \
+  do {                                                                                                                \
+    const aclError acl_code = (code);                                                                                 \
+    TORCH_CHECK(acl_code == ACL_SUCCESS, (call).op, ": ", function, " ", __VA_ARGS__, " failed with code ", acl_code, \
+                (call).request(), ": ", ::llm_datadist::acl_message());                                               \
   } while (false)

@@ -11,7 +11,8 @@
 namespace llm_datadist {
 namespace {
 
-// Limits of the runtime, from the documentation of aclrtMemcpy2dAsync; and the size at which LLM-DataDist splits copies.
+// Limits of the runtime, from the documentation of aclrtMemcpy2dAsync; and the size at which LLM-DataDist splits
+// copies.
 constexpr int64_t kMax2dWidth = 5'000'000;
 constexpr int64_t kMax2dHeight = 5'242'880;
 constexpr int64_t kMaxBytes = int64_t{4} << 30;

@@ -155,11 +155,11 @@ void copy_cache_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_
   }
   const c10::DeviceGuard guard(submission->device);
   const c10_npu::NPUStream stream = c10_npu::getCurrentNPUStream(submission->device.index());
-  at_npu::native::OpCommand::RunOpApiV2(
-      "llm_datadist::copy_cache", [submission, handle = stream.stream(false)]() -> int {
-        submission->enqueue(handle);
-        return ACL_SUCCESS;
-      });
+  at_npu::native::OpCommand::RunOpApiV2("llm_datadist::copy_cache",
+                                        [submission, handle = stream.stream(false)]() -> int {
+                                          submission->enqueue(handle);
+                                          return ACL_SUCCESS;
+                                        });
   record_pinned(dst, stream);
   record_pinned(src, stream);
   record_pinned(submission->owned, stream);
@@ -192,21 +192,21 @@ bool copy_cache_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, int
   side->in_use = submission;
   const auto enqueued = std::make_shared<std::promise<void>>();
   auto outcome = enqueued->get_future();
-  at_npu::native::OpCommand::RunOpApiV2(
-      "llm_datadist::copy_cache",
-      [submission, enqueued, stream = side->stream, ready = side->ready,
-       current = c10_npu::getCurrentNPUStream(device).stream(false)]() -> int {
-        try {
-          CHECK_ACL(submission->call, aclrtRecordEvent(ready, current), "aclrtRecordEvent", "before a blocking copy");
-          CHECK_ACL(submission->call, aclrtStreamWaitEvent(stream, ready), "aclrtStreamWaitEvent",
-                    "before a blocking copy");
-          submission->enqueue(stream);
-          enqueued->set_value();
-        } catch (...) {
-          enqueued->set_exception(std::current_exception());
-        }
-        return ACL_SUCCESS;
-      });
+  at_npu::native::OpCommand::RunOpApiV2("llm_datadist::copy_cache",
+                                        [submission, enqueued, stream = side->stream, ready = side->ready,
+                                         current = c10_npu::getCurrentNPUStream(device).stream(false)]() -> int {
+                                          try {
+                                            CHECK_ACL(submission->call, aclrtRecordEvent(ready, current),
+                                                      "aclrtRecordEvent", "before a blocking copy");
+                                            CHECK_ACL(submission->call, aclrtStreamWaitEvent(stream, ready),
+                                                      "aclrtStreamWaitEvent", "before a blocking copy");
+                                            submission->enqueue(stream);
+                                            enqueued->set_value();
+                                          } catch (...) {
+                                            enqueued->set_exception(std::current_exception());
+                                          }
+                                          return ACL_SUCCESS;
+                                        });
 
   aclError code = ACL_ERROR_RT_STREAM_SYNC_TIMEOUT;
   std::exception_ptr failure;
@@ -217,6 +217,9 @@ bool copy_cache_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, int
     } catch (...) {
       failure = std::current_exception();
     }
+  }
+  if (code == ACL_SUCCESS) {
+    side->in_use = nullptr;
   }
   return_side_stream(std::move(side), device);
   if (failure) {

@@ -14,7 +14,7 @@ namespace llm_datadist {
 struct SideStream {
   aclrtStream stream = nullptr;
   aclrtEvent ready = nullptr;  // recorded on the stream of the caller; the copies wait for it
-  // What the copies on the stream still use. Lives until they are done, also when nobody waits any more.
+  // What the copies on the stream still use. Where nobody waits for them any more, it lives until they are done.
   std::shared_ptr<void> in_use;
 };
 

@@ -72,8 +72,8 @@ bool extend_last(CopyPlan& plan, const StridedCopy& copy) {
 void append(CopyPlan& plan, const StridedCopy& copy) {
   if (copy.height > 1 && (copy.dst_pitch < copy.width || copy.src_pitch < copy.width)) {
     for (int64_t row = 0; row < copy.height; ++row) {
-      append(plan, {copy.dst + row * copy.dst_pitch, 0, copy.src + row * copy.src_pitch, 0, copy.width, 1,
-                    copy.tensor});
+      append(plan,
+             {copy.dst + row * copy.dst_pitch, 0, copy.src + row * copy.src_pitch, 0, copy.width, 1, copy.tensor});
     }
   } else if (!extend_last(plan, copy)) {
     plan.copies.push_back(copy);

@@ -41,7 +41,9 @@ def synchronisations() -> int:
 
 def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Runs code in a process of its own, with the handle on the runtime and the test helpers on its path."""
-    head = f"import sys; sys.path[:0] = {[str(TESTS), str(TESTS / 'npu')]}\nimport torch, ascend_sim, llm_datadist_torch\n"
+    head = (
+        f"import sys; sys.path[:0] = {[str(TESTS), str(TESTS / 'npu')]}\nimport torch, ascend_sim, llm_datadist_torch\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", head + code], env={**os.environ, **env}, capture_output=True, text=True, timeout=120
     )

@@ -23,7 +23,9 @@ def checked_copy_calls(dst: list, src: list, *args: int, **kwargs: int) -> dict[
 
 class TestHowMany:
     def test_stacked_cache_is_one(self) -> None:
-        calls = checked_copy_calls([filled(160, 4, 64, device="npu")], [filled(160, 2, 64, device="npu")], 3, 1, batch_dim=1)
+        calls = checked_copy_calls(
+            [filled(160, 4, 64, device="npu")], [filled(160, 2, 64, device="npu")], 3, 1, batch_dim=1
+        )
         assert calls == {"aclrtMemcpy2dAsync": 1}
 
     def test_160_views_of_one_buffer_are_one(self) -> None:
@@ -35,7 +37,9 @@ class TestHowMany:
         assert checked_copy_calls(dst, src, 3, 1) == {"aclrtMemcpyAsync": 160}
 
     def test_two_neighbours_always_make_a_strided_copy(self) -> None:
-        assert checked_copy_calls(scattered(160, 4, 64), scattered(160, 2, 64, seed=1), 3, 1) == {"aclrtMemcpy2dAsync": 80}
+        assert checked_copy_calls(scattered(160, 4, 64), scattered(160, 2, 64, seed=1), 3, 1) == {
+            "aclrtMemcpy2dAsync": 80
+        }
 
     def test_whole_rows_without_gaps_are_one_plain_copy(self) -> None:
         dst, src = list(filled(160, 1, 64, device="npu")), list(filled(160, 1, 64, device="npu", seed=1))
@@ -53,7 +57,8 @@ class TestHowMany:
 
     def test_more_than_4096_in_several_batches(self) -> None:
         on_npu, on_host = (
-            scattered(5000, 2, 4, seed=0), scattered(5000, 2, 4, device="cpu", seed=1, pinned=True, backward=True)
+            scattered(5000, 2, 4, seed=0),
+            scattered(5000, 2, 4, device="cpu", seed=1, pinned=True, backward=True),
         )
         assert checked_copy_calls(on_npu, on_host, 1, 0) == {"aclrtMemcpyBatchAsync": 2}
 

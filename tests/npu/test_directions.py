@@ -137,5 +137,7 @@ def test_internal_format_is_refused() -> None:
     assert torch_npu.get_npu_format(internal) == 29
     plain = filled(32, 32, dtype=torch.float16, device="npu")
     for dst, src, name in ((internal, plain, "dst"), (plain, internal, "src")):
-        with pytest.raises(ValueError, match=rf"expected {name}\[0\] to be in a plain format such as ND, got format 29"):
+        with pytest.raises(
+            ValueError, match=rf"expected {name}\[0\] to be in a plain format such as ND, got format 29"
+        ):
             copy_cache([dst], [src], 1, 2)

@@ -93,6 +93,24 @@ assert_same_bytes(dst.tensors, expected)
 """)
         assert done.stdout == "LLM_FAILED True\n", done.stderr
 
+    def test_a_stream_whose_state_cannot_be_asked_is_not_used(self) -> None:
+        manager, (dst, src) = CacheManager(), caches("plain")
+        check_copy(manager, dst, src)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        ascend_sim.fail_call("aclrtStreamQuery", CODE)
+        check_copy(manager, dst, src)
+        assert ascend_sim.call_counts()["aclrtStreamQuery"] >= 1
+
+    def test_nothing_is_kept_after_the_call(self) -> None:
+        manager, before = CacheManager(), torch.npu.memory_allocated()
+        for pageable in (False, True):
+            dst = Cache.from_tensors(filled(3, 4, 1 << 16, device="npu"), batch_dim=1)
+            src = Cache.from_tensors(filled(3, 4, 1 << 16, device="cpu" if pageable else "npu"), batch_dim=1)
+            manager.copy_cache(dst, src, 1, 2)
+            del dst, src
+            assert torch.npu.memory_allocated() == before
+
     def test_other_work_that_fails_is_not_its_failure(self) -> None:
         manager, (dst, src) = CacheManager(), caches("plain")
         check_copy(manager, dst, src)

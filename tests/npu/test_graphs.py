@@ -19,7 +19,9 @@ def write(tensors: list[Tensor], seed: int) -> None:
 
 
 class TestNPUGraph:
-    @pytest.mark.parametrize("make", [lambda seed: cache(3, *SMALL, device="npu", seed=seed), lambda seed: scattered(9, *SMALL, seed=seed)])
+    @pytest.mark.parametrize(
+        "make", [lambda seed: cache(3, *SMALL, device="npu", seed=seed), lambda seed: scattered(9, *SMALL, seed=seed)]
+    )
     def test_replays_on_new_data(self, make: object) -> None:
         dst, src = make(0), make(1)
         graph = torch.npu.NPUGraph()

@@ -15,7 +15,9 @@ NO_RUNTIME = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
 
 
 def python(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *args], env={**NO_RUNTIME, **env}, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *args], env={**NO_RUNTIME, **env}, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_with_everything() -> None:
@@ -25,7 +27,12 @@ def test_with_everything() -> None:
 def test_torch_npu_without_a_runtime() -> None:
     failed = python("-c", "import llm_datadist_torch")
     assert failed.returncode != 0
-    for part in ("importing torch failed", "cannot open shared object file", "set_env.sh", "TORCH_DEVICE_BACKEND_AUTOLOAD=0"):
+    for part in (
+        "importing torch failed",
+        "cannot open shared object file",
+        "set_env.sh",
+        "TORCH_DEVICE_BACKEND_AUTOLOAD=0",
+    ):
         assert part in failed.stderr
 
 
@@ -64,6 +71,11 @@ except NotImplementedError as error: print(str(error).splitlines()[0])
 def test_builds_without_a_runtime() -> None:
     """setup.py finds torch_npu without importing it."""
     done = subprocess.run(
-        [sys.executable, "setup.py", "--name"], env=NO_RUNTIME, capture_output=True, text=True, cwd=TESTS.parent, timeout=120
+        [sys.executable, "setup.py", "--name"],
+        env=NO_RUNTIME,
+        capture_output=True,
+        text=True,
+        cwd=TESTS.parent,
+        timeout=120,
     )
     assert done.stdout.strip().endswith("llm_datadist_torch"), done.stderr

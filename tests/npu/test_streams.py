@@ -101,5 +101,5 @@ def test_another_device_than_the_current_one() -> None:
 
 def test_two_npus_are_refused() -> None:
     dst, src = cache(2, 4, 8, device="npu:0"), cache(2, 4, 8, device="npu:1")
-    with pytest.raises(ValueError, match="copy_cache: expected dst and src on one NPU, .* got npu:0 and npu:1"):
+    with pytest.raises(ValueError, match=r"copy_cache: expected dst and src on one NPU, .* got npu:0 and npu:1"):
         copy_cache(dst, src, 1, 2)
