@@ -20,7 +20,7 @@ def check_served(device: torch.device) -> None:
         LLMException: LLM_FEATURE_NOT_ENABLED, naming the chip and those that are served.
     """
     if device.type == "npu":
-        name = torch.npu.get_device_name(device)
+        name = torch.get_device_module(device).get_device_name(device)
         if not name.startswith(SERVED):
             raise LLMException(
                 f"{device} is an {name}, which is not served; served are {' and '.join(f'{n}*' for n in SERVED)}",

@@ -308,6 +308,22 @@ class TestOpAlone:
         self.refused("dst_batch_index (2) out of range [0, 2), the batch of dst[1]", dst, src, 2)
         self.refused("src_batch_index (2) out of range [0, 2), the batch of src[1]", src, dst, 0, 2)
 
+    def test_wrapper_subclass_without_memory(self) -> None:
+        """Its storage has a size but no address. Subclasses unwrap themselves before; this one does not."""
+
+        class Wrapper(torch.Tensor):
+            @classmethod
+            def __torch_dispatch__(
+                cls, func: Callable, types: object, args: tuple = (), kwargs: object = None
+            ) -> object:
+                with torch._C._DisableTorchDispatch():
+                    return func(*args, **(kwargs or {}))
+
+        wrapper = torch.Tensor._make_wrapper_subclass(Wrapper, (4, 8))
+        for dst, src, name in ((wrapper, filled(4, 8), "dst"), (filled(4, 8), wrapper, "src")):
+            with pytest.raises(ValueError, match=rf"copy_cache: expected {name}\[0\] to have memory"):
+                copy_cache([dst], [src], 1, 2)
+
     def test_meta_beside_real(self) -> None:
         text = "expected dst and src to be both meta tensors, got meta and cpu"
         self.refused(text, [torch.empty(4, 8, device="meta")], [filled(4, 8)])

@@ -106,6 +106,9 @@ RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int6
              " to lie inside its storage of ", tensor.storage().nbytes(), " bytes, got shape ", tensor.sizes(),
              ", strides ", tensor.strides(), ", storage offset ", first);
 
+  CHECK_CALL(call, tensor.storage().data() != nullptr, "expected ", item, " to have memory, got a storage of ",
+             tensor.storage().nbytes(), " bytes at address 0, as tensor subclasses that wrap others have");
+
   CHECK_CALL(call, has_dense_rows(tensor, batch_dim), "expected the rows of ", item,
              " to be dense (each one contiguous range of bytes), got shape ", tensor.sizes(), ", strides ",
              tensor.strides(), ", batch_dim ", batch_dim);
