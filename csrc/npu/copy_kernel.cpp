@@ -40,6 +40,7 @@ struct Submission {
   // Run one after the other: more than one where ranges are staged.
   c10::SmallVector<CopyPlan, 1> plans;
   std::vector<at::Tensor> owned;
+  bool late = false;  // the deadline passed while host memory was gathered
 
   void enqueue(aclrtStream stream) const {
     for (const CopyPlan& plan : plans) {
@@ -95,7 +96,7 @@ void refuse_pageable_capture(const Call& call, const char* list) {
 
 // Checks the call and makes it ready. Nothing if there is nothing to move.
 std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at::ITensorListRef src,
-                                    const Slice& slice, int64_t batch_dim) {
+                                    const Slice& slice, int64_t batch_dim, std::optional<Clock::time_point> deadline) {
   CopyPlan plan = plan_copy(call, dst, src, slice, batch_dim);
   const at::Device dst_device = dst.front().device();
   const at::Device src_device = src.front().device();
@@ -103,9 +104,6 @@ std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at
   CHECK_CALL(call, dst_device.is_cpu() || src_device.is_cpu() || dst_device == src_device, "expected dst and src on ",
              "one NPU, or one of them on the CPU, got ", dst_device, " and ", src_device,
              "; copy through a host cache");
-  for (const at::Device side : {dst_device, src_device}) {
-    CHECK_CALL(call, side.is_cpu() || side.is_privateuseone(), "expected tensors on the NPU or the CPU, got ", side);
-  }
   check_format(call, "dst", dst);
   check_format(call, "src", src);
   const c10::DeviceGuard guard(device);
@@ -124,7 +122,8 @@ std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at
   if (kind == ACL_MEMCPY_HOST_TO_DEVICE && !all_pinned(src)) {
     // The caller may write to pageable memory as soon as the op returns, and the task reads it later.
     refuse_pageable_capture(call, "src");
-    copy_on_host(through_buffer(plan, buffer(at::TensorOptions().pinned_memory(true))), std::nullopt);
+    const CopyPlan gather = through_buffer(plan, buffer(at::TensorOptions().pinned_memory(true)));
+    submission->late = !copy_on_host(gather, deadline);
   } else if (kind == ACL_MEMCPY_DEVICE_TO_HOST && !all_pinned(dst)) {
     refuse_pageable_capture(call, "dst");
     submission->owned.assign(dst.begin(), dst.end());
@@ -149,17 +148,17 @@ void record_pinned(at::ITensorListRef tensors, const c10_npu::NPUStream& stream)
 void copy_cache_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index, int64_t src_batch_index,
                     int64_t offset, int64_t size, std::optional<int64_t> req_id, int64_t batch_dim) {
   const Slice slice{dst_batch_index, src_batch_index, offset, size};
-  const auto submission = prepare({"copy_cache", req_id}, dst, src, slice, batch_dim);
+  const auto submission = prepare({"copy_cache", req_id}, dst, src, slice, batch_dim, std::nullopt);
   if (submission == nullptr) {
     return;
   }
   const c10::DeviceGuard guard(submission->device);
   const c10_npu::NPUStream stream = c10_npu::getCurrentNPUStream(submission->device.index());
-  at_npu::native::OpCommand::RunOpApiV2("llm_datadist::copy_cache",
-                                        [submission, handle = stream.stream(false)]() -> int {
-                                          submission->enqueue(handle);
-                                          return ACL_SUCCESS;
-                                        });
+  const auto task = [submission, handle = stream.stream(false)]() -> int {
+    submission->enqueue(handle);
+    return ACL_SUCCESS;
+  };
+  at_npu::native::OpCommand::RunOpApiV2("llm_datadist::copy_cache", task);
   record_pinned(dst, stream);
   record_pinned(src, stream);
   record_pinned(submission->owned, stream);
@@ -176,59 +175,51 @@ bool copy_cache_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, int
   const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
   const Call call{"copy_cache", req_id};
   const Slice slice{dst_batch_index, src_batch_index, offset, size};
-  const auto submission = prepare(call, dst, src, slice, batch_dim);
+  const auto submission = prepare(call, dst, src, slice, batch_dim, deadline);
   if (submission == nullptr) {
     return true;
   }
   const c10::DeviceGuard guard(submission->device);
   TORCH_CHECK(c10_npu::currentStreamCaptureStatusMayInitCtx() == c10_npu::CaptureStatus::None, call.op,
               ": a blocking copy cannot be captured in a graph; use torch.ops.llm_datadist.copy_cache", call.request());
+  if (submission->late) {
+    return false;
+  }
   // The caller may free a cache after a timeout, with the copy still to run.
   submission->owned.insert(submission->owned.end(), dst.begin(), dst.end());
   submission->owned.insert(submission->owned.end(), src.begin(), src.end());
 
   const int device = submission->device.index();
-  auto side = borrow_side_stream(call, device);
+  const auto side = borrow_side_stream(call, device);
   side->in_use = submission;
   const auto enqueued = std::make_shared<std::promise<void>>();
-  auto outcome = enqueued->get_future();
-  at_npu::native::OpCommand::RunOpApiV2("llm_datadist::copy_cache",
-                                        [submission, enqueued, stream = side->stream, ready = side->ready,
-                                         current = c10_npu::getCurrentNPUStream(device).stream(false)]() -> int {
-                                          try {
-                                            CHECK_ACL(submission->call, aclrtRecordEvent(ready, current),
-                                                      "aclrtRecordEvent", "before a blocking copy");
-                                            CHECK_ACL(submission->call, aclrtStreamWaitEvent(stream, ready),
-                                                      "aclrtStreamWaitEvent", "before a blocking copy");
-                                            submission->enqueue(stream);
-                                            enqueued->set_value();
-                                          } catch (...) {
-                                            enqueued->set_exception(std::current_exception());
-                                          }
-                                          return ACL_SUCCESS;
-                                        });
-
-  aclError code = ACL_ERROR_RT_STREAM_SYNC_TIMEOUT;
-  std::exception_ptr failure;
-  if (outcome.wait_until(deadline) == std::future_status::ready) {
+  const auto task = [submission, side, enqueued,
+                     current = c10_npu::getCurrentNPUStream(device).stream(false)]() -> int {
     try {
-      outcome.get();
-      code = aclrtSynchronizeStreamWithTimeout(side->stream, milliseconds_until(deadline));
+      const Call& call = submission->call;
+      CHECK_ACL(call, aclrtRecordEvent(side->ready, current), "aclrtRecordEvent", "before a blocking copy");
+      CHECK_ACL(call, aclrtStreamWaitEvent(side->stream, side->ready), "aclrtStreamWaitEvent",
+                "before a blocking copy");
+      submission->enqueue(side->stream);
+      enqueued->set_value();
     } catch (...) {
-      failure = std::current_exception();
+      enqueued->set_exception(std::current_exception());
     }
+    return ACL_SUCCESS;
+  };
+  at_npu::native::OpCommand::RunOpApiV2("llm_datadist::copy_cache", task);
+
+  auto outcome = enqueued->get_future();
+  if (outcome.wait_until(deadline) != std::future_status::ready) {
+    return false;
   }
-  if (code == ACL_SUCCESS) {
-    side->in_use = nullptr;
-  }
-  return_side_stream(std::move(side), device);
-  if (failure) {
-    std::rethrow_exception(failure);
-  }
+  outcome.get();
+  const aclError code = aclrtSynchronizeStreamWithTimeout(side->stream, milliseconds_until(deadline));
   if (code == ACL_ERROR_RT_STREAM_SYNC_TIMEOUT) {
     return false;
   }
   CHECK_ACL(call, code, "aclrtSynchronizeStreamWithTimeout", "after a blocking copy");
+  side->in_use = nullptr;
   return true;
 }
 

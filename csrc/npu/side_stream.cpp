@@ -3,6 +3,7 @@
 
 #include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "acl_check.h"
@@ -26,19 +27,15 @@ bool idle(const SideStream& side) {
   return aclrtStreamQuery(side.stream, &status) == ACL_SUCCESS && status == ACL_STREAM_STATUS_COMPLETE;
 }
 
-}  // namespace
-
-std::unique_ptr<SideStream> borrow_side_stream(const Call& call, int device) {
-  const std::lock_guard lock(pool().mutex);
-  auto& sides = pool().by_device[device];
+std::unique_ptr<SideStream> idle_or_new(const Call& call, std::vector<std::unique_ptr<SideStream>>& sides) {
   // One that timed out is busy until its device recovers; one that failed never becomes idle and is left where it is.
   for (auto& side : sides) {
     if (idle(*side)) {
       std::swap(side, sides.back());
-      auto lent = std::move(sides.back());
+      auto found = std::move(sides.back());
       sides.pop_back();
-      lent->in_use = nullptr;
-      return lent;
+      found->in_use = nullptr;
+      return found;
     }
   }
   auto side = std::make_unique<SideStream>();
@@ -48,9 +45,16 @@ std::unique_ptr<SideStream> borrow_side_stream(const Call& call, int device) {
   return side;
 }
 
-void return_side_stream(std::unique_ptr<SideStream> side, int device) {
+}  // namespace
+
+std::shared_ptr<SideStream> borrow_side_stream(const Call& call, int device) {
   const std::lock_guard lock(pool().mutex);
-  pool().by_device[device].push_back(std::move(side));
+  auto side = idle_or_new(call, pool().by_device[device]);
+  const auto give_back = [device](SideStream* lent) {
+    const std::lock_guard lock(pool().mutex);
+    pool().by_device[device].emplace_back(lent);
+  };
+  return {side.release(), give_back};
 }
 
 }  // namespace llm_datadist

@@ -18,10 +18,8 @@ struct SideStream {
   std::shared_ptr<void> in_use;
 };
 
-// Lends a side stream of the current device, on which nothing is left to run.
-std::unique_ptr<SideStream> borrow_side_stream(const Call& call, int device);
-
-// Takes it back, with work on it or without.
-void return_side_stream(std::unique_ptr<SideStream> side, int device);
+// Lends a side stream of the current device, on which nothing is left to run. It goes back when its last owner lets go
+// of it, with work on it or without: a task that is still to put copies on it is one of its owners.
+std::shared_ptr<SideStream> borrow_side_stream(const Call& call, int device);
 
 }  // namespace llm_datadist

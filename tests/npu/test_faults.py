@@ -8,7 +8,7 @@ import pytest
 import torch
 from npu_utils import run_python, scattered
 from torch import Tensor
-from utils import assert_same_bytes, cache, filled, reference_copy
+from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
 
@@ -154,6 +154,34 @@ class TestTimeout:
         check_copy(manager, *caches("plain"))
         assert_same_bytes(others, scattered(6, 4, 8, device="cpu", seed=9))
 
+    def test_the_task_itself_is_late(self) -> None:
+        """The queue is held up, so that two calls time out before their copies are even on a stream."""
+        manager, first, second = CacheManager(LLMConfig(sync_kv_timeout=20)), caches("plain"), caches("plain")
+        check_copy(manager, *first)
+        expected = reference_copy(second[0].tensors, second[1].tensors, 1, 2)
+        blocker = [filled(4, 8, device="npu")], [filled(4, 8)]
+        torch.npu.synchronize()
+        with ascend_sim.stall_device(0):
+            copy_cache(blocker[1], blocker[0])  # to pageable memory: the queue waits for the bytes
+            for dst, src in (first, second):
+                with pytest.raises(LLMException, match="20 ms"):
+                    manager.copy_cache(dst, src, 1, 2)
+            del first
+        others = scattered(6, 4, 8, seed=9)
+        check_copy(manager, *caches("plain"))
+        torch.npu.synchronize()
+        assert_same_bytes(second[0].tensors, expected)
+        assert_same_bytes(others, scattered(6, 4, 8, device="cpu", seed=9))
+
+    def test_gathering_pageable_memory_takes_too_long(self) -> None:
+        dst = Cache.from_tensors(torch.empty(1, 2**28, dtype=torch.uint8, device="npu"))
+        src = Cache.from_tensors(torch.empty(1, 2**28, dtype=torch.uint8))
+        with pytest.raises(LLMException) as late:
+            CacheManager(LLMConfig(sync_kv_timeout=1)).copy_cache(dst, src)
+        assert late.value.status_code is LLMStatusCode.LLM_TIMEOUT
+        torch.npu.synchronize()
+        assert ascend_sim.call_counts()["aclrtMemcpyAsync"] == 0
+
     def test_streams_are_used_again(self) -> None:
         manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=10)), caches("plain")
         check_copy(manager, dst, src)
@@ -220,11 +248,11 @@ assert_same_bytes(dst, expected)
         dst, src = cache(1, 4, 8, device="npu"), cache(1, 4, 8, device="npu", seed=1)
         torch.npu.synchronize()
         ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
-        torch.ops.llm_datadist.copy_cache(dst, src, 1, 2)
+        copy_cache(dst, src, 1, 2)
         with pytest.raises(RuntimeError):
             torch.npu.synchronize()
         expected = reference_copy(dst, src, 1, 2)
-        torch.ops.llm_datadist.copy_cache(dst, src, 1, 2)
+        copy_cache(dst, src, 1, 2)
         assert_same_bytes(dst, expected)
 
     def test_exit_with_copies_in_flight(self) -> None:
