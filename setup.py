@@ -47,7 +47,7 @@ if torch_npu is not None:
         )
     )
     # torch_npu's C++ API changes between versions; _library.py compares this with what it finds.
-    (ROOT / "llm_datadist_torch/_npu_build.py").write_text(f'TORCH_NPU_VERSION = "{version("torch_npu")}"\n')
+    (ROOT / "llm_datadist_torch/torch_npu.version").write_text(version("torch_npu"))
 
 setup(
     # The libraries use torch's C++ ABI, which changes with every minor version.

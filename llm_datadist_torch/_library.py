@@ -7,6 +7,7 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).with_name("libllm_datadist.so")
 NPU_LIBRARY = Path(__file__).with_name("libllm_datadist_npu.so")
+TORCH_NPU_VERSION = Path(__file__).with_name("torch_npu.version")  # written by setup.py with the NPU library
 
 _INSTALL = "pip install --no-build-isolation --force-reinstall --no-deps"
 
@@ -38,14 +39,10 @@ def load() -> None:
 
 
 def _check_torch_npu_version() -> None:
-    try:
-        from ._npu_build import TORCH_NPU_VERSION
-    except ImportError:
-        return  # built without torch_npu: the missing library says so
-    if version("torch_npu") != TORCH_NPU_VERSION:
+    if TORCH_NPU_VERSION.exists() and TORCH_NPU_VERSION.read_text() != version("torch_npu"):
         raise ImportError(
-            f"llm_datadist_torch was built against torch_npu {TORCH_NPU_VERSION}, and torch_npu {version('torch_npu')} "
-            f"is installed. Build it again, with `{_INSTALL}`"
+            f"llm_datadist_torch was built against torch_npu {TORCH_NPU_VERSION.read_text()}, and torch_npu "
+            f"{version('torch_npu')} is installed. Build it again, with `{_INSTALL}`"
         )
 
 

@@ -4,12 +4,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from npu_utils import TESTS
 
-from llm_datadist_torch import _library, _npu_build
+from llm_datadist_torch import _library
 
 NO_RUNTIME = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
 
@@ -42,15 +43,17 @@ def test_torch_npu_without_a_runtime_and_told_so() -> None:
     assert done.stdout == "OK\n", done.stderr
 
 
-def test_another_torch_npu_than_built_against(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_npu_build, "TORCH_NPU_VERSION", "2.12.0")
+def test_another_torch_npu_than_built_against(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert _library.TORCH_NPU_VERSION.read_text() == "2.13.0"
+    monkeypatch.setattr(_library, "TORCH_NPU_VERSION", tmp_path / "version")
+    _library.TORCH_NPU_VERSION.write_text("2.12.0")
     with pytest.raises(ImportError, match=r"built against torch_npu 2\.12\.0, and torch_npu 2\.13\.0 is installed"):
         _library.load()
 
 
 def test_built_without_torch_npu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_library, "NPU_LIBRARY", TESTS / "libnone.so")
-    monkeypatch.setitem(sys.modules, "llm_datadist_torch._npu_build", None)
+    monkeypatch.setattr(_library, "TORCH_NPU_VERSION", TESTS / "none")
     with pytest.raises(ImportError, match=r"has no libnone\.so: .* It was built without torch_npu"):
         _library.load()
 
