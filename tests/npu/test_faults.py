@@ -110,7 +110,11 @@ assert_same_bytes(dst.tensors, expected)
             src = Cache.from_tensors(filled(3, 4, 1 << 16, device="cpu" if pageable else "npu"), batch_dim=1)
             PATIENT.copy_cache(dst, src, 1, 2)
             del dst, src
-            # Less, where an earlier failure had kept something until now; these caches are larger than all of that.
+            # torch_npu drops a task that is done on a thread of its own, a moment later. Less than before is left where
+            # an earlier failure had kept something until now; these caches are larger than all of that.
+            patience = time.monotonic() + 30
+            while torch.npu.memory_allocated() > before and time.monotonic() < patience:
+                time.sleep(0.01)
             assert torch.npu.memory_allocated() <= before
 
     def test_other_work_that_fails_is_not_its_failure(self) -> None:
