@@ -204,6 +204,18 @@ class TestSameCache:
         copy_cache([buffer[:, 10:50].unsqueeze(1)], [buffer[:, 7:47].unsqueeze(1)], batch_dim=1)
         assert_same_bytes([buffer], [expected])
 
+    @pytest.mark.parametrize("shift", [1, -1, 64, -4096])
+    @pytest.mark.parametrize("size", [5_000, 1_000_000])
+    @pytest.mark.parametrize("rows", [1, 3])
+    def test_large_ranges_that_partly_overlap_their_own_sources(self, size: int, shift: int, rows: int) -> None:
+        """Large enough for a copy loop that is not careful, and for the threads, to get it wrong."""
+        buffer = filled(rows, size + 10_000, dtype=torch.uint8)
+        expected = buffer.clone()
+        expected[:, 5_000 + shift : 5_000 + shift + size] = buffer[:, 5_000 : 5_000 + size]
+        dst, src = (buffer[:, start : start + size].unsqueeze(1) for start in (5_000 + shift, 5_000))
+        copy_cache([dst], [src], batch_dim=1)
+        assert_same_bytes([buffer], [expected])
+
     def test_disjoint_slices_of_one_buffer_with_other_strides(self, device: str) -> None:
         buffer = filled(64, dtype=torch.uint8, device=device)
         expected = to_host(buffer)

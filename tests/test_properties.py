@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from dataclasses import dataclass
 
 import torch
@@ -166,3 +167,44 @@ def test_as_the_byte_model_says(call: Call) -> None:
     event("copied" if not error else "refused for overlap" if "overlap" in error else "refused for another reason")
     assert bool(error) == refused, error or "the op took what the model refuses"
     assert_same_bytes(buffers, expected)
+
+
+def crowded_outcome(ranges: list[tuple[int, int, int]]) -> list[int] | None:
+    """What 64 bytes that hold 0 to 63 become by copies (to, from, bytes), or None if their order matters."""
+    for i, (d, s, n) in enumerate(ranges):
+        for j, (other_d, other_s, m) in enumerate(ranges):
+            if i != j and (d < other_d + m and other_d < d + n):
+                return None
+            if i != j and d != s and (d < other_s + m and other_s < d + n):
+                return None
+    after = list(range(64))
+    for d, s, n in ranges:
+        after[d : d + n] = range(s, s + n)
+    return after
+
+
+def test_many_ranges_in_a_small_buffer() -> None:
+    """Ranges of many widths over and beside one another, in any order: every way in which two or three can meet."""
+    choose = random.Random(0)
+    copied = 0
+    for _ in range(30_000):
+        room = choose.choice([12, 24, 60])
+        ranges = [
+            (choose.randrange(room - 5), choose.randrange(room - 5), choose.choice([1, 1, 2, 3, 5]))
+            for _ in range(choose.randint(1, 5))
+        ]
+        if choose.random() < 0.3:
+            ranges[0] = (ranges[0][1], ranges[0][1], ranges[0][2])
+        expected = crowded_outcome(ranges)
+        buffer = torch.arange(64, dtype=torch.uint8)
+        dst = [buffer[d : d + n].view(1, n) for d, _, n in ranges]
+        src = [buffer[s : s + n].view(1, n) for _, s, n in ranges]
+        refused = False
+        try:
+            copy_cache(dst, src)
+        except ValueError:
+            refused = True
+        assert refused == (expected is None), ranges
+        assert buffer.tolist() == (expected or list(range(64))), ranges
+        copied += not refused
+    assert 5_000 < copied < 25_000

@@ -81,6 +81,17 @@ def in_place_and_written_as_well(device: str) -> tuple[Tensors, Tensors]:
     return [a, a], [a, b]
 
 
+def strided_bytes(dst: tuple[int, int], src: tuple[int, int]) -> Callable[[str], tuple[Tensors, Tensors]]:
+    """Three ranges of 8 bytes on each side of one buffer; a side is where it begins and the distance of its ranges."""
+
+    def make(device: str) -> tuple[Tensors, Tensors]:
+        buffer = filled(80, dtype=torch.uint8, device=device)
+        to, source = (buffer.as_strided((3, 1, 8), (pitch, 8, 1), start) for start, pitch in (dst, src))
+        return [to], [source]
+
+    return make
+
+
 BIG = 2**63 - 1
 REFUSED = [
     # Numbers
@@ -202,6 +213,15 @@ REFUSED = [
         ),
     ),
     # Overlap
+    *(
+        Refused(name, "the range to write in dst[0] overlaps the range to read in src[0]", batch_dim=1, make=make)
+        for name, make in {
+            "sources between the destinations, over the next": strided_bytes((0, 16), (12, 16)),
+            "sources between the destinations, over the one before": strided_bytes((12, 16), (0, 16)),
+            "sources one destination further": strided_bytes((0, 16), (16, 16)),
+            "first range in place, others over other sources": strided_bytes((0, 8), (0, 16)),
+        }.items()
+    ),
     Refused("swap", "overlaps the range to read in src[", make=swapped),
     Refused("chain", "the range to write in dst[0] overlaps the range to read in src[1]", make=chained),
     Refused(

@@ -4,12 +4,13 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ascend_sim
 import torch
 from torch import Tensor
-from utils import filled
+from utils import copy_cache, filled
 
 TESTS = Path(__file__).parent.parent
 
@@ -37,6 +38,24 @@ def copy_calls() -> dict[str, int]:
 def synchronisations() -> int:
     """The calls since the last reset that wait for the device. Asked for before anything else waits."""
     return sum(n for name, n in ascend_sim.call_counts().items() if name.startswith("aclrtSynchronize"))
+
+
+def block_the_queue() -> None:
+    """Holds up torch_npu's task queue, where the device is stalled: its thread waits in a copy to pageable memory.
+
+    It waits only while the stream has work, so some is queued first.
+    """
+    busy = torch.empty(4, 8, device="npu")
+    copy_cache([busy], [busy], 0, 1)
+    copy_cache([torch.empty(4, 8)], [busy])
+
+
+def wait_for_copies(count: int) -> None:
+    """Waits until the queue has made that many copy commands; they need not have run."""
+    patience = time.monotonic() + 30
+    while len(ascend_sim.copies()) < count:
+        assert time.monotonic() < patience
+        time.sleep(0.001)
 
 
 def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:

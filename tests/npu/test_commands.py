@@ -76,6 +76,21 @@ class TestLimits:
         dst, src = (filled(5_242_881, 2, 1, dtype=torch.uint8, device="npu", seed=seed) for seed in (0, 1))
         assert checked_copy_calls([dst], [src], 1, 0, batch_dim=1) == {"aclrtMemcpy2dAsync": 2}
 
+    def test_just_low_enough_for_a_strided_copy(self) -> None:
+        dst, src = (filled(5_242_880, 2, 1, dtype=torch.uint8, device="npu", seed=seed) for seed in (0, 1))
+        assert checked_copy_calls([dst], [src], 1, 0, batch_dim=1) == {"aclrtMemcpy2dAsync": 1}
+
+    @pytest.mark.parametrize("shift", [4, -4])
+    def test_no_command_overlaps_itself(self, shift: int) -> None:
+        buffer = filled(200, dtype=torch.uint8, device="npu")
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        copy_cache([buffer[50 + shift : 82 + shift].view(1, 32)], [buffer[50:82].view(1, 32)])
+        torch.npu.synchronize()
+        assert len(ascend_sim.copies()) == 2
+        for copy in ascend_sim.copies():
+            assert copy.dst + copy.width <= copy.src or copy.src + copy.width <= copy.dst
+
     def test_above_4_gib(self) -> None:
         """The parts are looked at without moving their bytes: each task is made to fail before it copies."""
         dst, src = (torch.empty(1, 5 * 2**30 + 1, dtype=torch.uint8, device="npu") for _ in range(2))
@@ -95,7 +110,7 @@ class TestFallbacks:
 
     @pytest.mark.parametrize("code", REFUSALS.values(), ids=REFUSALS)
     def test_strided_copy_refused(self, code: int) -> None:
-        dst, src = (filled(6, 4, 64, device="npu", seed=seed) for seed in (0, 1))
+        dst, src = filled(6, 4, 64, device="npu"), filled(6, 2, 64, device="npu", seed=1)
         expected = reference_copy([dst], [src], 3, 1, batch_dim=1)
         ascend_sim.fail_call("aclrtMemcpy2dAsync", code)
         copy_cache([dst], [src], 3, 1, batch_dim=1)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host and device on either side, pinned and pageable, and what happens to the tensors right after the call."""
 
+import weakref
+
 import ascend_sim
 import pytest
 import torch
-from npu_utils import scattered
+from npu_utils import block_the_queue, scattered, wait_for_copies
 from torch import Tensor
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
 
@@ -86,6 +88,65 @@ class TestRightAfterTheCall:
                 tensor.fill_(0)
         assert_same_bytes(dst, expected)
 
+    @pytest.mark.task_queue
+    def test_pageable_source_may_be_written_before_the_task_runs(self) -> None:
+        dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
+        expected = reference_copy(dst, src, 1, 2)
+        with ascend_sim.stall_device(0):
+            block_the_queue()
+            copy_cache(dst, src, 1, 2)
+            for tensor in src:
+                tensor.fill_(0)
+        assert_same_bytes(dst, expected)
+
+    @pytest.mark.task_queue
+    def test_staging_buffer_lives_until_the_task_runs(self) -> None:
+        dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
+        expected = reference_copy(dst, src, 1, 2)
+        with ascend_sim.stall_device(0):
+            block_the_queue()
+            copy_cache(dst, src, 1, 2)
+            held = [torch.zeros(64, dtype=torch.uint8).pin_memory() for _ in range(8)]  # of the buffer's size
+        assert_same_bytes(dst, expected)
+        assert not any(buffer.any() for buffer in held)
+
+    def test_staging_buffer_lives_until_the_device_is_done(self) -> None:
+        dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
+        expected = reference_copy(dst, src, 1, 2)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        with ascend_sim.stall_device(0):
+            copy_cache(dst, src, 1, 2)
+            wait_for_copies(1)
+            held = [torch.zeros(64, dtype=torch.uint8).pin_memory() for _ in range(8)]
+        assert_same_bytes(dst, expected)
+        assert not any(buffer.any() for buffer in held)
+
+    def test_pinned_destination_may_be_freed(self) -> None:
+        """The late copy must not write to a tensor that has its memory meanwhile."""
+        dst, src = [t.pin_memory() for t in cache(2, 4, 8)], cache(2, 4, 8, device="npu", seed=1)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        with ascend_sim.stall_device(0):
+            copy_cache(dst, src, 1, 2)
+            wait_for_copies(1)
+            del dst
+            others = [torch.zeros(4, 8).pin_memory() for _ in range(8)]
+        torch.npu.synchronize()
+        assert not any(other.any() for other in others)
+
+    @pytest.mark.task_queue
+    def test_pageable_destination_lives_until_the_task_has_run(self) -> None:
+        src, array = filled(4, 8, device="npu"), filled(4, 8).numpy()
+        alive = weakref.ref(array)
+        torch.npu.synchronize()
+        with ascend_sim.stall_device(0):
+            block_the_queue()
+            copy_cache([torch.from_numpy(array)], [src], 1, 2)
+            del array
+            assert alive() is not None
+        torch.npu.synchronize()
+
     def test_pinned_source_may_be_freed(self) -> None:
         """Its memory must not be given to another tensor before the copy is done."""
         dst, src = cache(2, 4, 8, device="npu"), [t.pin_memory() for t in cache(2, 4, 8, seed=1)]
@@ -105,7 +166,8 @@ class TestRightAfterTheCall:
         for _ in range(200):
             copy_cache(dst, src, 1, 2)
             torch.npu.synchronize()
-        assert ascend_sim.pinned_memory().allocations <= before + 1
+        # A few, as torch_npu drops a task that is done on a thread of its own, a moment later.
+        assert ascend_sim.pinned_memory().allocations <= before + 20
 
     @pytest.mark.parametrize("pinned", [True, False])
     def test_device_source_may_be_freed(self, pinned: bool) -> None:

@@ -4,10 +4,13 @@
 Run by hand for one mode of torch_npu's task queue, and by test_queue_modes.py for all of them.
 """
 
+import threading
+import time
+
 import ascend_sim
 import pytest
 import torch
-from npu_utils import scattered, synchronisations
+from npu_utils import block_the_queue, scattered, synchronisations
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, to_host
 
 
@@ -19,6 +22,20 @@ def test_returns_while_the_stream_is_stalled() -> None:
         copy_cache(dst, src, 1, 2)
         assert not torch.npu.current_stream().query()
     assert_same_bytes(dst, expected)
+
+
+@pytest.mark.task_queue
+def test_does_not_wait_for_the_queue() -> None:
+    dst, src = filled(4, 8, device="npu"), filled(4, 8, device="npu", seed=1)
+    torch.npu.synchronize()
+    rescue = threading.Timer(20, ascend_sim.reset)  # a call that waits would wait for ever
+    rescue.start()
+    with ascend_sim.stall_device(0):
+        block_the_queue()
+        started = time.monotonic()
+        copy_cache([dst], [src], 1, 2)
+        assert time.monotonic() - started < 10
+    rescue.cancel()
 
 
 def test_never_synchronises() -> None:
@@ -96,6 +113,19 @@ def test_another_device_than_the_current_one() -> None:
     torch.npu.synchronize("npu:1")
     assert {copy.device for copy in ascend_sim.copies()} == {1}
     assert torch.npu.current_device() == 0
+    assert_same_bytes(dst, expected)
+
+
+@pytest.mark.parametrize("to_host", [True, False])
+def test_host_copies_of_another_device(to_host: bool) -> None:
+    on_npu, on_host = cache(2, 4, 8, device="npu:1"), [t.pin_memory() for t in cache(2, 4, 8, seed=1)]
+    dst, src = (on_host, on_npu) if to_host else (on_npu, on_host)
+    expected = reference_copy(dst, src, 1, 2)
+    torch.npu.synchronize("npu:1")
+    ascend_sim.reset()
+    copy_cache(dst, src, 1, 2)
+    torch.npu.synchronize("npu:1")
+    assert {copy.device for copy in ascend_sim.copies()} == {1}
     assert_same_bytes(dst, expected)
 
 
