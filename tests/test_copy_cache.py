@@ -120,10 +120,19 @@ class TestLayouts:
     def test_copy_on_write_destination(self) -> None:
         """A lazily cloned tensor shares its bytes until it is written; the op must not write the shared ones."""
         original, src = filled(4, 8), filled(4, 8, seed=1)
-        before = original.clone()
+        before, expected = original.clone(), reference_copy([original], [src], 1, 2)
         lazy = torch._lazy_clone(original)
-        check([lazy], [src], 1, 2)
-        assert_same_bytes([original], [before])
+        copy_cache([lazy], [src], 1, 2)
+        assert_same_bytes([lazy, original], [*expected, before])
+
+    def test_copy_on_write_source(self) -> None:
+        """A lazily cloned source is only read, so it need not get bytes of its own."""
+        dst, original = filled(4, 8), filled(4, 8, seed=1)
+        expected = reference_copy([dst], [original], 1, 2)
+        lazy = torch._lazy_clone(original)
+        copy_cache([dst], [lazy], 1, 2)
+        assert torch._C._is_cow_tensor(lazy)
+        assert_same_bytes([dst], expected)
 
 
 class TestBatchDim:
@@ -138,6 +147,11 @@ class TestBatchDim:
         copy_cache([dst], [src], 3, 1, 4, 9, batch_dim=1)
         copy_cache(list(as_list), list(src), 3, 1, 4, 9)
         assert_same_bytes([dst], [as_list])
+
+    @pytest.mark.parametrize(("dst_batch", "src_batch"), [(1, 2), (2, 1), (1, 1)])
+    def test_without_gaps_on_one_side_or_both(self, device: str, dst_batch: int, src_batch: int) -> None:
+        dst, src = filled(5, dst_batch, 8, device=device), filled(5, src_batch, 8, device=device, seed=1)
+        check([dst], [src], dst_batch - 1, src_batch - 1, batch_dim=1)
 
     def test_key_and_value_blocks(self, device: str) -> None:
         dst, src = (cache(3, 2, 6, 4, device=device, seed=seed) for seed in (0, 1))
@@ -184,6 +198,14 @@ class TestSameCache:
     def test_row_onto_itself_is_a_no_op(self, device: str) -> None:
         tensors = cache(3, 4, 8, device=device)
         check(tensors, tensors, 2, 2)
+
+    def test_first_range_in_place_and_the_others_not(self, device: str) -> None:
+        buffer = filled(80, dtype=torch.uint8, device=device)
+        expected = to_host(buffer)
+        expected[16:24], expected[32:40] = expected[24:32].clone(), expected[48:56].clone()
+        dst, src = (buffer.as_strided((3, 1, 8), (pitch, 8, 1)) for pitch in (16, 24))
+        copy_cache([dst], [src], batch_dim=1)
+        assert_same_bytes([buffer], [expected])
 
     def test_a_range_in_place_beside_one_that_reads_it(self, device: str) -> None:
         a, b = filled(4, 8, device=device), filled(4, 8, device=device, seed=1)

@@ -169,18 +169,35 @@ def test_as_the_byte_model_says(call: Call) -> None:
     assert_same_bytes(buffers, expected)
 
 
-def crowded_outcome(ranges: list[tuple[int, int, int]]) -> list[int] | None:
-    """What 64 bytes that hold 0 to 63 become by copies (to, from, bytes), or None if their order matters."""
-    for i, (d, s, n) in enumerate(ranges):
-        for j, (other_d, other_s, m) in enumerate(ranges):
+Moves = list[tuple[int, int, int]]  # to, from, bytes
+
+
+def outcome(moves: Moves, before: Tensor) -> Tensor | None:
+    """What a buffer holds after some moves within it, or None if their order matters."""
+    for i, (d, s, n) in enumerate(moves):
+        for j, (other_d, other_s, m) in enumerate(moves):
             if i != j and (d < other_d + m and other_d < d + n):
                 return None
             if i != j and d != s and (d < other_s + m and other_s < d + n):
                 return None
-    after = list(range(64))
-    for d, s, n in ranges:
-        after[d : d + n] = range(s, s + n)
+    after = before.clone()
+    for d, s, n in moves:
+        after[d : d + n] = before[s : s + n]
     return after
+
+
+def check_moves(moves: Moves, buffer: Tensor, dst: list[Tensor], src: list[Tensor], batch_dim: int = 0) -> bool:
+    """Returns whether the op copied, having checked that it did so rightly or was right to refuse."""
+    before = buffer.clone()
+    expected = outcome(moves, before)
+    refused = False
+    try:
+        copy_cache(dst, src, batch_dim=batch_dim)
+    except ValueError:
+        refused = True
+    assert refused == (expected is None), moves
+    assert torch.equal(buffer, before if expected is None else expected), moves
+    return not refused
 
 
 def test_many_ranges_in_a_small_buffer() -> None:
@@ -195,16 +212,30 @@ def test_many_ranges_in_a_small_buffer() -> None:
         ]
         if choose.random() < 0.3:
             ranges[0] = (ranges[0][1], ranges[0][1], ranges[0][2])
-        expected = crowded_outcome(ranges)
         buffer = torch.arange(64, dtype=torch.uint8)
         dst = [buffer[d : d + n].view(1, n) for d, _, n in ranges]
         src = [buffer[s : s + n].view(1, n) for _, s, n in ranges]
-        refused = False
-        try:
-            copy_cache(dst, src)
-        except ValueError:
-            refused = True
-        assert refused == (expected is None), ranges
-        assert buffer.tolist() == (expected or list(range(64))), ranges
-        copied += not refused
+        copied += check_moves(ranges, buffer, dst, src)
     assert 5_000 < copied < 25_000
+
+
+def test_runs_that_nearly_go_on() -> None:
+    """Strided tensors, each beginning where the one before would go on, or nearly so: merged only if they really do."""
+    choose = random.Random(0)
+    copied = 0
+    for _ in range(5_000):
+        width, moves = 4, []
+        sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+        buffer = filled(512, dtype=torch.uint8)
+        starts, pitches, rows = [0, 256], [8, 8], 0
+        for _ in range(choose.randint(2, 4)):
+            height = choose.randint(1, 3)
+            for side in (0, 1):
+                starts[side] += pitches[side] * rows + choose.choice([0, 0, 0, 4, -4])
+                pitches[side] = choose.choice([8, 8, 8, 12, 4])
+                starts[side] = min(max(starts[side], 256 * side), 256 * side + 200)
+                sides[side].append(buffer.as_strided((height, 1, width), (pitches[side], width, 1), starts[side]))
+            rows = height
+            moves += [(starts[0] + r * pitches[0], starts[1] + r * pitches[1], width) for r in range(height)]
+        copied += check_moves(moves, buffer, *sides, batch_dim=1)
+    assert copied > 1_000

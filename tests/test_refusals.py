@@ -125,6 +125,11 @@ REFUSED = [
         (0, 0, 4),
         **pair(plain, lambda device: filled(4, 12, device=device)),
     ),
+    Refused(
+        "the rest of a src row that is one byte longer",
+        "size (-1) means the 33 bytes of the row of src[0] from offset (0), which runs past the row of dst[0], 32 bytes",
+        **pair(*(lambda device, n=n: filled(4, n, dtype=torch.uint8, device=device) for n in (32, 33))),
+    ),
     # Lists
     Refused(
         "different number of tensors",
