@@ -18,7 +18,7 @@ void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const c10::List<at::Tensor> src = arguments[1].toTensorList();
   const std::string name = op.schema().name().substr(sizeof("llm_datadist::") - 1);
   const Call call{name.c_str(), std::nullopt};
-  check_lists(call, dst, src);
+  check_lists(call, at::ITensorListRef(dst).materialize(), at::ITensorListRef(src).materialize());
   TORCH_CHECK_NOT_IMPLEMENTED(false, call.op, ": no kernel for tensors on ", dst.get(0).device(), " and ",
                               src.get(0).device(),
                               "; loaded are those for the CPU and, where torch_npu is installed, the NPU");

@@ -13,7 +13,7 @@ namespace {
 void copy_cache_meta(at::ITensorListRef dst, at::ITensorListRef src, c10::SymInt, c10::SymInt, c10::SymInt, c10::SymInt,
                      std::optional<c10::SymInt>, int64_t) {
   const Call call{"copy_cache", std::nullopt};
-  check_lists(call, dst, src);
+  check_lists(call, dst.materialize(), src.materialize());
   CHECK_CALL(call, dst.front().device() == src.front().device(), "expected dst and src to be both meta tensors, got ",
              dst.front().device(), " and ", src.front().device());
 }

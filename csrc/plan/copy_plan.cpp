@@ -109,13 +109,10 @@ int64_t leading_indices(const at::Tensor& tensor, int64_t batch_dim) {
 }
 
 // The tensor that the range at `position` of the plan belongs to: ranges lie there in the order of their tensors.
-Item item_at(const char* list, at::ITensorListRef tensors, int64_t position, int64_t batch_dim) {
+Item item_at(const char* list, const Tensors& tensors, int64_t position, int64_t batch_dim) {
   int64_t index = 0;
-  for (const at::Tensor& tensor : tensors) {
-    position -= leading_indices(tensor, batch_dim);
-    if (position < 0) {
-      break;
-    }
+  while (position >= leading_indices(tensors[index], batch_dim)) {
+    position -= leading_indices(tensors[index], batch_dim);
     ++index;
   }
   return {list, index};
@@ -140,37 +137,35 @@ void simplify(CopyPlan& plan) {
 
 }  // namespace
 
-CopyPlan plan_copy(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, const Slice& slice,
+CopyPlan plan_copy(const Call& call, at::ITensorListRef dst_list, at::ITensorListRef src_list, const Slice& slice,
                    int64_t batch_dim) {
+  const Tensors dst = dst_list.materialize();
+  const Tensors src = src_list.materialize();
   check_lists(call, dst, src);
   CopyPlan plan;
-  int64_t index = 0;
-  auto src_tensor = src.begin();
-  for (const at::Tensor& dst_tensor : dst) {
+  for (int64_t index = 0; index < static_cast<int64_t>(dst.size()); ++index) {
+    const at::Tensor& dst_tensor = dst[index];
+    const at::Tensor& src_tensor = src[index];
     const Item dst_item{"dst", index};
     const Item src_item{"src", index};
     const RowLayout dst_rows = row_layout(call, dst_item, dst_tensor, batch_dim);
-    const RowLayout src_rows = row_layout(call, src_item, *src_tensor, batch_dim);
-    const auto dst_leading = dst_tensor.sizes().slice(0, batch_dim);
-    CHECK_CALL(call, dst_leading == (*src_tensor).sizes().slice(0, batch_dim), "expected the sizes before batch_dim (",
-               batch_dim, ") to be the same, got ", dst_tensor.sizes(), " for ", dst_item, " and ",
-               (*src_tensor).sizes(), " for ", src_item);
+    const RowLayout src_rows = row_layout(call, src_item, src_tensor, batch_dim);
+    CHECK_CALL(call, dst_tensor.sizes().slice(0, batch_dim) == src_tensor.sizes().slice(0, batch_dim),
+               "expected the sizes before batch_dim (", batch_dim, ") to be the same, got ", dst_tensor.sizes(),
+               " for ", dst_item, " and ", src_tensor.sizes(), " for ", src_item);
     const int64_t width = checked_width(call, slice, dst_item, dst_rows, src_item, src_rows);
     // More ranges than there are bytes to hold them: they overlap. Seen here, because a tensor whose leading strides
     // are 0 can have more of them than could ever be listed.
     const auto storage_bytes = static_cast<int64_t>(dst_tensor.storage().nbytes());
     CHECK_CALL(call, leading_indices(dst_tensor, batch_dim) <= storage_bytes / width, "ranges of ", dst_item,
                " overlap one another: got shape ", dst_tensor.sizes(), ", strides ", dst_tensor.strides());
+    // mutable_data_ptr gives a lazily cloned destination bytes of its own, so it comes before the source is asked.
+    auto* const to = static_cast<char*>(dst_tensor.mutable_data_ptr());
+    const auto* const from = static_cast<const char*>(src_tensor.const_data_ptr());
     append_leading(plan,
-                   {static_cast<char*>(dst_tensor.mutable_data_ptr()) + slice.dst_batch_index * dst_rows.batch_stride +
-                        slice.offset,
-                    0,
-                    static_cast<const char*>((*src_tensor).const_data_ptr()) +
-                        slice.src_batch_index * src_rows.batch_stride + slice.offset,
-                    0, width, 1, index},
-                   dst_tensor, *src_tensor, batch_dim);
-    ++index;
-    ++src_tensor;
+                   {to + slice.dst_batch_index * dst_rows.batch_stride + slice.offset, 0,
+                    from + slice.src_batch_index * src_rows.batch_stride + slice.offset, 0, width, 1, index},
+                   dst_tensor, src_tensor, batch_dim);
   }
   if (const std::optional<Conflict> conflict = find_conflict(plan.copies, plan.shifts)) {
     const Item written = item_at("dst", dst, conflict->dst, batch_dim);

@@ -17,14 +17,27 @@ constexpr int64_t kParallelBytes = 384 * 1024;
 constexpr int64_t kStreamingBytes = 24 * 1024 * 1024;
 // Threads share the bytes in whole units, so that no two of them write to one cache line more than need be.
 constexpr int64_t kUnitBytes = 4 * 1024;
+constexpr int64_t kPrefetchBytes = 512;
 // A copy with a deadline looks at the clock between pieces of this size (about a millisecond each).
 constexpr int64_t kPieceBytes = 8 * 1024 * 1024;
+
+// Separate tensors lie where the processor cannot guess: it has the first lines of the next one fetched while it
+// copies.
+void prefetch(const StridedCopy& copy) {
+  for (int64_t at = 0; at < std::min<int64_t>(copy.width, kPrefetchBytes); at += 64) {
+    __builtin_prefetch(copy.src + at);
+    __builtin_prefetch(copy.dst + at, 1);
+  }
+}
 
 // Copies bytes [begin, end) of the plan, counted through its ranges in their order.
 void copy_bytes(const CopyPlan& plan, int64_t begin, int64_t end) {
   const auto copy_range = plan.bytes < kStreamingBytes ? copy_cached : copy_streaming;
   int64_t entry_begin = 0;
   for (const StridedCopy& copy : plan.copies) {
+    if (&copy + 1 != plan.copies.end()) {
+      prefetch(*(&copy + 1));
+    }
     const int64_t entry_end = entry_begin + copy.width * copy.height;
     int64_t at = std::max(begin, entry_begin) - entry_begin;
     const int64_t stop = std::min(end, entry_end) - entry_begin;

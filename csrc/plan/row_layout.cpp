@@ -11,25 +11,19 @@
 namespace llm_datadist {
 namespace {
 
-void check_list(const Call& call, const char* list, at::ITensorListRef tensors, const at::Tensor& like) {
-  const at::Device device = tensors.front().device();
-  int64_t index = 0;
-  for (const at::Tensor& tensor : tensors) {
-    const Item item{list, index++};
+void check_list(const Call& call, const char* list, const Tensors& tensors, const Tensors& dst) {
+  for (size_t index = 0; index < tensors.size(); ++index) {
+    const Item item{list, static_cast<int64_t>(index)};
+    const at::Tensor& tensor = tensors[index];
+    CHECK_CALL(call, tensor.defined(), "expected ", item, " to be a tensor, got an undefined one");
     CHECK_CALL(call, tensor.layout() == at::kStrided, "expected ", item, " to have the strided layout, got ",
                tensor.layout());
+    const at::Tensor& first = tensors.front();
+    CHECK_CALL(call, tensor.device() == first.device(), "expected ", item, " to be on the device of ", (Item{list, 0}),
+               ", ", first.device(), ", got ", tensor.device());
+    const at::Tensor& like = dst.front();
     CHECK_CALL(call, tensor.scalar_type() == like.scalar_type(), "expected ", item, " to have the dtype of dst[0], ",
                like.scalar_type(), ", got ", tensor.scalar_type());
-    CHECK_CALL(call, tensor.device() == device, "expected ", item, " to be on the device of ", Item{list, 0}, ", ",
-               device, ", got ", tensor.device());
-  }
-}
-
-void check_defined(const Call& call, const char* list, at::ITensorListRef tensors) {
-  int64_t index = 0;
-  for (const at::Tensor& tensor : tensors) {
-    CHECK_CALL(call, tensor.defined(), "expected ", (Item{list, index}), " to be a tensor, got an undefined one");
-    ++index;
   }
 }
 
@@ -73,22 +67,16 @@ bool has_dense_rows(const at::Tensor& tensor, int64_t batch_dim) {
 
 }  // namespace
 
-void check_lists(const Call& call, at::ITensorListRef dst, at::ITensorListRef src) {
+void check_lists(const Call& call, const Tensors& dst, const Tensors& src) {
   CHECK_CALL(call, dst.size() == src.size(), "expected dst and src to hold the same number of tensors, got ",
              dst.size(), " and ", src.size());
-  CHECK_CALL(call, dst.size() > 0, "expected dst and src to hold at least one tensor, got empty lists");
-  check_defined(call, "dst", dst);
-  check_defined(call, "src", src);
-  check_list(call, "dst", dst, dst.front());
-  check_list(call, "src", src, dst.front());
-  if (at::GradMode::is_enabled()) {
-    int64_t index = 0;
-    for (const at::Tensor& tensor : dst) {
-      CHECK_CALL(
-          call, !tensor.requires_grad(), (Item{"dst", index}),
-          " requires grad, and a copy into it would be lost to autograd: detach it, or call under torch.no_grad()");
-      ++index;
-    }
+  CHECK_CALL(call, !dst.empty(), "expected dst and src to hold at least one tensor, got empty lists");
+  check_list(call, "dst", dst, dst);
+  check_list(call, "src", src, dst);
+  for (size_t index = 0; at::GradMode::is_enabled() && index < dst.size(); ++index) {
+    CHECK_CALL(
+        call, !dst[index].get().requires_grad(), (Item{"dst", static_cast<int64_t>(index)}),
+        " requires grad, and a copy into it would be lost to autograd: detach it, or call under torch.no_grad()");
   }
 }
 

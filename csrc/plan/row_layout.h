@@ -4,9 +4,15 @@
 #include <ATen/core/IListRef.h>
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+#include <vector>
+
 #include "call.h"
 
 namespace llm_datadist {
+
+// The tensors of a list by index, whatever kind of list the dispatcher handed over.
+using Tensors = std::vector<std::reference_wrapper<const at::Tensor>>;
 
 // Where the rows of one tensor lie: `batch_size` rows of `row_bytes` bytes each, their first bytes `batch_stride`
 // bytes apart, once for every index of the dimensions before the batch.
@@ -18,7 +24,7 @@ struct RowLayout {
 
 // Checks the two lists as wholes: their lengths, and what their tensors must have in common. Reads neither sizes nor
 // data, so that it serves real and fake tensors alike.
-void check_lists(const Call& call, at::ITensorListRef dst, at::ITensorListRef src);
+void check_lists(const Call& call, const Tensors& dst, const Tensors& src);
 
 // Checks that the rows of `tensor` are dense, do not overlap, and lie inside its storage.
 RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim);
