@@ -35,13 +35,13 @@ void copy_bytes(const CopyPlan& plan, int64_t begin, int64_t end) {
   const auto copy_range = plan.bytes < kStreamingBytes ? copy_cached : copy_streaming;
   int64_t entry_begin = 0;
   for (const StridedCopy& copy : plan.copies) {
-    if (&copy + 1 != plan.copies.end()) {
-      prefetch(*(&copy + 1));
-    }
     const int64_t entry_end = entry_begin + copy.width * copy.height;
     int64_t at = std::max(begin, entry_begin) - entry_begin;
     const int64_t stop = std::min(end, entry_end) - entry_begin;
     if (at < stop) {
+      if (&copy + 1 != plan.copies.end()) {
+        prefetch(*(&copy + 1));
+      }
       int64_t row = at / copy.width;
       int64_t column = at % copy.width;
       while (at < stop) {
