@@ -17,9 +17,17 @@ TORCH_LIBRARY(llm_datadist, m) {
       "copy_cache(Tensor(a!)[] dst, Tensor[] src, SymInt dst_batch_index=0, SymInt src_batch_index=0, "
       "SymInt offset=0, SymInt size=-1, SymInt? req_id=None, *, int batch_dim=0) -> ()");
 
-  // For CacheManager alone: returns when the copy is done (True), or after timeout_ms without having finished it
+  // Many copies, one in each row of an int64 CPU tensor of shape [n, 4], in the order of copy_cache's numbers. A
+  // tensor, because a list of ints would be part of a compiled graph.
+  m.def(
+      "copy_cache_batch(Tensor(a!)[] dst, Tensor[] src, Tensor copies, SymInt? req_id=None, *, int batch_dim=0) -> ()");
+
+  // For CacheManager alone: they return when the copy is done (True), or after timeout_ms without having finished it
   // (False), in which case the destination ranges hold anything.
   m.def(
       "_copy_cache_blocking(Tensor(a!)[] dst, Tensor[] src, int dst_batch_index, int src_batch_index, int offset, "
       "int size, int? req_id, *, int batch_dim, int timeout_ms) -> bool");
+  m.def(
+      "_copy_cache_batch_blocking(Tensor(a!)[] dst, Tensor[] src, Tensor copies, int? req_id, *, int batch_dim, "
+      "int timeout_ms) -> bool");
 }

@@ -15,7 +15,7 @@ _load()
 from .cache import Cache, CacheDesc, DataType, Placement
 from .cache_manager import CacheManager
 from .config import LlmConfig, LLMConfig
-from .ops import copy_cache
+from .ops import copy_cache, copy_cache_batch
 from .status import LLMException, LLMStatusCode
 
 __version__ = _version("llm_datadist_torch")
@@ -31,4 +31,5 @@ __all__ = [
     "LlmConfig",
     "Placement",
     "copy_cache",
+    "copy_cache_batch",
 ]

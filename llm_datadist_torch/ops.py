@@ -64,6 +64,49 @@ def copy_cache(
     )
 
 
+def copy_cache_batch(
+    dst: Sequence[Tensor],
+    src: Sequence[Tensor],
+    copies: Tensor,
+    req_id: int | None = None,
+    *,
+    batch_dim: int = 0,
+) -> None:
+    """Makes many copies of slices of rows, as if every one were read before any is written.
+
+    dst and src may be the same cache: chains (row 0 to 1, 1 to 2), swaps and any permutation come out right, so this
+    is beam search, copy-on-write of blocks, and swapping blocks in and out. The copies are ordered, and only what lies
+    on a cycle is staged.
+
+    The same function as ``torch.ops.llm_datadist.copy_cache_batch``, which is for use in model code. Other copies, and
+    another number of them, do not compile a graph again. A graph captured on an NPU keeps the copies of its capture.
+
+    Args:
+        dst: The tensors to write to, as for ``copy_cache``.
+        src: The tensors to read from, as for ``copy_cache``.
+        copies: Shape ``[n, 4]``, dtype int64, on the CPU, any n from 0 up. A row per copy, in the order of
+            ``copy_cache``: dst_batch_index, src_batch_index, offset, size; the last two in bytes, ``size`` -1 for the
+            rest of the source row. It is read during the call, and may be written at once.
+        req_id: The request this call belongs to; messages about the call name it. Its bits are read as a uint64.
+        batch_dim: Which dimension of the tensors is the batch, in ``[0, dimensions)``.
+
+    Raises:
+        ValueError: The call is refused, for the reasons that ``copy_cache`` has (the text names the row, as
+            ``copies[3]``), for a ``copies`` of another shape, dtype or device, or because a byte would be written
+            twice. Other overlap is not refused. Nothing has been written.
+        RuntimeError: An argument of the wrong type (from torch's schema check), a failure of the device, or no memory
+            for what has to be staged.
+        NotImplementedError: The tensors are on a device that there is no kernel for.
+
+    Example:
+        >>> cache = [torch.tensor([[0.0], [1.0], [2.0]])]
+        >>> copy_cache_batch(cache, cache, torch.tensor([[0, 1, 0, -1], [1, 2, 0, -1], [2, 0, 0, -1]]))
+        >>> cache[0].squeeze()
+        tensor([1., 2., 0.])
+    """
+    torch.ops.llm_datadist.copy_cache_batch.default(dst, src, copies, req_id, batch_dim=batch_dim)
+
+
 def copy_cache_blocking(
     dst: Sequence[Tensor],
     src: Sequence[Tensor],
@@ -91,5 +134,25 @@ def copy_cache_blocking(
         req_id,
         batch_dim=batch_dim,
         timeout_ms=timeout_ms,
+    )
+    return done
+
+
+def copy_cache_batch_blocking(
+    dst: Sequence[Tensor],
+    src: Sequence[Tensor],
+    copies: Tensor,
+    req_id: int | None,
+    *,
+    batch_dim: int,
+    timeout_ms: int,
+) -> bool:
+    """copy_cache_batch that returns when the bytes are there. For CacheManager.
+
+    Returns:
+        False if ``timeout_ms`` milliseconds passed first; the destination ranges then hold anything.
+    """
+    done: bool = torch.ops.llm_datadist._copy_cache_batch_blocking.default(
+        dst, src, copies, req_id, batch_dim=batch_dim, timeout_ms=timeout_ms
     )
     return done

@@ -28,6 +28,7 @@ void bump_version(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch
 }  // namespace llm_datadist
 
 TORCH_LIBRARY_IMPL(llm_datadist, ADInplaceOrView, m) {
-  m.impl("copy_cache", torch::CppFunction::makeFromBoxedFunction<&llm_datadist::bump_version>());
-  m.impl("_copy_cache_blocking", torch::CppFunction::makeFromBoxedFunction<&llm_datadist::bump_version>());
+  for (const char* op : {"copy_cache", "copy_cache_batch", "_copy_cache_blocking", "_copy_cache_batch_blocking"}) {
+    m.impl(op, torch::CppFunction::makeFromBoxedFunction<&llm_datadist::bump_version>());
+  }
 }

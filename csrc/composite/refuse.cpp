@@ -28,6 +28,7 @@ void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 }  // namespace llm_datadist
 
 TORCH_LIBRARY_IMPL(llm_datadist, CompositeExplicitAutograd, m) {
-  m.impl("copy_cache", torch::CppFunction::makeFromBoxedFunction<&llm_datadist::refuse>());
-  m.impl("_copy_cache_blocking", torch::CppFunction::makeFromBoxedFunction<&llm_datadist::refuse>());
+  for (const char* op : {"copy_cache", "copy_cache_batch", "_copy_cache_blocking", "_copy_cache_batch_blocking"}) {
+    m.impl(op, torch::CppFunction::makeFromBoxedFunction<&llm_datadist::refuse>());
+  }
 }

@@ -2,6 +2,7 @@
 #include <ATen/core/IListRef.h>
 #include <torch/library.h>
 
+#include "../plan/copy_plan.h"
 #include "../plan/host_copy.h"
 
 namespace llm_datadist {
@@ -21,10 +22,23 @@ bool copy_cache_blocking_cpu(at::ITensorListRef dst, at::ITensorListRef src, int
   return copy_on_host(plan_copy({"copy_cache", req_id}, dst, src, slice, batch_dim), deadline);
 }
 
+void copy_cache_batch_cpu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
+                          std::optional<int64_t> req_id, int64_t batch_dim) {
+  copy_on_host(plan_batch({"copy_cache_batch", req_id}, dst, src, copies, batch_dim), std::nullopt);
+}
+
+bool copy_cache_batch_blocking_cpu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
+                                   std::optional<int64_t> req_id, int64_t batch_dim, int64_t timeout_ms) {
+  const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  return copy_on_host(plan_batch({"copy_cache_batch", req_id}, dst, src, copies, batch_dim), deadline);
+}
+
 }  // namespace
 }  // namespace llm_datadist
 
 TORCH_LIBRARY_IMPL(llm_datadist, CPU, m) {
   m.impl("copy_cache", &llm_datadist::copy_cache_cpu);
+  m.impl("copy_cache_batch", &llm_datadist::copy_cache_batch_cpu);
   m.impl("_copy_cache_blocking", &llm_datadist::copy_cache_blocking_cpu);
+  m.impl("_copy_cache_batch_blocking", &llm_datadist::copy_cache_batch_blocking_cpu);
 }

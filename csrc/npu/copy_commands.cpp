@@ -42,14 +42,95 @@ bool refused(aclError code) {
          code == ACL_ERROR_RT_FEATURE_NOT_SUPPORT;
 }
 
+// Copies of `width` bytes, `height` of them, at equal distances.
+struct StridedCopy {
+  char* dst;
+  int64_t dst_pitch;
+  const char* src;
+  int64_t src_pitch;
+  int64_t width;
+  int64_t height;
+  Item item;
+};
+
+// Calls `use` with every span of every base as a strided copy over the places of the base.
+template <typename Use>
+void for_each_over_places(const Step& step, const Use& use) {
+  for (const Base& base : step.bases) {
+    for (const Span& span : step.spans_of(base)) {
+      use(StridedCopy{base.dst + span.dst, base.dst_pitch, base.src + span.src, base.src_pitch, span.width, base.height,
+                      base.item});
+    }
+  }
+}
+
+// How many spans from the first one on have its width and lie at equal distances, on both sides.
+int64_t run_length(c10::ArrayRef<Span> spans) {
+  const auto follows = [&](size_t next) {
+    const Span& last = spans[next - 1];
+    return spans[next].width == last.width && spans[next].dst - last.dst == spans[1].dst - spans[0].dst &&
+           spans[next].src - last.src == spans[1].src - spans[0].src;
+  };
+  size_t length = 1;
+  while (length < spans.size() && follows(length)) {
+    ++length;
+  }
+  // A pitch below the width is no strided copy.
+  const bool strided =
+      length > 1 && spans[1].dst - spans[0].dst >= spans[0].width && spans[1].src - spans[0].src >= spans[0].width;
+  return strided ? static_cast<int64_t>(length) : 1;
+}
+
+// The same copies, as strided ones over runs of spans at equal distances, place by place.
+template <typename Use>
+void for_each_over_spans(const Step& step, const Use& use) {
+  for (const Base& base : step.bases) {
+    for (int64_t place = 0; place < base.height; ++place) {
+      char* const dst = base.dst + place * base.dst_pitch;
+      const char* const src = base.src + place * base.src_pitch;
+      for (c10::ArrayRef<Span> rest = step.spans_of(base); !rest.empty();) {
+        const int64_t length = run_length(rest);
+        const Span& first = rest.front();
+        const Span& second = rest[length > 1 ? 1 : 0];
+        use(StridedCopy{dst + first.dst, second.dst - first.dst, src + first.src, second.src - first.src, first.width,
+                        length, base.item});
+        rest = rest.slice(length);
+      }
+    }
+  }
+}
+
+// Calls `use` with every strided copy of a step, in an order that the step allows: over places or over spans, whichever
+// are fewer.
+template <typename Use>
+void for_each_strided(const Step& step, const Use& use) {
+  int64_t over_places = 0;
+  int64_t over_spans = 0;
+  for_each_over_places(step, [&](const StridedCopy&) { ++over_places; });
+  for_each_over_spans(step, [&](const StridedCopy&) { ++over_spans; });
+  if (step.in_order || over_places <= over_spans) {
+    for_each_over_places(step, use);
+  } else {
+    for_each_over_spans(step, use);
+  }
+}
+
 struct Commands {
   const Call& call;
   aclrtMemcpyKind kind;
   int32_t device;
   aclrtStream stream;
 
+  void strided(const StridedCopy& copy) const {
+    if (copy.height == 1 || !as_2d(copy)) {
+      for (int64_t row = 0; row < copy.height; ++row) {
+        plain(copy.dst + row * copy.dst_pitch, copy.src + row * copy.src_pitch, copy.width, copy.item);
+      }
+    }
+  }
+
   // Returns whether the runtime took the ranges as strided copies. If it refuses, it refuses the first one.
-  bool strided(const StridedCopy& copy) const {
+  bool as_2d(const StridedCopy& copy) const {
     static auto* const memcpy_2d = optional_function<decltype(aclrtMemcpy2dAsync)>("aclrtMemcpy2dAsync");
     if (memcpy_2d == nullptr || copy.width > kMax2dWidth) {
       return false;
@@ -61,79 +142,102 @@ struct Commands {
       if (row == 0 && refused(code)) {
         return false;
       }
-      CHECK_ACL(call, code, "aclrtMemcpy2dAsync", name_of(kind), " of ", height, " x ", copy.width, " bytes to dst[",
-                copy.tensor, "]");
+      CHECK_ACL(call, code, "aclrtMemcpy2dAsync", name_of(kind), " of ", height, " x ", copy.width, " bytes to ",
+                copy.item);
     }
     return true;
   }
 
-  void plain(char* dst, const char* src, int64_t bytes, int64_t tensor) const {
+  void plain(char* dst, const char* src, int64_t bytes, Item item) const {
     for (int64_t done = 0; done < bytes; done += kMaxBytes) {
       const int64_t part = std::min(bytes - done, kMaxBytes);
       CHECK_ACL(call, aclrtMemcpyAsync(dst + done, part, src + done, part, kind, stream), "aclrtMemcpyAsync",
-                name_of(kind), " of ", part, " bytes to dst[", tensor, "]");
+                name_of(kind), " of ", part, " bytes to ", item);
     }
-  }
-
-  void rows(const StridedCopy& copy) const {
-    for (int64_t row = 0; row < copy.height; ++row) {
-      plain(copy.dst + row * copy.dst_pitch, copy.src + row * copy.src_pitch, copy.width, copy.tensor);
-    }
-  }
-
-  // Returns whether the runtime took the whole plan as batches. If it refuses, it refuses the first one.
-  bool batches(const CopyPlan& plan) const {
-    static auto* const memcpy_batch = optional_function<decltype(aclrtMemcpyBatchAsync)>("aclrtMemcpyBatchAsync");
-    const auto too_long = [](const StridedCopy& copy) { return copy.width > kMaxBytes; };
-    if (memcpy_batch == nullptr || std::any_of(plan.copies.begin(), plan.copies.end(), too_long)) {
-      return false;
-    }
-    std::vector<void*> dst;
-    std::vector<void*> src;
-    std::vector<size_t> bytes;
-    std::vector<int64_t> tensors;
-    for (const StridedCopy& copy : plan.copies) {
-      for (int64_t row = 0; row < copy.height; ++row) {
-        dst.push_back(copy.dst + row * copy.dst_pitch);
-        src.push_back(const_cast<char*>(copy.src) + row * copy.src_pitch);
-        bytes.push_back(copy.width);
-        tensors.push_back(copy.tensor);
-      }
-    }
-    const aclrtMemLocation on_device{static_cast<uint32_t>(device), ACL_MEM_LOCATION_TYPE_DEVICE};
-    const aclrtMemLocation on_host{0, ACL_MEM_LOCATION_TYPE_HOST};
-    const bool to_device = kind == ACL_MEMCPY_HOST_TO_DEVICE;
-    aclrtMemcpyBatchAttr attribute{to_device ? on_device : on_host, to_device ? on_host : on_device, {}};
-    for (size_t begin = 0; begin < dst.size(); begin += kMaxBatch) {
-      const size_t count = std::min(dst.size() - begin, kMaxBatch);
-      size_t attribute_index = 0;
-      size_t failed = SIZE_MAX;
-      const aclError code = memcpy_batch(&dst[begin], &bytes[begin], &src[begin], &bytes[begin], count, &attribute,
-                                         &attribute_index, 1, &failed, stream);
-      if (begin == 0 && refused(code)) {
-        return false;
-      }
-      const size_t at = begin + (failed < count ? failed : 0);
-      CHECK_ACL(call, code, "aclrtMemcpyBatchAsync", name_of(kind), " of ", count, " copies, at ", bytes[at],
-                " bytes to dst[", tensors[at], "],");
-    }
-    return true;
   }
 };
 
-}  // namespace
+// Gathers copies and hands them over many at a time.
+class Batches {
+ public:
+  explicit Batches(const Commands& commands) : commands_(commands) {}
 
-void enqueue_copies(const Call& call, const CopyPlan& plan, aclrtMemcpyKind kind, int32_t device, aclrtStream stream) {
-  const Commands commands{call, kind, device, stream};
-  // Batches are for copies between host and device only.
-  if (kind != ACL_MEMCPY_DEVICE_TO_DEVICE && plan.copies.size() > 1 && commands.batches(plan)) {
-    return;
-  }
-  for (const StridedCopy& copy : plan.copies) {
-    if (copy.height == 1 || !commands.strided(copy)) {
-      commands.rows(copy);
+  void add(const StridedCopy& copy) {
+    for (int64_t row = 0; row < copy.height && !refused_; ++row) {
+      dst_.push_back(copy.dst + row * copy.dst_pitch);
+      src_.push_back(const_cast<char*>(copy.src) + row * copy.src_pitch);
+      bytes_.push_back(copy.width);
+      items_.push_back(copy.item);
+      if (dst_.size() == kMaxBatch) {
+        flush();
+      }
     }
   }
+
+  // Returns whether the runtime took them as batches. If it refuses, it refuses the first one.
+  bool finish() {
+    if (!dst_.empty() && !refused_) {
+      flush();
+    }
+    return !refused_;
+  }
+
+ private:
+  void flush() {
+    static auto* const memcpy_batch = optional_function<decltype(aclrtMemcpyBatchAsync)>("aclrtMemcpyBatchAsync");
+    if (memcpy_batch == nullptr) {
+      refused_ = true;
+      return;
+    }
+    const aclrtMemLocation on_device{static_cast<uint32_t>(commands_.device), ACL_MEM_LOCATION_TYPE_DEVICE};
+    const aclrtMemLocation on_host{0, ACL_MEM_LOCATION_TYPE_HOST};
+    const bool to_device = commands_.kind == ACL_MEMCPY_HOST_TO_DEVICE;
+    aclrtMemcpyBatchAttr attribute{to_device ? on_device : on_host, to_device ? on_host : on_device, {}};
+    size_t attribute_index = 0;
+    size_t failed = SIZE_MAX;
+    const aclError code = memcpy_batch(dst_.data(), bytes_.data(), src_.data(), bytes_.data(), dst_.size(), &attribute,
+                                       &attribute_index, 1, &failed, commands_.stream);
+    if (first_ && refused(code)) {
+      refused_ = true;
+      return;
+    }
+    const size_t at = failed < dst_.size() ? failed : 0;
+    CHECK_ACL(commands_.call, code, "aclrtMemcpyBatchAsync", name_of(commands_.kind), " of ", dst_.size(),
+              " copies, at ", bytes_[at], " bytes to ", items_[at], ",");
+    first_ = false;
+    dst_.clear();
+    src_.clear();
+    bytes_.clear();
+    items_.clear();
+  }
+
+  const Commands& commands_;
+  std::vector<void*> dst_;
+  std::vector<void*> src_;
+  std::vector<size_t> bytes_;
+  std::vector<Item> items_;
+  bool first_ = true;
+  bool refused_ = false;
+};
+
+bool fits_a_batch(const Step& step) {
+  return std::all_of(step.spans.begin(), step.spans.end(), [](const Span& span) { return span.width <= kMaxBytes; });
+}
+
+}  // namespace
+
+void enqueue_copies(const Call& call, const Step& step, aclrtMemcpyKind kind, int32_t device, aclrtStream stream) {
+  const Commands commands{call, kind, device, stream};
+  // Batches are for copies between host and device only.
+  const bool single = step.bases.size() == 1 && step.spans_of(step.bases.front()).size() == 1;
+  if (kind != ACL_MEMCPY_DEVICE_TO_DEVICE && !single && fits_a_batch(step)) {
+    Batches batches(commands);
+    for_each_over_places(step, [&](const StridedCopy& copy) { batches.add(copy); });
+    if (batches.finish()) {
+      return;
+    }
+  }
+  for_each_strided(step, [&](const StridedCopy& copy) { commands.strided(copy); });
 }
 
 }  // namespace llm_datadist

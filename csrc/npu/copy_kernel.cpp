@@ -25,6 +25,7 @@
 
 #include "../plan/copy_plan.h"
 #include "../plan/host_copy.h"
+#include "../plan/staging.h"
 #include "acl_check.h"
 #include "copy_commands.h"
 #include "side_stream.h"
@@ -37,14 +38,13 @@ struct Submission {
   Call call;
   at::Device device;
   aclrtMemcpyKind kind;
-  // Run one after the other: more than one where ranges are staged.
-  c10::SmallVector<CopyPlan, 1> plans;
-  std::vector<at::Tensor> owned;
+  CopyPlan plan;
+  std::vector<at::Tensor> owned = {};
   bool late = false;  // the deadline passed while host memory was gathered
 
   void enqueue(aclrtStream stream) const {
-    for (const CopyPlan& plan : plans) {
-      enqueue_copies(call, plan, kind, device.index(), stream);
+    for (const Step& step : plan.steps) {
+      enqueue_copies(call, step, kind, device.index(), stream);
     }
   }
 };
@@ -71,33 +71,15 @@ bool all_pinned(at::ITensorListRef tensors) {
   return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) { return tensor.is_pinned(); });
 }
 
-// A plan that gathers the sources of `plan` in a buffer, and turns `plan` into the one that goes on from there.
-CopyPlan through_buffer(CopyPlan& plan, const at::Tensor& buffer) {
-  CopyPlan gather = plan;
-  auto* at = static_cast<char*>(buffer.mutable_data_ptr());
-  for (size_t i = 0; i < plan.copies.size(); ++i) {
-    StridedCopy& copy = plan.copies[i];
-    gather.copies[i].dst = at;
-    gather.copies[i].dst_pitch = copy.width;
-    copy.src = at;
-    copy.src_pitch = copy.width;
-    at += copy.width * copy.height;
-  }
-  gather.shifts = false;
-  plan.shifts = false;
-  return gather;
-}
-
 void refuse_pageable_capture(const Call& call, const char* list) {
   // Its bytes are read, or written, by the host when the copy is called: a replay could not do it again.
   CHECK_CALL(call, c10_npu::currentStreamCaptureStatusMayInitCtx() == c10_npu::CaptureStatus::None, "expected ", list,
              " to be in pinned memory, as a graph is being captured; got pageable memory");
 }
 
-// Checks the call and makes it ready. Nothing if there is nothing to move.
-std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at::ITensorListRef src,
-                                    const Slice& slice, int64_t batch_dim, std::optional<Clock::time_point> deadline) {
-  CopyPlan plan = plan_copy(call, dst, src, slice, batch_dim);
+// Makes a plan ready. Returns nothing if there is nothing to move.
+std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan,
+                                    const Deadline& deadline) {
   const at::Device dst_device = dst.front().device();
   const at::Device src_device = src.front().device();
   const at::Device device = dst_device.is_cpu() ? src_device : dst_device;
@@ -107,31 +89,26 @@ std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at
   check_format(call, "dst", dst);
   check_format(call, "src", src);
   const c10::DeviceGuard guard(device);
-  if (plan.copies.empty()) {
+  if (plan.steps.empty()) {
     return nullptr;
   }
 
   const aclrtMemcpyKind kind = src_device.is_cpu()   ? ACL_MEMCPY_HOST_TO_DEVICE
                                : dst_device.is_cpu() ? ACL_MEMCPY_DEVICE_TO_HOST
                                                      : ACL_MEMCPY_DEVICE_TO_DEVICE;
-  auto submission = std::make_shared<Submission>(Submission{call, device, kind, {}, {}});
-  const auto buffer = [&](const at::TensorOptions& options) {
-    submission->owned.push_back(at::empty({plan.bytes}, options.dtype(at::kByte)));
-    return submission->owned.back();
-  };
+  auto submission = std::make_shared<Submission>(Submission{call, device, kind, std::move(plan)});
   if (kind == ACL_MEMCPY_HOST_TO_DEVICE && !all_pinned(src)) {
     // The caller may write to pageable memory as soon as the op returns, and the task reads it later.
     refuse_pageable_capture(call, "src");
-    const CopyPlan gather = through_buffer(plan, buffer(at::TensorOptions().pinned_memory(true)));
-    submission->late = !copy_on_host(gather, deadline);
+    for (Step& step : submission->plan.steps) {
+      const at::Tensor buffer = at::empty({step.bytes}, at::TensorOptions(at::kByte).pinned_memory(true));
+      submission->late = submission->late || !copy_on_host(through_buffer(step, buffer), deadline);
+      submission->owned.push_back(buffer);
+    }
   } else if (kind == ACL_MEMCPY_DEVICE_TO_HOST && !all_pinned(dst)) {
     refuse_pageable_capture(call, "dst");
     submission->owned.assign(dst.begin(), dst.end());
-  } else if (plan.shifts) {
-    // The runtime does not say what becomes of a copy onto memory that it still has to read.
-    submission->plans.push_back(through_buffer(plan, buffer(at::TensorOptions(device))));
   }
-  submission->plans.push_back(std::move(plan));
   return submission;
 }
 
@@ -145,10 +122,8 @@ void record_pinned(at::ITensorListRef tensors, const c10_npu::NPUStream& stream)
   }
 }
 
-void copy_cache_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index, int64_t src_batch_index,
-                    int64_t offset, int64_t size, std::optional<int64_t> req_id, int64_t batch_dim) {
-  const Slice slice{dst_batch_index, src_batch_index, offset, size};
-  const auto submission = prepare({"copy_cache", req_id}, dst, src, slice, batch_dim, std::nullopt);
+void enqueue(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan) {
+  const auto submission = prepare(call, dst, src, std::move(plan), std::nullopt);
   if (submission == nullptr) {
     return;
   }
@@ -158,7 +133,7 @@ void copy_cache_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_
     submission->enqueue(handle);
     return ACL_SUCCESS;
   };
-  at_npu::native::OpCommand::RunOpApiV2("llm_datadist::copy_cache", task);
+  at_npu::native::OpCommand::RunOpApiV2(std::string("llm_datadist::") + call.op, task);
   record_pinned(dst, stream);
   record_pinned(src, stream);
   record_pinned(submission->owned, stream);
@@ -169,19 +144,16 @@ int milliseconds_until(Clock::time_point deadline) {
   return std::max<int64_t>(1, std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count());
 }
 
-bool copy_cache_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index,
-                             int64_t src_batch_index, int64_t offset, int64_t size, std::optional<int64_t> req_id,
-                             int64_t batch_dim, int64_t timeout_ms) {
-  const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
-  const Call call{"copy_cache", req_id};
-  const Slice slice{dst_batch_index, src_batch_index, offset, size};
-  const auto submission = prepare(call, dst, src, slice, batch_dim, deadline);
+// Returns whether the copies were done before the deadline.
+bool enqueue_and_wait(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan,
+                      Clock::time_point deadline) {
+  const auto submission = prepare(call, dst, src, std::move(plan), deadline);
   if (submission == nullptr) {
     return true;
   }
   const c10::DeviceGuard guard(submission->device);
   TORCH_CHECK(c10_npu::currentStreamCaptureStatusMayInitCtx() == c10_npu::CaptureStatus::None, call.op,
-              ": a blocking copy cannot be captured in a graph; use torch.ops.llm_datadist.copy_cache", call.request());
+              ": a blocking copy cannot be captured in a graph; use torch.ops.llm_datadist.", call.op, call.request());
   if (submission->late) {
     return false;
   }
@@ -207,7 +179,7 @@ bool copy_cache_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, int
     }
     return ACL_SUCCESS;
   };
-  at_npu::native::OpCommand::RunOpApiV2("llm_datadist::copy_cache", task);
+  at_npu::native::OpCommand::RunOpApiV2(std::string("llm_datadist::") + call.op, task);
 
   auto outcome = enqueued->get_future();
   if (outcome.wait_until(deadline) != std::future_status::ready) {
@@ -223,10 +195,41 @@ bool copy_cache_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, int
   return true;
 }
 
+void copy_cache_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index, int64_t src_batch_index,
+                    int64_t offset, int64_t size, std::optional<int64_t> req_id, int64_t batch_dim) {
+  const Call call{"copy_cache", req_id};
+  const Slice slice{dst_batch_index, src_batch_index, offset, size};
+  enqueue(call, dst, src, plan_copy(call, dst, src, slice, batch_dim));
+}
+
+void copy_cache_batch_npu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
+                          std::optional<int64_t> req_id, int64_t batch_dim) {
+  const Call call{"copy_cache_batch", req_id};
+  enqueue(call, dst, src, plan_batch(call, dst, src, copies, batch_dim));
+}
+
+bool copy_cache_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index,
+                             int64_t src_batch_index, int64_t offset, int64_t size, std::optional<int64_t> req_id,
+                             int64_t batch_dim, int64_t timeout_ms) {
+  const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  const Call call{"copy_cache", req_id};
+  const Slice slice{dst_batch_index, src_batch_index, offset, size};
+  return enqueue_and_wait(call, dst, src, plan_copy(call, dst, src, slice, batch_dim), deadline);
+}
+
+bool copy_cache_batch_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
+                                   std::optional<int64_t> req_id, int64_t batch_dim, int64_t timeout_ms) {
+  const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  const Call call{"copy_cache_batch", req_id};
+  return enqueue_and_wait(call, dst, src, plan_batch(call, dst, src, copies, batch_dim), deadline);
+}
+
 }  // namespace
 }  // namespace llm_datadist
 
 TORCH_LIBRARY_IMPL(llm_datadist, PrivateUse1, m) {
   m.impl("copy_cache", &llm_datadist::copy_cache_npu);
+  m.impl("copy_cache_batch", &llm_datadist::copy_cache_batch_npu);
   m.impl("_copy_cache_blocking", &llm_datadist::copy_cache_blocking_npu);
+  m.impl("_copy_cache_batch_blocking", &llm_datadist::copy_cache_batch_blocking_npu);
 }

@@ -2,46 +2,71 @@
 #pragma once
 
 #include <ATen/core/IListRef.h>
-#include <c10/util/ArrayRef.h>
+#include <ATen/core/Tensor.h>
 #include <c10/util/SmallVector.h>
 
 #include "call.h"
+#include "slice.h"
 
 namespace llm_datadist {
 
-// `height` ranges of `width` bytes; the next range begins `dst_pitch` bytes further on one side and `src_pitch` on the
-// other. With more than one range, no pitch is smaller than the width.
-struct StridedCopy {
+// Bytes to copy, `width` of them, by their distance from a place in dst and from one in src. Of the spans that belong
+// together, this one begins after `before` bytes of others.
+struct Span {
+  int64_t dst;
+  int64_t src;
+  int64_t width;
+  int64_t before;
+};
+
+// Spans [begin, end) of a step, and their bytes together.
+struct SpanList {
+  int64_t begin;
+  int64_t end;
+  int64_t bytes;
+};
+
+// Where spans are copied: from a place in a tensor of src to one in a tensor of dst, `height` times, each time a pitch
+// further on. With a height above 1, no span is wider than a pitch.
+struct Base {
   char* dst;
   int64_t dst_pitch;
   const char* src;
   int64_t src_pitch;
-  int64_t width;
   int64_t height;
-  int64_t tensor;  // where the first range belongs, for messages: dst[tensor] and src[tensor]
+  int64_t spans;  // which of the step's lists of spans
+  Item item;      // the tensor of dst that the place is in, for messages
 };
 
-// What a kernel has to do, in any order and on any number of threads: every argument is checked, every address lies
-// inside its tensor, and no range that is written is read or written by another range of the plan.
-struct CopyPlan {
+// Copies every span of a list at every base of the list. That product is never written out: it can be a thousand
+// times longer than its factors.
+struct Step {
   // Room for a cache of 160 separate tensors, so that planning an ordinary call takes nothing from the heap.
-  c10::SmallVector<StridedCopy, 192> copies;
+  c10::SmallVector<Base, 192> bases;
+  c10::SmallVector<SpanList, 4> lists;
+  c10::SmallVector<Span, 8> spans;
   int64_t bytes = 0;
-  // Some range overlaps its own source without being equal to it (a shift by less than its width): such ranges want
-  // memmove or a staging buffer, one range at a time.
-  bool shifts = false;
+  // The spans of each place must be copied one after the other, each in one piece, and may overlap their own source
+  // (as memmove allows). Places are independent of one another in any step. If this is false, so are spans.
+  bool in_order = false;
+
+  c10::ArrayRef<Span> spans_of(const Base& base) const {
+    const SpanList& list = lists[base.spans];
+    return c10::ArrayRef<Span>(spans.data() + list.begin, spans.data() + list.end);
+  }
 };
 
-// The four numbers of a copy, in the order in which copy_cache takes them. offset and size are bytes.
-struct Slice {
-  int64_t dst_batch_index;
-  int64_t src_batch_index;
-  int64_t offset;
-  int64_t size;
+// What a kernel has to do: steps to run one after the other. Every argument is checked, and every address lies inside
+// its tensor or inside `staging`.
+struct CopyPlan {
+  c10::SmallVector<Step, 1> steps;
+  at::Tensor staging;  // defined only if something has to be staged; on the device of dst
 };
 
-// Checks a call and turns it into a plan. Throws ValueError, naming what was wrong, with nothing written.
+// Both check a call and turn it into a plan. They throw ValueError, naming what was wrong, with nothing written.
 CopyPlan plan_copy(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, const Slice& slice,
                    int64_t batch_dim);
+CopyPlan plan_batch(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
+                    int64_t batch_dim);
 
 }  // namespace llm_datadist

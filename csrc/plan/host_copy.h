@@ -9,9 +9,11 @@
 namespace llm_datadist {
 
 using Clock = std::chrono::steady_clock;
+using Deadline = std::optional<Clock::time_point>;
 
-// Runs a plan whose both sides are host memory, in the calling thread and torch's intra-op threads. Returns false if
-// the deadline passed with bytes still to copy.
-bool copy_on_host(const CopyPlan& plan, std::optional<Clock::time_point> deadline);
+// Run copies whose both sides are host memory, in the calling thread and torch's intra-op threads. Return false if the
+// deadline passed with bytes still to copy.
+bool copy_on_host(const CopyPlan& plan, const Deadline& deadline);
+bool copy_on_host(const Step& step, const Deadline& deadline);
 
 }  // namespace llm_datadist

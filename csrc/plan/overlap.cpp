@@ -4,69 +4,54 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "extent.h"
+
 namespace llm_datadist {
 namespace {
 
-// Addresses of different allocations are compared here, which pointers do not allow and integers do.
-using Address = uintptr_t;
-
-struct Span {
-  Address begin;
-  Address end;
-};
-
-Span span_of(const char* first, int64_t pitch, int64_t width, int64_t height) {
-  const auto begin = reinterpret_cast<Address>(first);
-  return {begin, begin + (height - 1) * pitch + width};
-}
-
-bool disjoint(const Span& a, const Span& b) { return a.end <= b.begin || b.end <= a.begin; }
-
-Span hull(const Span& a, const Span& b) { return {std::min(a.begin, b.begin), std::max(a.end, b.end)}; }
-
-// Whether the ranges of one strided copy are clear of one another, seen from their distances alone: both sides step by
+// Whether the ranges of one base are clear of one another, seen from their distances alone: both sides step by
 // the same pitch, and the sources lie in the gaps between the destinations (or each on its own destination).
-bool clear_by_pitch(const StridedCopy& copy) {
-  if (copy.dst == copy.src) {
-    return copy.height == 1 || copy.dst_pitch == copy.src_pitch;
+bool clear_by_pitch(const Base& base, int64_t width) {
+  if (base.dst == base.src) {
+    return base.height == 1 || base.dst_pitch == base.src_pitch;
   }
-  if (copy.height == 1 || copy.dst_pitch != copy.src_pitch) {
+  if (base.height == 1 || base.dst_pitch != base.src_pitch) {
     return false;
   }
-  const auto distance = reinterpret_cast<intptr_t>(copy.dst) - reinterpret_cast<intptr_t>(copy.src);
-  const int64_t gap = std::abs(distance) % copy.dst_pitch;
-  return gap >= copy.width && copy.dst_pitch - gap >= copy.width;
+  const int64_t gap = std::abs(distance(base.src, base.dst)) % base.dst_pitch;
+  return gap >= width && base.dst_pitch - gap >= width;
 }
 
-// Whether spans come in the order of their addresses, or in the opposite one, and none overlaps the next.
+// Whether extents come in the order of their addresses, or in the opposite one, and none overlaps the next.
 struct Order {
   bool ascends = true;
   bool descends = true;
-  Span last{0, 0};
+  Extent last{0, 0};
 
-  void add(const Span& span, bool first) {
-    ascends = ascends && (first || span.begin >= last.end);
-    descends = descends && (first || span.end <= last.begin);
-    last = span;
+  void add(const Extent& extent, bool first) {
+    ascends = ascends && (first || extent.begin >= last.end);
+    descends = descends && (first || extent.end <= last.begin);
+    last = extent;
   }
   bool apart() const { return ascends || descends; }
 };
 
 // The quick answer, in one pass and without sorting: true for the layouts caches really have (tensors in the order of
 // their addresses, rows of one stacked tensor), false where only find_conflict's sorting can tell.
-bool clearly_apart(c10::ArrayRef<StridedCopy> copies) {
+bool clearly_apart(const Step& step) {
   Order dst_order;
   Order pair_order;
-  Span all_dst{};
-  Span all_src{};
+  Extent all_dst{};
+  Extent all_src{};
   bool pairs_clear = true;
-  for (const StridedCopy& copy : copies) {
-    const bool first = &copy == copies.begin();
-    const Span dst = span_of(copy.dst, copy.dst_pitch, copy.width, copy.height);
-    const Span src = span_of(copy.src, copy.src_pitch, copy.width, copy.height);
+  for (const Base& base : step.bases) {
+    const bool first = &base == step.bases.begin();
+    const int64_t width = step.lists[base.spans].bytes;
+    const Extent dst = extent_of(base.dst, (base.height - 1) * base.dst_pitch + width);
+    const Extent src = extent_of(base.src, (base.height - 1) * base.src_pitch + width);
     dst_order.add(dst, first);
     pair_order.add(hull(dst, src), first);
-    pairs_clear = pairs_clear && (disjoint(dst, src) || clear_by_pitch(copy));
+    pairs_clear = pairs_clear && (disjoint(dst, src) || clear_by_pitch(base, width));
     all_dst = first ? dst : hull(all_dst, dst);
     all_src = first ? src : hull(all_src, src);
   }
@@ -74,7 +59,7 @@ bool clearly_apart(c10::ArrayRef<StridedCopy> copies) {
 }
 
 struct Range {
-  Span span;
+  Extent extent;
   int64_t position;
   bool is_dst;
   bool onto_itself;
@@ -82,25 +67,27 @@ struct Range {
 
 }  // namespace
 
-std::optional<Conflict> find_conflict(c10::ArrayRef<StridedCopy> copies, bool& shifts) {
+std::optional<Conflict> find_conflict(const Step& step, bool& shifts) {
   shifts = false;
-  if (clearly_apart(copies)) {
+  if (clearly_apart(step)) {
     return std::nullopt;
   }
 
   c10::SmallVector<Range, 384> ranges;
   int64_t position = 0;
-  for (const StridedCopy& copy : copies) {
-    for (int64_t row = 0; row < copy.height; ++row, ++position) {
-      const Span dst = span_of(copy.dst + row * copy.dst_pitch, 0, copy.width, 1);
-      const Span src = span_of(copy.src + row * copy.src_pitch, 0, copy.width, 1);
+  for (const Base& base : step.bases) {
+    const int64_t width = step.lists[base.spans].bytes;
+    for (int64_t place = 0; place < base.height; ++place, ++position) {
+      const Extent dst = extent_of(base.dst + place * base.dst_pitch, width);
+      const Extent src = extent_of(base.src + place * base.src_pitch, width);
       const bool onto_itself = dst.begin == src.begin;
       ranges.push_back({dst, position, true, onto_itself});
       ranges.push_back({src, position, false, onto_itself});
       shifts = shifts || (!onto_itself && !disjoint(dst, src));
     }
   }
-  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.span.begin < b.span.begin; });
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return a.extent.begin < b.extent.begin; });
 
   // One pass over the ranges by where they begin. A range conflicts with an earlier one that ends after its begin.
   // Destinations are disjoint as far as the pass has come, so only the last one can reach further; of the sources, the
@@ -110,7 +97,7 @@ std::optional<Conflict> find_conflict(c10::ArrayRef<StridedCopy> copies, bool& s
   const Range* far_src = nullptr;
   const Range* far_other_src = nullptr;
   for (const Range& range : ranges) {
-    const auto reaches = [&](const Range* earlier) { return earlier && earlier->span.end > range.span.begin; };
+    const auto reaches = [&](const Range* earlier) { return earlier && earlier->extent.end > range.extent.begin; };
     if (range.is_dst) {
       if (reaches(last_dst)) {
         return Conflict{range.position, last_dst->position, true};
@@ -125,10 +112,10 @@ std::optional<Conflict> find_conflict(c10::ArrayRef<StridedCopy> copies, bool& s
       if (reaches(last_written) && last_written->position != range.position) {
         return Conflict{last_written->position, range.position, false};
       }
-      if (!far_src || range.span.end >= far_src->span.end) {
+      if (!far_src || range.extent.end >= far_src->extent.end) {
         far_other_src = far_src;
         far_src = &range;
-      } else if (!far_other_src || range.span.end > far_other_src->span.end) {
+      } else if (!far_other_src || range.extent.end > far_other_src->extent.end) {
         far_other_src = &range;
       }
     }

@@ -7,16 +7,16 @@
 
 namespace llm_datadist {
 
-// Two ranges of a plan that may not both be there, by their position in the plan. One is always a destination.
+// Two ranges of a step that may not both be there, by their position in the step. One is always a destination.
 struct Conflict {
   int64_t dst;
   int64_t other;
   bool other_is_dst;
 };
 
-// Looks for a destination range that overlaps another destination, or a source other than its own. Sets `shifts` if a
-// destination partly overlaps its own source. A range copied onto itself reads and writes nothing new, so it conflicts
-// only with another destination.
-std::optional<Conflict> find_conflict(c10::ArrayRef<StridedCopy> copies, bool& shifts);
+// Of a step whose lists have one span each, looks for a destination range that overlaps another destination, or a
+// source other than its own. Sets `shifts` if a destination partly overlaps its own source. A range copied onto itself
+// reads and writes nothing new, so it conflicts only with another destination.
+std::optional<Conflict> find_conflict(const Step& step, bool& shifts);
 
 }  // namespace llm_datadist

@@ -80,12 +80,7 @@ void check_lists(const Call& call, const Tensors& dst, const Tensors& src) {
   }
 }
 
-RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim) {
-  CHECK_CALL(call, 0 <= batch_dim && batch_dim < tensor.dim(), "batch_dim (", batch_dim, ") out of range [0, ",
-             tensor.dim(), "), the dimensions of ", item);
-  CHECK_CALL(call, tensor.numel() > 0, "expected ", item, " not to be empty, got shape ", tensor.sizes());
-
-  // A storage may have been shrunk under its tensors; every later sum of sizes and strides relies on this check.
+void check_memory(const Call& call, Item item, const at::Tensor& tensor) {
   const uint64_t itemsize = tensor.itemsize();
   const uint64_t storage_elements = tensor.storage().nbytes() / itemsize;
   const std::optional<uint64_t> elements = extent(tensor);
@@ -96,7 +91,14 @@ RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int6
 
   CHECK_CALL(call, tensor.storage().data() != nullptr, "expected ", item, " to have memory, got a storage of ",
              tensor.storage().nbytes(), " bytes at address 0, as tensor subclasses that wrap others have");
+}
 
+RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim) {
+  CHECK_CALL(call, 0 <= batch_dim && batch_dim < tensor.dim(), "batch_dim (", batch_dim, ") out of range [0, ",
+             tensor.dim(), "), the dimensions of ", item);
+  CHECK_CALL(call, tensor.numel() > 0, "expected ", item, " not to be empty, got shape ", tensor.sizes());
+
+  check_memory(call, item, tensor);
   CHECK_CALL(call, has_dense_rows(tensor, batch_dim), "expected the rows of ", item,
              " to be dense (each one contiguous range of bytes), got shape ", tensor.sizes(), ", strides ",
              tensor.strides(), ", batch_dim ", batch_dim);

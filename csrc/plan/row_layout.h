@@ -20,11 +20,17 @@ struct RowLayout {
   int64_t batch_size;
   int64_t row_bytes;
   int64_t batch_stride;
+
+  bool operator==(const RowLayout&) const = default;
 };
 
 // Checks the two lists as wholes: their lengths, and what their tensors must have in common. Reads neither sizes nor
 // data, so that it serves real and fake tensors alike.
 void check_lists(const Call& call, const Tensors& dst, const Tensors& src);
+
+// Checks that a tensor, not empty, lies inside its storage, which may have been shrunk under it. Every later sum of its
+// sizes and strides relies on this check.
+void check_memory(const Call& call, Item item, const at::Tensor& tensor);
 
 // Checks that the rows of `tensor` are dense, do not overlap, and lie inside its storage.
 RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim);

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tensor_pair.h"
+
+namespace llm_datadist {
+namespace {
+
+// Makes `base` a continuation of the last one, if it is one. A pitch below the width would not be a strided copy but an
+// overlap (or, on the source side, a broadcast): those stay separate bases.
+bool extend_last(Step& step, const Base& base, int64_t width) {
+  if (step.bases.empty()) {
+    return false;
+  }
+  Base& last = step.bases.back();
+  const int64_t dst_pitch = last.height == 1 ? base.dst - last.dst : last.dst_pitch;
+  const int64_t src_pitch = last.height == 1 ? base.src - last.src : last.src_pitch;
+  const bool continues = base.spans == last.spans && dst_pitch >= width && src_pitch >= width &&
+                         base.dst - last.dst == dst_pitch * last.height &&
+                         base.src - last.src == src_pitch * last.height &&
+                         (base.height == 1 || (base.dst_pitch == dst_pitch && base.src_pitch == src_pitch));
+  if (continues) {
+    last.dst_pitch = dst_pitch;
+    last.src_pitch = src_pitch;
+    last.height += base.height;
+  }
+  return continues;
+}
+
+void append(Step& step, const Base& base, int64_t width) {
+  if (base.height > 1 && (base.dst_pitch < width || base.src_pitch < width)) {
+    Base single = base;
+    single.height = 1;
+    for (int64_t place = 0; place < base.height; ++place) {
+      append(step, single, width);
+      single.dst += base.dst_pitch;
+      single.src += base.src_pitch;
+    }
+  } else if (!extend_last(step, base, width)) {
+    step.bases.push_back(base);
+  }
+}
+
+// Appends `first` once for every index of the `dims` outermost dimensions: the innermost of them as a pitch, the ones
+// outside it one by one.
+void append_leading(Step& step, Base first, const TensorPair& pair, int64_t dims, int64_t width) {
+  if (dims == 0) {
+    append(step, first, width);
+    return;
+  }
+  const int64_t outer = dims - 1;
+  const int64_t dst_pitch = pair.dst.stride(outer) * pair.dst.itemsize();
+  const int64_t src_pitch = pair.src.stride(outer) * pair.src.itemsize();
+  if (first.height == 1) {
+    first.height = pair.dst.size(outer);
+    first.dst_pitch = dst_pitch;
+    first.src_pitch = src_pitch;
+    append_leading(step, first, pair, outer, width);
+    return;
+  }
+  for (int64_t index = 0; index < pair.dst.size(outer); ++index) {
+    append_leading(step, first, pair, outer, width);
+    first.dst += dst_pitch;
+    first.src += src_pitch;
+  }
+}
+
+}  // namespace
+
+TensorPair checked_pair(const Call& call, const Tensors& dst, const Tensors& src, int64_t index, int64_t batch_dim) {
+  const at::Tensor& to = dst[index];
+  const at::Tensor& from = src[index];
+  const Item dst_item{"dst", index};
+  const Item src_item{"src", index};
+  const RowLayout dst_rows = row_layout(call, dst_item, to, batch_dim);
+  const RowLayout src_rows = row_layout(call, src_item, from, batch_dim);
+  CHECK_CALL(call, to.sizes().slice(0, batch_dim) == from.sizes().slice(0, batch_dim),
+             "expected the sizes before batch_dim (", batch_dim, ") to be the same, got ", to.sizes(), " for ",
+             dst_item, " and ", from.sizes(), " for ", src_item);
+  // mutable_data_ptr gives a lazily cloned destination bytes of its own, so it comes before the source is asked.
+  auto* const to_bytes = static_cast<char*>(to.mutable_data_ptr());
+  const auto* const from_bytes = static_cast<const char*>(from.const_data_ptr());
+  return {to, from, dst_item, src_item, dst_rows, src_rows, batch_dim, to_bytes, from_bytes};
+}
+
+void check_room(const Call& call, const TensorPair& pair, int64_t bytes) {
+  const auto storage_bytes = static_cast<int64_t>(pair.dst.storage().nbytes());
+  CHECK_CALL(call, pair.places() <= storage_bytes / bytes, "ranges of ", pair.dst_item,
+             " overlap one another: got shape ", pair.dst.sizes(), ", strides ", pair.dst.strides());
+}
+
+void append_places(Step& step, const TensorPair& pair, int64_t dst_offset, int64_t src_offset, int64_t width,
+                   int64_t spans) {
+  append_leading(step, {pair.to + dst_offset, 0, pair.from + src_offset, 0, 1, spans, pair.dst_item}, pair,
+                 pair.batch_dim, width);
+}
+
+}  // namespace llm_datadist
