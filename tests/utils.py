@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 copy_cache = torch.ops.llm_datadist.copy_cache.default
+copy_cache_batch = torch.ops.llm_datadist.copy_cache_batch.default
 
 
 def filled(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0) -> Tensor:
@@ -68,6 +69,17 @@ def reference_copy(
         row = _row(to_host(s), src_batch_index, batch_dim)
         end = row.shape[-1] if size == -1 else offset + size
         _row(d, dst_batch_index, batch_dim)[..., offset:end] = row[..., offset:end]
+    return result
+
+
+def reference_batch(
+    dst: Sequence[Tensor], src: Sequence[Tensor], copies: Sequence[Sequence[int]], *, batch_dim: int = 0
+) -> list[Tensor]:
+    """What dst has to hold after a batch, as host tensors: one copy after the other, all from src as it was."""
+    before = [to_host(s) for s in src]
+    result = [to_host(d) for d in dst]
+    for copy in copies:
+        result = reference_copy(result, before, *copy, batch_dim=batch_dim)
     return result
 
 

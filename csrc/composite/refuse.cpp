@@ -8,6 +8,7 @@
 #include <torch/library.h>
 
 #include "../plan/row_layout.h"
+#include "../plan/slice.h"
 
 namespace llm_datadist {
 namespace {
@@ -19,6 +20,9 @@ void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const std::string name = op.schema().name().substr(sizeof("llm_datadist::") - 1);
   const Call call{name.c_str(), std::nullopt};
   check_lists(call, at::ITensorListRef(dst).materialize(), at::ITensorListRef(src).materialize());
+  if (arguments[2].isTensor()) {
+    check_copies(call, arguments[2].toTensor());
+  }
   TORCH_CHECK_NOT_IMPLEMENTED(false, call.op, ": no kernel for tensors on ", dst.get(0).device(), " and ",
                               src.get(0).device(),
                               "; loaded are those for the CPU and, where torch_npu is installed, the NPU");
