@@ -85,3 +85,9 @@ def test_builds_without_a_runtime() -> None:
         timeout=120,
     )
     assert done.stdout.strip().endswith("llm_datadist_torch"), done.stderr
+
+
+def test_library_tells_nothing_of_the_machine_it_was_built_on() -> None:
+    content = _library.NPU_LIBRARY.read_bytes()
+    assert b"csrc/npu/copy_kernel.cpp" in content
+    assert f"{TESTS.parent}/".encode() not in content and f"{sys.prefix}/".encode() not in content
