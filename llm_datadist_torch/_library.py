@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds and loads the compiled libraries, and says what is wrong where that fails."""
 
+import json
+import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 LIBRARY = Path(__file__).with_name("libllm_datadist.so")
 NPU_LIBRARY = Path(__file__).with_name("libllm_datadist_npu.so")
-TORCH_NPU_VERSION = Path(__file__).with_name("torch_npu.version")  # written by setup.py with the NPU library
 
 _INSTALL = "pip install --no-build-isolation --force-reinstall --no-deps"
 
@@ -18,15 +19,17 @@ def load() -> None:
     torch imports torch_npu by itself where that is installed, unless TORCH_DEVICE_BACKEND_AUTOLOAD=0.
 
     Raises:
-        ImportError: torch or a library cannot be loaded; the text lists the likely causes, and the original error is
-            the cause.
+        ImportError: torch or a library cannot be loaded, or is of another version than was built against; the text
+            lists the likely causes and the versions found, and the original error is the cause.
     """
     try:
         import torch  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        # With torch_npu installed, `import torch` imports that too, and fails where the Ascend runtime is not found.
-        raise ImportError(
-            f"llm_datadist_torch needs torch, and importing torch failed: {error}\n"
+        # With torch_npu installed, `import torch` imports that too, and fails where the Ascend runtime is not found:
+        # the name of the library that is missing is in the cause.
+        reason = f"{error}\n{error.__cause__}" if error.__cause__ else f"{error}"
+        raise _failure(
+            f"llm_datadist_torch needs torch, and importing torch failed: {reason}\n"
             "If torch_npu is installed, likely causes are:\n"
             "  - the Ascend runtime (CANN) is not on the loader's path: source its set_env.sh, then try again\n"
             "  - torch_npu was made for another version of torch\n"
@@ -34,27 +37,48 @@ def load() -> None:
         ) from error
     _load(LIBRARY, f"In a checkout, build it with `{_INSTALL} -e .`")
     if "torch_npu" in sys.modules:
-        _check_torch_npu_version()
         _load(NPU_LIBRARY, f"It was built without torch_npu. Build it again, with `{_INSTALL}`")
 
 
-def _check_torch_npu_version() -> None:
-    if TORCH_NPU_VERSION.exists() and TORCH_NPU_VERSION.read_text() != version("torch_npu"):
-        raise ImportError(
-            f"llm_datadist_torch was built against torch_npu {TORCH_NPU_VERSION.read_text()}, and torch_npu "
-            f"{version('torch_npu')} is installed. Build it again, with `{_INSTALL}`"
-        )
+def built_with(library: Path) -> Path:
+    """The file beside a library in which setup.py left the versions it was built against, by package."""
+    return library.with_suffix(".built_with.json")
+
+
+def environment() -> str:
+    """The versions that every report of a problem needs, in one line."""
+    packages = ("llm_datadist_torch", "torch", "torch_npu")
+    return ", ".join((*map(_found, packages), f"Python {platform.python_version()}", platform.platform()))
+
+
+def _found(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} not installed"
+
+
+def _failure(text: str) -> ImportError:
+    return ImportError(f"{text}\nFound: {environment()}")
 
 
 def _load(library: Path, how_to_get_it: str) -> None:
     import torch
 
-    if not library.exists():
-        raise ImportError(f"llm_datadist_torch has no {library.name}: {library} does not exist. {how_to_get_it}")
+    for file in (library, built_with(library)):
+        if not file.exists():
+            raise _failure(f"llm_datadist_torch has no {file.name}: {file} does not exist. {how_to_get_it}")
+    # Compared before the library is opened: what the loader says of another version is an undefined symbol, or nothing.
+    for package, built in json.loads(built_with(library).read_text()).items():
+        if version(package).split("+")[0] != built:
+            raise _failure(
+                f"llm_datadist_torch: {library.name} was built against {package} {built}, and {_found(package)} is "
+                f"installed. Build it again, with `{_INSTALL}`"
+            )
     try:
         torch.ops.load_library(library)  # type: ignore[no-untyped-call]
     except OSError as error:
-        raise ImportError(
+        raise _failure(
             f"llm_datadist_torch could not load {library.name} into torch {torch.__version__}: {error}\n"
             f"The likely cause is that it was built against another version. Build it again, with `{_INSTALL}`"
         ) from error

@@ -1,22 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python blocks of the README run, and print what the block after them says."""
+"""The code of README.md and docs/ runs, and prints what the text block right after it says.
 
+Blocks of one page follow from one another. One that cannot run says so, and why, where its readers see it: in its first
+line.
+"""
+
+import os
 import re
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+NOT_RUN = re.compile(r"# not run by the tests: \w")
 
 
-def test_readme() -> None:
-    text = README.read_text()
-    samples = BLOCKS.findall(text)
-    assert len(samples) == text.count("```python") == 2
+def run_python(code: str, names: dict) -> str:
+    output = StringIO()
+    with redirect_stdout(output):
+        exec(code, names)
+    return output.getvalue()
+
+
+def run_bash(code: str) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["bash", "-euo", "pipefail", "-c", code]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_runs(page: Path) -> None:
+    text = page.read_text()
     names: dict = {}
-    for code, printed in samples:
-        output = StringIO()
-        with redirect_stdout(output):
-            exec(code, names)
-        assert output.getvalue() == printed
+    fences = 0
+    for language, code, printed in BLOCK.findall(text):
+        fences += 4 if printed else 2
+        assert language in ("bash", "python", "text"), f"what is to be done with {language}?"
+        if language == "text" or NOT_RUN.match(code):
+            continue
+        output = run_python(code, names) if language == "python" else run_bash(code)
+        assert not printed or output == printed
+    assert fences == text.count("```")  # none was overlooked

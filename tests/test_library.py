@@ -40,10 +40,20 @@ class TestImport:
     def test_library_that_does_not_load(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         broken = tmp_path / "libbroken.so"
         broken.write_text("not a library")
+        _library.built_with(broken).write_text("{}")
         monkeypatch.setattr(_library, "LIBRARY", broken)
         with pytest.raises(ImportError, match="built against another version") as failure:
             _library.load()
         assert isinstance(failure.value.__cause__, OSError)
+
+    def test_another_torch_than_built_against(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Seen before the library is opened: opening this one would fail in another way."""
+        old = tmp_path / "libold.so"
+        old.write_text("not a library")
+        _library.built_with(old).write_text('{"torch": "2.12.0"}')
+        monkeypatch.setattr(_library, "LIBRARY", old)
+        with pytest.raises(ImportError, match=r"built against torch 2\.12\.0, and torch 2\.13\.0\S* is installed"):
+            _library.load()
 
     def test_broken_torch_npu(self, tmp_path: Path) -> None:
         """An installed torch_npu that cannot load makes `import torch` fail; the text has to say what to do."""

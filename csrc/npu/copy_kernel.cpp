@@ -25,6 +25,7 @@
 
 #include "../plan/copy_plan.h"
 #include "../plan/host_copy.h"
+#include "../plan/profiler_range.h"
 #include "../plan/staging.h"
 #include "acl_check.h"
 #include "copy_commands.h"
@@ -123,6 +124,7 @@ void record_pinned(at::ITensorListRef tensors, const c10_npu::NPUStream& stream)
 }
 
 void enqueue(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan) {
+  const ProfilerRange range(call, plan);
   const auto submission = prepare(call, dst, src, std::move(plan), std::nullopt);
   if (submission == nullptr) {
     return;
@@ -147,6 +149,7 @@ int milliseconds_until(Clock::time_point deadline) {
 // Returns whether the copies were done before the deadline.
 bool enqueue_and_wait(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan,
                       Clock::time_point deadline) {
+  const ProfilerRange range(call, plan);
   const auto submission = prepare(call, dst, src, std::move(plan), deadline);
   if (submission == nullptr) {
     return true;

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The build and the import, with and without what they need."""
 
+import json
 import os
 import subprocess
 import sys
@@ -44,16 +45,18 @@ def test_torch_npu_without_a_runtime_and_told_so() -> None:
 
 
 def test_another_torch_npu_than_built_against(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert _library.TORCH_NPU_VERSION.read_text() == "2.13.0"
-    monkeypatch.setattr(_library, "TORCH_NPU_VERSION", tmp_path / "version")
-    _library.TORCH_NPU_VERSION.write_text("2.12.0")
+    recorded = json.loads(_library.built_with(_library.NPU_LIBRARY).read_text())
+    assert recorded == {"torch": "2.13.0", "torch_npu": "2.13.0"}
+    old = tmp_path / "libold.so"
+    old.write_text("not a library")
+    _library.built_with(old).write_text(json.dumps(recorded | {"torch_npu": "2.12.0"}))
+    monkeypatch.setattr(_library, "NPU_LIBRARY", old)
     with pytest.raises(ImportError, match=r"built against torch_npu 2\.12\.0, and torch_npu 2\.13\.0 is installed"):
         _library.load()
 
 
 def test_built_without_torch_npu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_library, "NPU_LIBRARY", TESTS / "libnone.so")
-    monkeypatch.setattr(_library, "TORCH_NPU_VERSION", TESTS / "none")
     with pytest.raises(ImportError, match=r"has no libnone\.so: .* It was built without torch_npu"):
         _library.load()
 
@@ -82,3 +85,9 @@ def test_builds_without_a_runtime() -> None:
         timeout=120,
     )
     assert done.stdout.strip().endswith("llm_datadist_torch"), done.stderr
+
+
+def test_library_tells_nothing_of_the_machine_it_was_built_on() -> None:
+    content = _library.NPU_LIBRARY.read_bytes()
+    assert b"csrc/npu/copy_kernel.cpp" in content
+    assert f"{TESTS.parent}/".encode() not in content and f"{sys.prefix}/".encode() not in content

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``python -m llm_datadist_torch`` says of NPUs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from npu_utils import run_python
+
+from llm_datadist_torch import _library
+
+
+def report(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llm_datadist_torch"], env=env, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("soc", "text"),
+    [
+        ("Ascend910B3", "npu:0 is an Ascend910B3, which is served\n"),
+        ("Ascend310P3", "npu:0 is an Ascend310P3, which is not served; served are Ascend910B* and Ascend910_93*"),
+    ],
+)
+def test_all_in_order(soc: str, text: str) -> None:
+    done = report({**os.environ, "ASCEND_SIM_SOC": soc, "ASCEND_SIM_DEVICES": "3"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in (
+        f'{_library.NPU_LIBRARY}, built with {{"torch": "2.13.0", "torch_npu": "2.13.0"}}\n',
+        "NPUs: 3\n",
+        text,
+        "kernels of llm_datadist::copy_cache: CPU, PrivateUse1, ",
+        "copy_cache on npu:0: the bytes are right\n",
+    ):
+        assert part in done.stdout
+
+
+def test_torch_npu_not_imported() -> None:
+    done = report({**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "torch_npu 2.13.0" in done.stdout
+    assert "torch_npu has not been imported: the CPU alone\n" in done.stdout
+    assert str(_library.NPU_LIBRARY) not in done.stdout
+
+
+def test_device_fails() -> None:
+    """TASK_QUEUE_ENABLE=0: the error is raised where it happens."""
+    done = run_python(
+        """
+import runpy
+ascend_sim.fail_call("aclrtMemcpy2dAsync", 507015)
+runpy.run_module("llm_datadist_torch", run_name="__main__")
+""",
+        TASK_QUEUE_ENABLE="0",
+    )
+    assert done.returncode == 1, done.stderr
+    assert "copy_cache on cpu: the bytes are right\nBROKEN: copy_cache on npu:0: RuntimeError: " in done.stdout
+    assert "failed with code 507015" in done.stdout
+
+
+def test_no_runtime() -> None:
+    """The name of the library that was not found is in the error itself, not only in those before it."""
+    done = report({name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"})
+    assert done.returncode == 1
+    error = done.stderr[done.stderr.rindex("ImportError: llm_datadist_torch") :]
+    for part in (".so: cannot open shared object file", "set_env.sh", "Found: llm_datadist_torch", "torch_npu 2.13.0"):
+        assert part in error
+
+
+def test_op_without_an_npu_kernel() -> None:
+    """As where the NPU library is left over from an older build."""
+    done = run_python("""
+import runpy
+library = torch.library.Library("llm_datadist", "FRAGMENT")
+library.define("newer() -> ()")
+library.impl("newer", lambda: None, "CPU")
+runpy.run_module("llm_datadist_torch", run_name="__main__")
+""")
+    assert done.returncode == 1, done.stderr
+    assert "BROKEN: kernels of llm_datadist::newer: CPU\n" in done.stdout
