@@ -60,7 +60,7 @@ class ByteModel {
   Verdict judge() {
     Verdict verdict;
     if (case_.batch && case_.form >= Copies::kInt32) {
-      verdict.refused = "copies is no int64 tensor of shape [n, 4]";
+      verdict.refused = "copies is no int64 tensor of shape [n, 4] in its storage";
       return verdict;
     }
     verdict.refused = lists();

@@ -41,8 +41,20 @@ struct Copy {
   int64_t size;
 };
 
-// How the tensor of copies is made; from kInt32 on, it is none that copy_cache_batch takes.
-enum class Copies { kContiguous, kTransposed, kInterleaved, kInt32, kThreeColumns, kOneDimension, kLast = kOneDimension };
+// How the tensor of copies is made. kRepeated: one row, over and over, by a stride of 0. From kInt32 on, it is none
+// that copy_cache_batch takes.
+enum class Copies {
+  kContiguous,
+  kTransposed,
+  kInterleaved,
+  kRepeated,
+  kInt32,
+  kThreeColumns,
+  kOneDimension,
+  kOutsideStorage,
+  kUndefined,
+  kLast = kUndefined
+};
 
 struct Case {
   int64_t memory_bytes;

@@ -109,9 +109,9 @@ c10::Storage make_storage(void* data, int64_t nbytes) {
 std::vector<at::Tensor> make_tensors(const std::vector<View>& views, const std::vector<c10::Storage>& storages) {
   std::vector<at::Tensor> tensors;
   for (const View& view : views) {
-    tensors.push_back(view.undefined ? at::Tensor()
-                                     : make_tensor(storages[view.storage], view.dtype, view.sizes, view.strides,
-                                                   view.offset));
+    tensors.push_back(view.undefined
+                          ? at::Tensor()
+                          : make_tensor(storages[view.storage], view.dtype, view.sizes, view.strides, view.offset));
     if (view.requires_grad) {
       tensors.back().set_requires_grad(true);
     }
@@ -139,6 +139,10 @@ at::Tensor make_copies(const Case& c) {
     case Copies::kInterleaved:  // as columns of a wider tensor
       strides = {12, 3};
       break;
+    case Copies::kRepeated:
+      sizes = {int64_t{1} << 40, 4};
+      strides = {0, 1};
+      break;
     case Copies::kInt32:
       dtype = at::kInt;
       break;
@@ -149,18 +153,22 @@ at::Tensor make_copies(const Case& c) {
       sizes = {count * 4};
       strides = {1};
       break;
+    case Copies::kOutsideStorage:
+      break;
+    case Copies::kUndefined:
+      return {};
   }
   Wide extent = 1;
   for (size_t dim = 0; dim < sizes.size(); ++dim) {
     extent += Wide{sizes[dim] - 1} * strides[dim];
   }
-  const int64_t nbytes = numbers.empty() ? 0 : static_cast<int64_t>(extent) * c10::elementSize(dtype);
+  int64_t nbytes = numbers.empty() ? 0 : static_cast<int64_t>(extent) * c10::elementSize(dtype);
+  TORCH_CHECK(nbytes <= memory.bytes(), "fuzz: more copies than there is memory for");
+  nbytes -= c.form == Copies::kOutsideStorage ? 8 : 0;
   uint8_t* const begin = memory.data() + memory.bytes() - nbytes;
-  for (int64_t at = 0; dtype == at::kLong && sizes.size() == 2 && at < static_cast<int64_t>(numbers.size()); ++at) {
-    const int64_t column = at % 4;
-    if (column < sizes[1]) {
-      std::memcpy(begin + (at / 4 * strides[0] + column * strides[1]) * 8, &numbers[at], 8);
-    }
+  // Only where the op is to take it do the numbers matter.
+  for (int64_t at = 0; c.form < Copies::kInt32 && at < static_cast<int64_t>(numbers.size()); ++at) {
+    std::memcpy(begin + (at / 4 * strides[0] + at % 4 * strides[1]) * 8, &numbers[at], sizeof numbers[at]);
   }
   return make_tensor(make_storage(begin, nbytes), dtype, sizes, strides, 0);
 }
@@ -204,9 +212,8 @@ std::string judge(const Case& c, const Verdict& verdict, const std::vector<Bytes
     const uint8_t* const data = memories(c)[memory].data();
     if (std::memcmp(data, after[memory].data(), c.memory_bytes) != 0) {
       const auto at = std::mismatch(after[memory].begin(), after[memory].end(), data).first - after[memory].begin();
-      return "byte " + std::to_string(at) + " of memory " + std::to_string(memory) + " is " +
-             std::to_string(data[at]) + ", was " + std::to_string(before[memory][at]) + ", should be " +
-             std::to_string(after[memory][at]);
+      return "byte " + std::to_string(at) + " of memory " + std::to_string(memory) + " is " + std::to_string(data[at]) +
+             ", was " + std::to_string(before[memory][at]) + ", should be " + std::to_string(after[memory][at]);
     }
   }
   for (const auto* list : {&dst, &src}) {
@@ -294,15 +301,11 @@ int main(int count, char** arguments) {
   const auto end = Clock::now() + std::chrono::duration<double>(std::stod(arguments[2]));
   fuzz::number = count > 3 ? std::stoull(arguments[3]) : Clock::now().time_since_epoch().count();
   std::cout << "from case " << fuzz::number << '\n';
-  const bool has_batch =
-      c10::Dispatcher::singleton().findSchema({"llm_datadist::copy_cache_batch", ""}).has_value();
   fuzz::Tally single;
   fuzz::Tally batch;
   do {
     fuzz::run(false, single);
-    if (has_batch) {
-      fuzz::run(true, batch);
-    }
+    fuzz::run(true, batch);
     ++fuzz::number;
   } while (Clock::now() < end);
   fuzz::print("copy_cache", single);

@@ -76,10 +76,7 @@ class RandomCase {
  private:
   void make_storages() {
     // 24 MiB is where the CPU kernel changes to streaming stores, 384 KiB where it begins to use threads.
-    const int64_t pages = random_.chance(94)    ? 1
-                          : random_.chance(97)  ? 16
-                          : random_.below(1000) ? 512
-                                                : 8192;
+    const int64_t pages = random_.chance(94) ? 1 : random_.chance(97) ? 16 : random_.below(1000) ? 512 : 8192;
     case_.memory_bytes = pages * 4096;
     case_.memories = pages == 8192 ? 2 : static_cast<int>(random_.between(1, 3));
     for (int memory = 0; memory < case_.memories; ++memory) {
@@ -241,7 +238,8 @@ class RandomCase {
         offset = random_.one_of({int64_t{-1}, row - 1, row, row + 1, absurd()});
       }
       if (random_.chance(4)) {
-        size = random_.one_of({int64_t{0}, int64_t{-2}, row - std::clamp<int64_t>(offset, 0, row) + random_.below(2), absurd()});
+        size = random_.one_of(
+            {int64_t{0}, int64_t{-2}, row - std::clamp<int64_t>(offset, 0, row) + random_.below(2), absurd()});
       }
       case_.copies = {{index_below(batch), index_below(batch), offset, size}};
       return;
@@ -255,7 +253,8 @@ class RandomCase {
       random_.shuffle(from);
       const bool permutation = random_.chance(50);
       const auto [offset, size] = slice(0, row);
-      const int64_t count = random_.chance(50) ? batch : random_.between(1, batch);
+      const int64_t most = std::min<int64_t>(batch, 500);
+      const int64_t count = random_.chance(50) ? most : random_.between(1, most);
       for (int64_t i = 0; i < count; ++i) {
         const auto own = random_.chance(70) ? std::pair{offset, size} : slice(0, row);
         case_.copies.push_back({rows[i], permutation ? from[i] : random_.below(batch), own.first, own.second});
@@ -265,7 +264,8 @@ class RandomCase {
       for (int64_t begin = 0, end = 0; end < row && count > 0; begin = end, --count) {
         end = count == 1 ? row : random_.between(begin + 1, row);
         const auto [offset, size] = slice(begin, end);
-        case_.copies.push_back({random_.chance(80) ? rows[0] : random_.below(batch), random_.below(batch), offset, size});
+        case_.copies.push_back(
+            {random_.chance(80) ? rows[0] : random_.below(batch), random_.below(batch), offset, size});
       }
     } else {  // anything, at times nothing
       for (int64_t count = random_.below(5); count > 0; --count) {
@@ -278,7 +278,15 @@ class RandomCase {
                  : random_.chance(90) ? random_.one_of({Copies::kTransposed, Copies::kInterleaved})
                                       : static_cast<Copies>(random_.between(static_cast<int64_t>(Copies::kInt32),
                                                                             static_cast<int64_t>(Copies::kLast)));
-    if (!case_.copies.empty() && random_.chance(5)) {
+    if (case_.copies.empty()) {
+      case_.form = Copies::kContiguous;
+      return;
+    }
+    if (random_.chance(1)) {
+      case_.copies = {case_.copies[0], case_.copies[0]};
+      case_.form = Copies::kRepeated;
+    }
+    if (random_.chance(5)) {
       Copy& copy = case_.copies[random_.below(static_cast<int64_t>(case_.copies.size()))];
       *random_.one_of({&copy.dst_batch_index, &copy.src_batch_index, &copy.offset, &copy.size}) = absurd();
     }
