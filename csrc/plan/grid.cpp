@@ -19,7 +19,9 @@ using Dims = c10::SmallVector<Dim, 8>;
 Dims dims_of(const at::Tensor& tensor, const RowLayout& rows, int64_t batch_dim) {
   Dims dims;
   for (int64_t dim = 0; dim < batch_dim; ++dim) {
-    dims.push_back({tensor.stride(dim) * static_cast<int64_t>(tensor.itemsize()), tensor.size(dim)});
+    // The stride of a dimension of one is never walked and may be anything.
+    const int64_t stride = tensor.size(dim) == 1 ? 0 : tensor.stride(dim) * static_cast<int64_t>(tensor.itemsize());
+    dims.push_back({stride, tensor.size(dim)});
   }
   dims.push_back({rows.batch_stride, rows.batch_size});
   return dims;

@@ -47,6 +47,10 @@ void append_leading(Step& step, Base first, const TensorPair& pair, int64_t dims
     return;
   }
   const int64_t outer = dims - 1;
+  if (pair.dst.size(outer) == 1) {  // its stride is never walked and may be anything
+    append_leading(step, first, pair, outer, width);
+    return;
+  }
   const int64_t dst_pitch = pair.dst.stride(outer) * pair.dst.itemsize();
   const int64_t src_pitch = pair.src.stride(outer) * pair.src.itemsize();
   if (first.height == 1) {

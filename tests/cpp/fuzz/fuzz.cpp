@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Calls the ops with random arguments and compares every byte of the memory with what the byte model says. Around the
+// memory there are pages that nobody may touch, and the bytes outside the tensors are compared like those inside.
+//
+//   fuzz LIBRARY SECONDS [FIRST_CASE]
+//
+// A case is made from its number alone. A failure prints the number; `fuzz LIBRARY 0 NUMBER` runs that case again.
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstring>
+
+#include "../library.h"
+#include "byte_model.h"
+#include "random_case.h"
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(begin, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(begin, bytes)
+#endif
+
+namespace fuzz {
+namespace {
+
+uint64_t number = 0;  // of the case that runs
+
+// Says which case it was that the process dies of.
+void last_words() {
+  char text[64];
+  const int length = snprintf(text, sizeof text, "\ncase %llu\n", static_cast<unsigned long long>(number));
+  if (write(STDERR_FILENO, text, length) != length) {
+    _exit(1);
+  }
+}
+
+void report_crashes() {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_set_death_callback(last_words);
+#else
+  for (const int signal : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL}) {
+    std::signal(signal, [](int which) {
+      last_words();
+      std::signal(which, SIG_DFL);
+      raise(which);
+    });
+  }
+#endif
+}
+
+// Memory between two pages that nobody may touch.
+class Memory {
+ public:
+  explicit Memory(int64_t bytes) : bytes_(bytes) {
+    const int64_t page = sysconf(_SC_PAGESIZE);
+    auto* const all = mmap(nullptr, bytes + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    data_ = static_cast<uint8_t*>(all) + page;
+    if (all == MAP_FAILED || mprotect(data_, bytes, PROT_READ | PROT_WRITE) != 0) {
+      std::perror("fuzz: no memory");
+      std::exit(2);
+    }
+  }
+
+  uint8_t* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* data_;
+  int64_t bytes_;
+};
+
+// The memory of a case. Made once for each size.
+const std::vector<Memory>& memories(const Case& c) {
+  static std::map<int64_t, std::vector<Memory>> by_size;
+  std::vector<Memory>& found = by_size[c.memory_bytes];
+  while (static_cast<int>(found.size()) < c.memories) {
+    found.emplace_back(c.memory_bytes);
+  }
+  return found;
+}
+
+void fill(uint8_t* data, int64_t bytes) {
+  Random random(~number);
+  for (int64_t at = 0; at < bytes; at += sizeof(uint64_t)) {
+    const uint64_t bits = random.bits();
+    std::memcpy(data + at, &bits, sizeof bits);
+  }
+}
+
+// Without the checks of the functions that usually make tensors: whatever a caller may have done to one.
+at::Tensor make_tensor(const c10::Storage& storage, c10::ScalarType dtype, const Numbers& sizes, const Numbers& strides,
+                       int64_t offset) {
+  auto tensor = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage), c10::DispatchKey::CPU,
+                                                         c10::scalarTypeToTypeMeta(dtype));
+  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides, offset);
+  return tensor;
+}
+
+c10::Storage make_storage(void* data, int64_t nbytes) {
+  return {c10::Storage::use_byte_size_t(), c10::SymInt(nbytes), at::DataPtr(data, at::kCPU), nullptr, false};
+}
+
+std::vector<at::Tensor> make_tensors(const std::vector<View>& views, const std::vector<c10::Storage>& storages) {
+  std::vector<at::Tensor> tensors;
+  for (const View& view : views) {
+    tensors.push_back(view.undefined
+                          ? at::Tensor()
+                          : make_tensor(storages[view.storage], view.dtype, view.sizes, view.strides, view.offset));
+    if (view.requires_grad) {
+      tensors.back().set_requires_grad(true);
+    }
+  }
+  return tensors;
+}
+
+// The tensor of copies. Its last byte touches a page that nobody may touch.
+at::Tensor make_copies(const Case& c) {
+  static const Memory memory(1 << 16);
+  const auto count = static_cast<int64_t>(c.copies.size());
+  Numbers numbers;
+  for (const Copy& copy : c.copies) {
+    numbers.insert(numbers.end(), {copy.dst_batch_index, copy.src_batch_index, copy.offset, copy.size});
+  }
+  Numbers sizes{count, 4};
+  Numbers strides{4, 1};
+  auto dtype = at::kLong;
+  switch (c.form) {
+    case Copies::kContiguous:
+      break;
+    case Copies::kTransposed:
+      strides = {1, count};
+      break;
+    case Copies::kInterleaved:  // as columns of a wider tensor
+      strides = {12, 3};
+      break;
+    case Copies::kRepeated:
+      sizes = {int64_t{1} << 40, 4};
+      strides = {0, 1};
+      break;
+    case Copies::kInt32:
+      dtype = at::kInt;
+      break;
+    case Copies::kThreeColumns:
+      sizes = {count, 3};
+      break;
+    case Copies::kOneDimension:
+      sizes = {count * 4};
+      strides = {1};
+      break;
+    case Copies::kOutsideStorage:
+      break;
+    case Copies::kUndefined:
+      return {};
+  }
+  Wide extent = 1;
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
+    extent += Wide{sizes[dim] - 1} * strides[dim];
+  }
+  int64_t nbytes = numbers.empty() ? 0 : static_cast<int64_t>(extent) * c10::elementSize(dtype);
+  TORCH_CHECK(nbytes <= memory.bytes(), "fuzz: more copies than there is memory for");
+  nbytes -= c.form == Copies::kOutsideStorage ? 8 : 0;
+  uint8_t* const begin = memory.data() + memory.bytes() - nbytes;
+  // Only where the op is to take it do the numbers matter.
+  for (int64_t at = 0; c.form < Copies::kInt32 && at < static_cast<int64_t>(numbers.size()); ++at) {
+    std::memcpy(begin + (at / 4 * strides[0] + at % 4 * strides[1]) * 8, &numbers[at], sizeof numbers[at]);
+  }
+  return make_tensor(make_storage(begin, nbytes), dtype, sizes, strides, 0);
+}
+
+// Calls the op. Returns the text of its ValueError, or nothing if it took the call.
+std::string call(const Case& c, const std::vector<at::Tensor>& dst, const std::vector<at::Tensor>& src) {
+  static const auto copy_cache = find_op<CopyCache>("llm_datadist::copy_cache");
+  const std::optional<c10::SymInt> req_id = c.req_id ? std::optional<c10::SymInt>(*c.req_id) : std::nullopt;
+  try {
+    if (c.batch) {
+      static const auto copy_cache_batch = find_op<CopyCacheBatch>("llm_datadist::copy_cache_batch");
+      copy_cache_batch.call(at::TensorList(dst), at::TensorList(src), make_copies(c), req_id, c.batch_dim);
+    } else {
+      const Copy& copy = c.copies[0];
+      copy_cache.call(at::TensorList(dst), at::TensorList(src), copy.dst_batch_index, copy.src_batch_index, copy.offset,
+                      copy.size, req_id, c.batch_dim);
+    }
+  } catch (const c10::ValueError& error) {
+    return error.what_without_backtrace();
+  }
+  return "";
+}
+
+// What is wrong with the outcome of a call; empty if nothing is.
+std::string judge(const Case& c, const Verdict& verdict, const std::vector<Bytes>& before, const std::string& refusal,
+                  const std::vector<at::Tensor>& dst, const std::vector<at::Tensor>& src) {
+  const bool refused = !refusal.empty();
+  if (!verdict.open && refused != (verdict.refused != nullptr)) {
+    return refused ? "refused a call that it should take: " + refusal
+                   : std::string("took a call that it should refuse: ") + verdict.refused;
+  }
+  const std::string op = c.batch ? "copy_cache_batch: " : "copy_cache: ";
+  if (refused && refusal.substr(0, op.size()) != op) {
+    return "an error that does not name the op: " + refusal;
+  }
+  std::vector<Bytes> after = before;
+  if (!refused) {
+    ByteModel::apply(verdict.ranges, before, after);
+  }
+  for (int memory = 0; memory < c.memories; ++memory) {
+    const uint8_t* const data = memories(c)[memory].data();
+    if (std::memcmp(data, after[memory].data(), c.memory_bytes) != 0) {
+      const auto at = std::mismatch(after[memory].begin(), after[memory].end(), data).first - after[memory].begin();
+      return "byte " + std::to_string(at) + " of memory " + std::to_string(memory) + " is " + std::to_string(data[at]) +
+             ", was " + std::to_string(before[memory][at]) + ", should be " + std::to_string(after[memory][at]);
+    }
+  }
+  for (const auto* list : {&dst, &src}) {
+    for (const at::Tensor& tensor : *list) {
+      const uint32_t version = !refused && list == &dst ? 1 : 0;
+      if (tensor.defined() && tensor._version() != version) {
+        return "version " + std::to_string(tensor._version()) + " of a tensor of " + (list == &dst ? "dst" : "src");
+      }
+    }
+  }
+  return "";
+}
+
+// How many calls came out how: a fuzzer that is refused at the door tests nothing.
+struct Tally {
+  int64_t taken = 0;
+  int64_t moved = 0;
+  std::map<std::string, int64_t> refused;
+};
+
+void run(bool batch, Tally& tally) {
+  const Case c = RandomCase(number, batch).make();
+  std::vector<Bytes> before;
+  for (int i = 0; i < c.memories; ++i) {
+    const Memory& memory = memories(c)[i];
+    fill(memory.data(), memory.bytes());
+    before.emplace_back(memory.data(), memory.data() + memory.bytes());
+    ASAN_POISON_MEMORY_REGION(memory.data(), memory.bytes());
+  }
+  std::vector<c10::Storage> storages;
+  for (const Storage& s : c.storages) {
+    uint8_t* const data = memories(c)[s.memory].data() + s.begin;
+    storages.push_back(make_storage(s.null ? nullptr : data, s.nbytes));
+    ASAN_UNPOISON_MEMORY_REGION(data, s.nbytes);
+  }
+  const std::vector<at::Tensor> dst = make_tensors(c.dst, storages);
+  const std::vector<at::Tensor> src = make_tensors(c.src, storages);
+  const Verdict verdict = ByteModel(c).judge();
+
+  std::string wrong;
+  try {
+    const std::string refusal = call(c, dst, src);
+    for (int i = 0; i < c.memories; ++i) {
+      ASAN_UNPOISON_MEMORY_REGION(memories(c)[i].data(), c.memory_bytes);
+    }
+    wrong = judge(c, verdict, before, refusal, dst, src);
+  } catch (const std::exception& error) {
+    wrong = std::string("an error that is no ValueError: ") + error.what();
+  }
+  if (!wrong.empty()) {
+    std::cerr << "case " << number << (batch ? ", copy_cache_batch: " : ", copy_cache: ") << wrong << '\n' << c;
+    std::exit(1);
+  }
+  if (verdict.refused) {
+    ++tally.refused[verdict.refused];
+  } else {
+    ++tally.taken;
+    tally.moved += std::any_of(verdict.ranges.begin(), verdict.ranges.end(), [](auto& r) { return !r.in_place(); });
+  }
+}
+
+void print(const char* op, const Tally& tally) {
+  int64_t refused = 0;
+  for (const auto& [why, count] : tally.refused) {
+    refused += count;
+  }
+  std::cout << op << ": " << tally.taken << " calls taken, " << tally.moved << " of them moving bytes, " << refused
+            << " refused:\n";
+  for (const auto& [why, count] : tally.refused) {
+    std::cout << "  " << count << ' ' << why << '\n';
+  }
+}
+
+}  // namespace
+}  // namespace fuzz
+
+int main(int count, char** arguments) {
+  using Clock = std::chrono::steady_clock;
+  if (count < 3) {
+    std::cerr << "fuzz LIBRARY SECONDS [FIRST_CASE]\n";
+    return 2;
+  }
+  load_library(arguments[1]);
+  fuzz::report_crashes();
+  const auto end = Clock::now() + std::chrono::duration<double>(std::stod(arguments[2]));
+  fuzz::number = count > 3 ? std::stoull(arguments[3]) : Clock::now().time_since_epoch().count();
+  std::cout << "from case " << fuzz::number << '\n';
+  fuzz::Tally single;
+  fuzz::Tally batch;
+  do {
+    fuzz::run(false, single);
+    fuzz::run(true, batch);
+    ++fuzz::number;
+  } while (Clock::now() < end);
+  fuzz::print("copy_cache", single);
+  fuzz::print("copy_cache_batch", batch);
+}
