@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from compile_utils import OPCHECKS, assert_no_cache_is_cloned, check_compiled
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor.utils import run_and_get_code
@@ -15,44 +15,9 @@ from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
 
 from llm_datadist_torch import Cache
 
-OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-
-
 @pytest.fixture(autouse=True)
 def fresh_dynamo() -> None:
     torch._dynamo.reset()
-
-
-def clone_all(value: Any) -> Any:
-    return torch.utils._pytree.tree_map_only(Tensor, torch.clone, value)
-
-
-def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "inductor") -> str:
-    """Runs a function compiled and eagerly on clones of the same arguments; all they hold afterwards must be equal.
-
-    Returns:
-        The code that Inductor generated, where it is the backend.
-    """
-    eager_args, compiled_args = clone_all(args), clone_all(args)
-    eager_result = function(*eager_args)
-    compiled = torch.compile(function, fullgraph=True, backend=backend)
-    code: list[str] = []
-    if backend == "inductor":
-        result, code = run_and_get_code(compiled, *compiled_args)
-    else:
-        result = compiled(*compiled_args)
-    tensors = [torch.utils._pytree.tree_leaves(tree) for tree in ((eager_args, eager_result), (compiled_args, result))]
-    eager, actual = ([leaf for leaf in leaves if isinstance(leaf, Tensor)] for leaves in tensors)
-    assert_same_bytes(actual, eager)
-    return "\n".join(code)
-
-
-def assert_no_cache_is_cloned(code: str) -> None:
-    """The generated wrapper must make no tensor at all: these functions only copy between their arguments."""
-    assert "torch.ops.llm_datadist.copy_cache.default(" in code
-    wrapper = code[code.index("def call(") : code.index("def get_args(")]
-    for made in ("empty_strided", "clone", "copy_("):
-        assert made not in wrapper, f"{made} in the generated code:\n{wrapper}"
 
 
 class TestOpcheck:

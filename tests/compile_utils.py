@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the ops under torch.compile share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._inductor.utils import run_and_get_code
+from utils import assert_same_bytes
+
+OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
+def clone_all(value: Any) -> Any:
+    return torch.utils._pytree.tree_map_only(Tensor, torch.clone, value)
+
+
+def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "inductor") -> str:
+    """Runs a function compiled and eagerly on clones of the same arguments; all they hold afterwards must be equal.
+
+    Returns:
+        The code that Inductor generated, where it is the backend.
+    """
+    eager_args, compiled_args = clone_all(args), clone_all(args)
+    eager_result = function(*eager_args)
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    code: list[str] = []
+    if backend == "inductor":
+        result, code = run_and_get_code(compiled, *compiled_args)
+    else:
+        result = compiled(*compiled_args)
+    tensors = [torch.utils._pytree.tree_leaves(tree) for tree in ((eager_args, eager_result), (compiled_args, result))]
+    eager, actual = ([leaf for leaf in leaves if isinstance(leaf, Tensor)] for leaves in tensors)
+    assert_same_bytes(actual, eager)
+    return "\n".join(code)
+
+
+def assert_no_cache_is_cloned(code: str) -> None:
+    """The generated wrapper must make no tensor at all: these functions only copy between their arguments."""
+    assert "torch.ops.llm_datadist.copy_cache" in code
+    wrapper = code[code.index("def call(") : code.index("def get_args(")]
+    for made in ("empty_strided", "clone", "copy_("):
+        assert made not in wrapper, f"{made} in the generated code:\n{wrapper}"
