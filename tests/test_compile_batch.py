@@ -33,9 +33,7 @@ class TestOpcheck:
 
     def test_one_stacked_cache(self) -> None:
         stacked = filled(3, 4, 8)
-        torch.library.opcheck(
-            copy_cache_batch, ([stacked], [stacked], SWAP), {"batch_dim": 1}, test_utils=OPCHECKS[:3]
-        )
+        torch.library.opcheck(copy_cache_batch, ([stacked], [stacked], SWAP), {"batch_dim": 1}, test_utils=OPCHECKS[:3])
         # The last one clones its arguments each by itself: two tensors where there was one.
         torch.library.opcheck(
             copy_cache_batch, ([stacked], [filled(3, 4, 8)], SWAP), {"batch_dim": 1}, test_utils=OPCHECKS

@@ -15,17 +15,21 @@ from typing import Any
 import pytest
 import torch
 
-PREFIX_SHARING = Path(__file__).parent.parent / "examples" / "prefix_sharing.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 REQUESTS, PREFIX, SUFFIX = 3, 48, 5
 
 
-@pytest.fixture(scope="module")
-def prefix_sharing() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prefix_sharing", PREFIX_SHARING)
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def prefix_sharing() -> ModuleType:
+    return load("prefix_sharing")
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +38,10 @@ def model(prefix_sharing: ModuleType) -> torch.nn.Module:
     return prefix_sharing.make_model("cpu", PREFIX + SUFFIX + 2).requires_grad_(False)
 
 
-def run(*args: str) -> subprocess.CompletedProcess[str]:
-    """Runs the script with a small configuration, on the CPU and with no model hub to ask."""
-    sizes = (f"--requests={REQUESTS}", f"--prefix={PREFIX}", f"--suffix={SUFFIX}", "--decode=4", "--repeats=1")
+def run(name: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script as a user does, with no model hub to ask."""
     return subprocess.run(
-        [sys.executable, str(PREFIX_SHARING), "--device=cpu", *sizes, *args],
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *args],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -52,7 +55,8 @@ class TestPrefixSharing:
     )
     def test_as_a_user_runs_it(self, args: list[str], modes: list[str]) -> None:
         """With aot_eager all of torch.compile runs but the C++ compiler, which `make demo` waits for."""
-        result = run(*args)
+        sizes = (f"--requests={REQUESTS}", f"--prefix={PREFIX}", f"--suffix={SUFFIX}", "--decode=4", "--repeats=1")
+        result = run("prefix_sharing", "--device=cpu", *sizes, *args)
         assert result.returncode == 0, result.stderr
         last = result.stdout.splitlines()[-1]
         closing = r"OK: logits equal \(max abs diff (\S+)\); prefill (.+) faster, (\d+) of (\d+) prompt tokens"
@@ -103,3 +107,32 @@ class TestPrefixSharingChecksCanFail:
                 prefix_sharing.check_decoded(*decoded)
         else:
             assert prefix_sharing.check_decoded(*decoded) <= prefix_sharing.TOLERANCE
+
+
+class TestBeamSearch:
+    def test_as_a_user_runs_it(self) -> None:
+        result = run("beam_search")
+        assert result.returncode == 0, result.stderr
+        moved, instead = re.findall(r"([\d.]+) MiB", result.stdout)
+        assert 0 < float(moved) < float(instead)
+
+    def test_its_check_can_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = load("beam_search")
+        monkeypatch.setattr(module.InPlaceCache, "reorder_cache", lambda self, beam_idx: None)
+        with pytest.raises(AssertionError, match="other tokens than with transformers' own cache"):
+            module.main()
+
+
+class TestPagedBlocks:
+    def test_as_a_user_runs_it(self) -> None:
+        result = run("paged_blocks", "--device=cpu")
+        assert result.returncode == 0, result.stderr
+        assert len(re.findall("as they were", result.stdout)) == 4
+
+    @pytest.mark.parametrize(("broken", "what"), [("copy_blocks", "fork"), ("swap_blocks", "out and in")])
+    def test_its_checks_can_fail(self, monkeypatch: pytest.MonkeyPatch, broken: str, what: str) -> None:
+        module = load("paged_blocks")
+        monkeypatch.setattr(module, broken, lambda *args: None)
+        monkeypatch.setattr(sys, "argv", ["paged_blocks.py", "--device=cpu"])
+        with pytest.raises(AssertionError, match=f"{what}, blocks .*: other contents than before"):
+            module.main()
