@@ -62,11 +62,13 @@ void copy_streaming(char* dst, const char* src, int64_t bytes) {
     }
   }
   std::memcpy(dst + at, src + at, bytes - at);
-  // Streaming stores are not ordered with others: done before anybody is told that the copy is.
-  _mm_sfence();
 }
+
+void finish_streaming() { _mm_sfence(); }
 #else
 void copy_streaming(char* dst, const char* src, int64_t bytes) { std::memcpy(dst, src, bytes); }
+
+void finish_streaming() {}
 #endif
 
 }  // namespace llm_datadist

@@ -15,145 +15,175 @@ namespace {
 
 // Below this many bytes, waking the intra-op threads costs more than they save.
 constexpr int64_t kParallelBytes = 384 * 1024;
-// From this many bytes on, what is written is out of the cache before anybody reads it.
-constexpr int64_t kStreamingBytes = 24 * 1024 * 1024;
 // Threads share the bytes in whole units, so that no two of them write to one cache line more than need be.
 constexpr int64_t kUnitBytes = 4 * 1024;
+// From this many bytes on, what is written is out of the cache before anybody reads it; but a range must have lines
+// enough of its own for that to pay.
+constexpr int64_t kStreamingBytes = 24 * 1024 * 1024;
+constexpr int64_t kStreamingRange = 512;
+// How far ahead of the copy memory is fetched, and how much of each range: the processor guesses the rest of it.
+constexpr int64_t kAheadBytes = 8 * 1024;
 constexpr int64_t kPrefetchBytes = 512;
 // A copy with a deadline looks at the clock between pieces of this size (about a millisecond each).
 constexpr int64_t kPieceBytes = 8 * 1024 * 1024;
 
-bool late(const Deadline& deadline) { return deadline && Clock::now() >= *deadline; }
+// Bytes to copy in one piece.
+struct Range {
+  char* dst;
+  const char* src;
+  int64_t bytes;
+};
 
-auto copy_function(const Step& step) { return step.bytes < kStreamingBytes ? copy_cached : copy_streaming; }
-
-// Separate tensors and rows lie where the processor cannot guess: it has the first lines of the next range fetched
-// while it copies.
-void prefetch(const Base& base, const Span& span) {
-  for (int64_t at = 0; at < std::min<int64_t>(span.width, kPrefetchBytes); at += 64) {
-    __builtin_prefetch(base.src + span.src + at);
-    __builtin_prefetch(base.dst + span.dst + at, 1);
-  }
-}
-
-// Copies bytes [begin, end) of a step whose order does not matter, counted through its bases, their places, and the
-// spans of each place.
-void copy_bytes(const Step& step, int64_t begin, int64_t end) {
-  const auto copy = copy_function(step);
-  int64_t base_begin = 0;
-  for (const Base& base : step.bases) {
-    const int64_t place_bytes = step.lists[base.spans].bytes;
-    const int64_t base_end = base_begin + place_bytes * base.height;
-    int64_t at = std::max(begin, base_begin) - base_begin;
-    const int64_t stop = std::min(end, base_end) - base_begin;
-    if (at < stop) {
-      const c10::ArrayRef<Span> spans = step.spans_of(base);
-      const Base* const next_base = &base + 1 == step.bases.end() ? nullptr : &base + 1;
-      int64_t place = 0;
-      const Span* span = spans.begin();
-      int64_t column = 0;
-      if (at > 0) {
-        place = at / place_bytes;
-        column = at % place_bytes;
-        span = std::upper_bound(spans.begin(), spans.end(), column,
-                                [](int64_t byte, const Span& other) { return byte < other.before; }) -
-               1;
-        column -= span->before;
-      }
-      while (at < stop) {
-        if (span + 1 != spans.end()) {
-          prefetch(base, span[1]);
-        } else if (next_base != nullptr) {
-          prefetch(*next_base, step.spans_of(*next_base).front());
-        }
-        const int64_t bytes = std::min(span->width - column, stop - at);
-        copy(base.dst + place * base.dst_pitch + span->dst + column,
-             base.src + place * base.src_pitch + span->src + column, bytes);
-        at += bytes;
-        column = 0;
-        if (++span == spans.end()) {
-          span = spans.begin();
-          ++place;
-        }
-      }
+// Walks the ranges of a step: its bases, their places, the spans of each place.
+class Ranges {
+ public:
+  // Begins at byte `skip` of the step, counted in this order.
+  Ranges(const Step& step, int64_t skip) : step_(step), base_(step.bases.begin()) {
+    for (; skip >= bytes_of(*base_); ++base_) {
+      skip -= bytes_of(*base_);
     }
-    base_begin = base_end;
-    if (base_begin >= end) {
+    const int64_t place_bytes = step.lists[base_->spans].bytes;
+    enter(skip / place_bytes);
+    skip %= place_bytes;
+    span_ = std::upper_bound(span_, end_, skip, [](int64_t byte, const Span& span) { return byte < span.before; }) - 1;
+    column_ = skip - span_->before;
+  }
+
+  bool done() const { return base_ == step_.bases.end(); }
+
+  Range get() const { return {dst_ + span_->dst + column_, src_ + span_->src + column_, span_->width - column_}; }
+
+  // Goes on by no more than the bytes of the range that it stands at.
+  void advance(int64_t bytes) {
+    column_ += bytes;
+    if (column_ < span_->width) {
       return;
     }
+    column_ = 0;
+    if (++span_ != end_) {
+      return;
+    }
+    if (place_ + 1 < base_->height) {
+      enter(place_ + 1);
+    } else if (++base_ != step_.bases.end()) {
+      enter(0);
+    }
+  }
+
+ private:
+  int64_t bytes_of(const Base& base) const { return step_.lists[base.spans].bytes * base.height; }
+
+  void enter(int64_t place) {
+    place_ = place;
+    dst_ = base_->dst + place * base_->dst_pitch;
+    src_ = base_->src + place * base_->src_pitch;
+    const c10::ArrayRef<Span> spans = step_.spans_of(*base_);
+    span_ = spans.begin();
+    end_ = spans.end();
+  }
+
+  const Step& step_;
+  const Base* base_;
+  int64_t place_ = 0;
+  char* dst_ = nullptr;
+  const char* src_ = nullptr;
+  const Span* span_ = nullptr;
+  const Span* end_ = nullptr;
+  int64_t column_ = 0;
+};
+
+void prefetch(const Range& range, bool dst_too) {
+  for (int64_t at = 0; at < std::min(range.bytes, kPrefetchBytes); at += 64) {
+    __builtin_prefetch(range.src + at);
+    if (dst_too) {
+      __builtin_prefetch(range.dst + at, 1);
+    }
   }
 }
 
-void copy_piece(const Step& step, int64_t begin, int64_t end) {
-  if (end - begin < kParallelBytes) {
-    copy_bytes(step, begin, end);
-    return;
-  }
-  const int64_t units = (end - begin + kUnitBytes - 1) / kUnitBytes;
-  at::parallel_for(0, units, kParallelBytes / 2 / kUnitBytes, [&](int64_t first, int64_t last) {
-    copy_bytes(step, begin + first * kUnitBytes, std::min(end, begin + last * kUnitBytes));
-  });
-}
-
-// Copies the spans of one place one after the other.
-bool copy_place(const Step& step, const Base& base, int64_t place, const Deadline& deadline) {
-  const auto copy = copy_function(step);
-  int64_t next_look = 0;
-  for (const Span& span : step.spans_of(base)) {
-    if (span.before >= next_look) {
-      if (late(deadline)) {
+// Copies bytes [begin, end) of a step. Returns false if the deadline passes first.
+bool copy_part(const Step& step, int64_t begin, int64_t end, const Deadline& deadline) {
+  const bool large = step.bytes >= kStreamingBytes;
+  const auto streams = [large](const Range& range) { return large && range.bytes >= kStreamingRange; };
+  Ranges now(step, begin);
+  // Rows and separate tensors lie where the processor cannot guess.
+  Ranges ahead = now;
+  int64_t fetched = begin;
+  int64_t next_look = begin;
+  while (begin < end) {
+    if (deadline && begin >= next_look) {
+      if (Clock::now() >= *deadline) {
         return false;
       }
-      next_look = span.before + kPieceBytes;
+      next_look = begin + kPieceBytes;
     }
-    char* const dst = base.dst + place * base.dst_pitch + span.dst;
-    const char* const src = base.src + place * base.src_pitch + span.src;
-    if (disjoint(extent_of(dst, span.width), extent_of(src, span.width))) {
-      copy(dst, src, span.width);
+    Range range = now.get();
+    const bool overlaps =
+        step.in_order && !disjoint(extent_of(range.dst, range.bytes), extent_of(range.src, range.bytes));
+    if (!overlaps) {
+      range.bytes = std::min({range.bytes, end - begin, kPieceBytes});
+    }
+    while (!ahead.done() && fetched <= begin + std::max(range.bytes, kAheadBytes)) {
+      const Range next = ahead.get();
+      prefetch(next, !streams(next));
+      fetched += next.bytes;
+      ahead.advance(next.bytes);
+    }
+    if (overlaps) {
+      std::memmove(range.dst, range.src, range.bytes);
+    } else if (streams(range)) {
+      copy_streaming(range.dst, range.src, range.bytes);
     } else {
-      std::memmove(dst, src, span.width);
+      copy_cached(range.dst, range.src, range.bytes);
     }
+    begin += range.bytes;
+    now.advance(range.bytes);
+  }
+  if (large) {
+    finish_streaming();
   }
   return true;
 }
 
-// Places are independent of one another, so they are what threads share.
-bool copy_in_order(const Step& step, const Deadline& deadline) {
-  int64_t places = 0;
+// Where a place begins, in bytes of the step. Places are counted through the bases.
+int64_t byte_of(const Step& step, int64_t place) {
+  int64_t bytes = 0;
   for (const Base& base : step.bases) {
-    places += base.height;
+    const int64_t places = std::min(place, base.height);
+    bytes += places * step.lists[base.spans].bytes;
+    place -= places;
   }
-  std::atomic<bool> done{true};
-  const int64_t places_worth_a_thread = std::max<int64_t>(1, kParallelBytes / 2 / (step.bytes / places));
-  at::parallel_for(0, places, places_worth_a_thread, [&](int64_t first, int64_t last) {
-    int64_t base_begin = 0;
-    for (const Base& base : step.bases) {
-      const int64_t base_end = base_begin + base.height;
-      for (int64_t place = std::max(first, base_begin); place < std::min(last, base_end) && done; ++place) {
-        if (!copy_place(step, base, place - base_begin, deadline)) {
-          done = false;
-        }
-      }
-      base_begin = base_end;
-    }
-  });
-  return done;
+  return bytes;
 }
 
 }  // namespace
 
 bool copy_on_host(const Step& step, const Deadline& deadline) {
-  if (step.in_order) {
-    return copy_in_order(step, deadline);
+  if (step.bytes < kParallelBytes) {
+    return copy_part(step, 0, step.bytes, deadline);
   }
-  const int64_t piece = deadline ? kPieceBytes : step.bytes;
-  for (int64_t begin = 0; begin < step.bytes; begin += piece) {
-    if (late(deadline)) {
-      return false;
+  std::atomic<bool> done{true};
+  const auto copy = [&](int64_t begin, int64_t end) {
+    if (begin < end && !copy_part(step, begin, end, deadline)) {
+      done = false;
     }
-    copy_piece(step, begin, std::min(step.bytes, begin + piece));
+  };
+  if (step.in_order) {
+    // Places are independent of one another, so they are what threads share.
+    int64_t places = 0;
+    for (const Base& base : step.bases) {
+      places += base.height;
+    }
+    const int64_t places_worth_a_thread = std::max<int64_t>(1, kParallelBytes / 2 / (step.bytes / places));
+    at::parallel_for(0, places, places_worth_a_thread,
+                     [&](int64_t first, int64_t last) { copy(byte_of(step, first), byte_of(step, last)); });
+  } else {
+    const int64_t units = (step.bytes + kUnitBytes - 1) / kUnitBytes;
+    at::parallel_for(0, units, kParallelBytes / 2 / kUnitBytes, [&](int64_t first, int64_t last) {
+      copy(first * kUnitBytes, std::min(step.bytes, last * kUnitBytes));
+    });
   }
-  return true;
+  return done;
 }
 
 bool copy_on_host(const CopyPlan& plan, const Deadline& deadline) {
