@@ -9,21 +9,13 @@ spinning: on cores with other work to do that can take a whole time slice of the
 idle machine; where there is none, --threads 1 or OMP_WAIT_POLICY=passive tell more.
 """
 
-import argparse
 import ctypes
-import os
-import platform
-import random
-import re
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
-from timeit import repeat, timeit
-from typing import NamedTuple
 
 import torch
+from bench import Contenders, effort, load_yardsticks, mark, measure, median, ratio, start
 from tabulate import tabulate
 from torch import Tensor
 
@@ -31,36 +23,32 @@ import llm_datadist_torch  # noqa: F401 - registers the op
 
 copy_cache = torch.ops.llm_datadist.copy_cache
 
-TENSORS = (1, 2, 64, 160)
-ROW_BYTES = {"256 B": 256, "4 KiB": 4 * 1024, "64 KiB": 64 * 1024, "1 MiB": 1024 * 1024}
+KIB, MIB = 2**10, 2**20
+SMALL = [(tensors, row) for tensors in (1, 2, 64, 160) for row in (256, 4 * KIB, 64 * KIB, MIB)]
+LARGE = [(1, MIB), (1, 16 * MIB), (1, 160 * MIB), (2, 80 * MIB), (16, 256 * KIB), (160, 64 * KIB), (160, MIB)]
 DST_BATCH, SRC_BATCH = 4, 2
 DST_INDEX, SRC_INDEX = 2, 1
 DTYPE = torch.float16  # a usual dtype of KV caches, and one that NumPy has too; the bytes are random, NaNs included
 FILL = 0x5A5A
 
-# By the tensors they work on. The first of each is what the others are measured against.
-LIST = ("op, list", "python loop", "_foreach_copy_", "_foreach_copy_, views ready", "NumPy loop")
-STACKED = ("op, stacked", "strided copy")
-OPS = {name: names[0] for names in (LIST, STACKED) for name in names}
-
-Contenders = dict[str, Callable[[], object]]
-Times = dict[str, list[float]]
+# By the layout they work on. The first of each is what the others are measured against.
+LIST = ("op, list", "python loop", "_foreach_copy_", "_foreach_copy_, views ready", "NumPy loop", "empty op, list")
+STACKED = ("op, stacked", "strided copy", "empty op, stacked")
+DO_NOTHING = ("empty op, list", "empty op, stacked")
 
 
-class Bar(NamedTuple):
-    """A claim: at these points of the grid, the op is at least `ratio` times as fast as the contender."""
+def bar(contender: str, tensors: int, row: int) -> float:
+    """How many times as fast as the contender the op is meant to be at a point of the grid."""
+    if contender == "python loop" and tensors == 160 and row <= 4 * KIB:
+        return 8
+    if contender == "NumPy loop" and (tensors != 160 or row > 4 * KIB):
+        return 0
+    return 0 if contender in ("_foreach_copy_, views ready", *DO_NOTHING) else 1
 
-    text: str
-    contender: str
-    tensors: tuple[int, ...]
-    rows: tuple[str, ...]
-    ratio: float
 
-
-BARS = (
-    Bar("at least 5 times faster than the python loop", "python loop", (160,), ("4 KiB",), 5.0),
-    Bar("not slower than torch._foreach_copy_", "_foreach_copy_", TENSORS, ("1 MiB",), 1.0),
-)
+def bytes_as_text(count: int) -> str:
+    unit, size = next((unit, size) for unit, size in (("MiB", MIB), ("KiB", KIB), ("B", 1)) if count >= size)
+    return f"{count / size:g} {unit}"
 
 
 class Caches:
@@ -97,43 +85,33 @@ class Caches:
             # ... and this is the bound for someone who could keep them.
             "_foreach_copy_, views ready": lambda: torch._foreach_copy_(dst_rows, src_rows),
             "NumPy loop": numpy_loop,
+            "empty op, list": lambda: torch.ops.yardstick.nothing(d, s, i, j),
             "op, stacked": lambda: copy_cache([dst], [src], i, j, batch_dim=1),
+            "strided copy": lambda: dst[:, i].copy_(src[:, j]),
+            "empty op, stacked": lambda: torch.ops.yardstick.nothing([dst], [src], i, j, batch_dim=1),
+        }
+
+    def large_contenders(self) -> Contenders:
+        dst, src, i, j = self.dst_stacked, self.src_stacked, DST_INDEX, SRC_INDEX
+        return {
+            "op, stacked": lambda: copy_cache([dst], [src], i, j, batch_dim=1),
+            "memcpy": lambda: torch.ops.yardstick.copy_rows(dst, src, i, j, False),
+            "streaming stores": lambda: torch.ops.yardstick.copy_rows(dst, src, i, j, True),
             "strided copy": lambda: dst[:, i].copy_(src[:, j]),
         }
 
-    def check(self, name: str, call: Callable[[], object]) -> None:
-        """Exits unless `call` leaves the copy, the whole copy and nothing but the copy in dst."""
-        dst = [t.view(torch.int16).fill_(FILL) for t in (self.dst_stacked if name in STACKED else self.dst)]
-        call()
-        for index, tensor in enumerate(dst):
-            want = torch.full_like(tensor, FILL)
-            want[DST_INDEX] = self.src_stacked[index, SRC_INDEX].view(torch.int16)
-            if not torch.equal(tensor, want):
-                sys.exit(f"{name}: wrong bytes in tensor {index} of {len(dst)}, {tensor[0].nbytes} bytes a row")
-
-
-def measure(contenders: Contenders, rounds: int, seconds: float) -> Times:
-    """Seconds of one call of each contender in each round: at most so many rounds, and no new one after so long."""
-    # timeit (perf_counter, no garbage collection) and not torch.utils.benchmark.Timer, which sets one thread and times
-    # one statement to its end before the next: here each round takes one sample of every contender, so that drift hits
-    # all alike, in shuffled order: who always follows the same one finds what that one left in the cache.
-    # A sample is as many calls as take 1 ms, ten thousand times what the clock resolves.
-    numbers = {name: max(1, round(3e-3 / min(repeat(call, number=3)))) for name, call in contenders.items()}
-    names = list(contenders)
-    times: Times = {name: [] for name in names}
-    end = perf_counter() + seconds
-    shuffle = random.Random(0).sample
-    for turn in range(rounds):
-        for name in shuffle(names, len(names)):
-            times[name].append(timeit(contenders[name], number=numbers[name]) / numbers[name])
-        if turn > 0 and perf_counter() > end:  # two rounds at least
-            break
-    return times
-
-
-def ratios(times: Times, name: str) -> list[float]:
-    """Time of the contender / time of its op, in each round: paired, so that drift between rounds cancels."""
-    return [contender / op for contender, op in zip(times[name], times[OPS[name]], strict=True)]
+    def check(self, contenders: Contenders) -> None:
+        """Exits unless each leaves the copy, the whole copy and nothing but the copy in dst."""
+        for name, call in contenders.items():
+            if name in DO_NOTHING:
+                continue
+            dst = [t.view(torch.int16).fill_(FILL) for t in (self.dst if name in LIST else self.dst_stacked)]
+            call()
+            for index, tensor in enumerate(dst):
+                want = torch.full_like(tensor, FILL)
+                want[DST_INDEX] = self.src_stacked[index, SRC_INDEX].view(torch.int16)
+                if not torch.equal(tensor, want):
+                    sys.exit(f"{name}: wrong bytes in tensor {index} of {len(dst)}, {tensor[0].nbytes} bytes a row")
 
 
 def peak_growth(call: Callable[[], object]) -> str:
@@ -150,51 +128,50 @@ def peak_growth(call: Callable[[], object]) -> str:
     return f"{max(0, peak - before) / 1024:.1f} MiB"
 
 
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
-    return found[1] if found else platform.machine()
-
-
 @torch.inference_mode()  # what a server runs under, and where views cost the contenders least
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Times copy_cache and what one would write instead.")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: rougher numbers")
-    parser.add_argument("--threads", type=int, help="torch's intra-op threads")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads or torch.get_num_threads())
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {cpu_model()}")
-    print(f"{os.cpu_count()} cores with a load of {os.getloadavg()[0]:.1f} at the start; {DTYPE}")
+    args = start("copy_cache, and what one would write instead")
+    load_yardsticks()
 
-    points: dict[tuple[int, str], Times] = {}
-    for tensors, row in [(tensors, row) for tensors in TENSORS for row in ROW_BYTES]:
-        caches = Caches(tensors, ROW_BYTES[row])
-        contenders = caches.contenders()
-        for name, call in contenders.items():
-            caches.check(name, call)
-        points[tensors, row] = measure(contenders, *((14, 1.0) if args.quick else (70, 7.0)))
-
-    print("\nThe op: median us of a call. The others: their time / the op's on the same tensors, below 1 if faster.")
     table = []
-    for (tensors, row), times in points.items():
-        medians = {name: statistics.median(ratios(times, name)) for name in OPS}
-        medians.update((name, statistics.median(times[name]) * 1e6) for name in OPS.values())
-        table.append([tensors, row, *(f"{median:.2f}" for median in medians.values())])
-    headers = ["tensors", "row", *(name.replace(" ", "\n") for name in OPS)]
+    for tensors, row in SMALL:
+        caches = Caches(tensors, row)
+        contenders = caches.contenders()
+        caches.check(contenders)
+        times = measure(contenders, *effort(args))
+        line = [tensors, bytes_as_text(row)]
+        for op, *others in (LIST, STACKED):
+            line.append(f"{median(times, op) * 1e6:.2f}")
+            line += [mark(ratio(times, op, name), bar(name, tensors, row)) for name in others]
+        table.append(line)
+    headers = ["tensors", "row", *(name.replace(" ", "\n") for name in (*LIST, *STACKED))]
+    print("The op: median us of a call. The others: their time / the op's on the same tensors, below 1 if faster. An")
+    print("empty op has the schema of copy_cache and does nothing: what torch takes to call any such op.")
     print(tabulate(table, headers, disable_numparse=True, colalign=["right"] * len(headers)))
 
-    print(f"\nPeak growth of memory in one call that copies {tensors} x {row} (the kernel counts to about 0.5 MiB):")
-    for name in dict.fromkeys(OPS.values()):
+    print(f"\nPeak growth of memory in one call that copies {tensors} x {bytes_as_text(row)} (counted to 0.5 MiB):")
+    for name in ("op, list", "op, stacked"):
         print(f"{peak_growth(contenders[name]):>11}  {name}")
     control = peak_growth(lambda: caches.dst_stacked[:, 0].copy_(caches.src_stacked[:, 0].clone()))
     print(f"{control:>11}  control: a copy through a clone")
 
-    print("\nThe bars: how many times as fast as the contender, median and middle half of the rounds.")
-    for bar in BARS:
-        for tensors, row in [(tensors, row) for tensors in bar.tensors for row in bar.rows]:
-            low, middle, high = statistics.quantiles(ratios(points[tensors, row], bar.contender), method="inclusive")
-            mark = "ok" if middle >= bar.ratio else "BELOW"
-            print(f"{mark:5}  {tensors:3} x {row:6}  {bar.text}: {middle:.2f} ({low:.2f} to {high:.2f})")
+    table = []
+    for tensors, row in LARGE:
+        caches = Caches(tensors, row)
+        contenders = caches.large_contenders()
+        caches.check(contenders)
+        times = measure(contenders, *effort(args))
+        copied = 2 * tensors * row / median(times, "op, stacked") / 1e9
+        best = min(("memcpy", "streaming stores"), key=lambda name: median(times, name))
+        line = [tensors, bytes_as_text(row), f"{median(times, 'op, stacked') * 1e3:.3f}", f"{copied:.1f}"]
+        for name in ("memcpy", "streaming stores", "strided copy"):
+            limit = 1 if name == "strided copy" else 0.9 if name == best else 0
+            line.append(mark(ratio(times, "op, stacked", name), limit))
+        table.append(line)
+    print("\nLarge copies, stacked: ms and GB/s (read and written) of the op, and the others' time / the op's. The")
+    print("yardsticks are C++ that checks nothing, split by bytes among all threads; the better one is the bar.")
+    headers = ["tensors", "row", "op, ms", "GB/s", "memcpy", "streaming\nstores", "strided\ncopy"]
+    print(tabulate(table, headers, disable_numparse=True, colalign=["right"] * len(headers)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ namespace llm_datadist {
 namespace {
 
 // Below this many bytes, waking the intra-op threads costs more than they save.
-constexpr int64_t kParallelBytes = 384 * 1024;
+constexpr int64_t kParallelBytes = 256 * 1024;
 // Threads share the bytes in whole units, so that no two of them write to one cache line more than need be.
 constexpr int64_t kUnitBytes = 4 * 1024;
 // From this many bytes on, what is written is out of the cache before anybody reads it; but a range must have lines

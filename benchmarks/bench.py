@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks share: times taken side by side, bars, and the words about the machine."""
+
+import argparse
+import os
+import platform
+import random
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from timeit import repeat, timeit
+
+import torch
+from torch.utils import cpp_extension
+
+Contenders = dict[str, Callable[[], object]]
+Times = dict[str, list[float]]
+
+
+def measure(contenders: Contenders, rounds: int, seconds: float) -> Times:
+    """Seconds of one call of each contender in each round: at most so many rounds, and no new one after so long."""
+    # timeit (perf_counter, no garbage collection) and not torch.utils.benchmark.Timer, which sets one thread and times
+    # one statement to its end before the next: here each round takes one sample of every contender, so that drift hits
+    # all alike, in shuffled order: who always follows the same one finds what that one left in the cache.
+    # A sample is as many calls as take 1 ms, ten thousand times what the clock resolves.
+    numbers = {name: max(1, round(3e-3 / min(repeat(call, number=3)))) for name, call in contenders.items()}
+    names = list(contenders)
+    times: Times = {name: [] for name in names}
+    end = perf_counter() + seconds
+    shuffle = random.Random(0).sample
+    for turn in range(rounds):
+        for name in shuffle(names, len(names)):
+            times[name].append(timeit(contenders[name], number=numbers[name]) / numbers[name])
+        if turn > 0 and perf_counter() > end:  # two rounds at least
+            break
+    return times
+
+
+def median(times: Times, name: str) -> float:
+    return statistics.median(times[name])
+
+
+def ratio(times: Times, op: str, contender: str) -> float:
+    """Time of the contender / time of the op, the median over the rounds: paired, so that drift cancels."""
+    return statistics.median(theirs / ours for theirs, ours in zip(times[contender], times[op], strict=True))
+
+
+def mark(reached: float, bar: float) -> str:
+    """A ratio as it is printed, with a mark where it is below its bar."""
+    return f"{reached:.2f}" + ("" if reached >= bar else f" (below {bar:g})")
+
+
+def load_yardsticks() -> None:
+    """Compiles yardstick.cpp for this machine and registers torch.ops.yardstick."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # ninja is where python is
+    cpp_extension.load(
+        name="yardstick",
+        sources=[str(Path(__file__).parent / "yardstick.cpp")],
+        extra_cflags=["-O3", "-march=native", "-std=c++20", "-fopenmp"],
+        is_python_module=False,
+    )
+
+
+def start(description: str) -> argparse.Namespace:
+    """Reads the arguments that every benchmark has, sets the threads, and prints what the numbers hang on."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: rougher numbers")
+    parser.add_argument("--threads", type=int, help="torch's intra-op threads")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
+    print(f"{description}\ntorch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
+    print(f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
+    return args
+
+
+def effort(args: argparse.Namespace) -> tuple[int, float]:
+    """Rounds and seconds of one point of the grid."""
+    return (14, 0.7) if args.quick else (50, 4.0)
