@@ -5,8 +5,7 @@
 
 namespace llm_datadist {
 
-// Copies bytes that do not overlap, for a destination that is read again soon. Between 1 KiB and the size of the cache
-// it is faster than memcpy, which there falls back on an instruction (rep movsb) that is slow on some processors.
+// Copies bytes that do not overlap, for a destination that is read again soon: memcpy, or what is faster where we know.
 void copy_cached(char* dst, const char* src, int64_t bytes);
 
 // The same for copies larger than the cache: writes past it, which saves reading the destination first. Such writes are
