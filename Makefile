@@ -20,8 +20,13 @@ test: lint .venv-npu/.built
 	.venv/bin/python -m pytest
 	$(SIMULATED) .venv-npu/bin/python -m pytest
 
-bench: .venv/.built
+# Takes some minutes, on a machine with nothing else to do.
+bench: .venv-npu/.built
 	.venv/bin/python benchmarks/copy_cache.py
+	.venv/bin/python benchmarks/copy_cache_batch.py
+	.venv/bin/python benchmarks/compiled.py
+	.venv/bin/python benchmarks/growth.py
+	$(SIMULATED) .venv-npu/bin/python benchmarks/npu_host.py
 
 lint: .venv/.built
 	.venv/bin/ruff check
@@ -55,6 +60,6 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 
 # After .venv: both build in this tree, and at once they would be in each other's way.
 .venv-npu/.built: .venv-npu/.torch .venv/.built $(SOURCES) $(wildcard tests/ascend_sim/src/*)
-	.venv-npu/bin/pip install --quiet --no-build-isolation --editable '.[demo,test]'
+	.venv-npu/bin/pip install --quiet --no-build-isolation --editable '.[bench,demo,test]'
 	$(MAKE) --silent -C tests/ascend_sim PYTHON=$(CURDIR)/.venv-npu/bin/python
 	touch $@
