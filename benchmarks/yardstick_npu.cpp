@@ -37,8 +37,6 @@ void blocking_copies(at::IntArrayRef dst, at::IntArrayRef src, int64_t bytes, bo
 
 }  // namespace
 
-TORCH_LIBRARY(yardstick_npu, m) {
-  m.def("blocking_copies(int[] dst, int[] src, int bytes, bool from_host) -> ()");
-}
+TORCH_LIBRARY(yardstick_npu, m) { m.def("blocking_copies(int[] dst, int[] src, int bytes, bool from_host) -> ()"); }
 
 TORCH_LIBRARY_IMPL(yardstick_npu, CompositeExplicitAutograd, m) { m.impl("blocking_copies", &blocking_copies); }
