@@ -13,20 +13,27 @@ from ._library import load as _load
 _load()
 
 from .cache import Cache, CacheDesc, DataType, Placement
+from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from .cache_manager import CacheManager
 from .config import LlmConfig, LLMConfig
+from .datadist import LLMDataDist, LLMRole
 from .ops import copy_cache, copy_cache_batch
 from .status import LLMException, LLMStatusCode
 
 __version__ = _version("llm_datadist_torch")
 
 __all__ = [
+    "BlocksCacheKey",
     "Cache",
     "CacheDesc",
+    "CacheKey",
+    "CacheKeyByIdAndIndex",
     "CacheManager",
     "DataType",
     "LLMConfig",
+    "LLMDataDist",
     "LLMException",
+    "LLMRole",
     "LLMStatusCode",
     "LlmConfig",
     "Placement",

@@ -1,10 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The logger, with the name and the level switch that users of LLM-DataDist know."""
+"""The logger, with the name and the level switch that users of LLM-DataDist know, and what it says of errors."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
+from typing import Any
+
+from .status import LLMException
 
 _LEVELS = {"0": logging.DEBUG, "1": logging.INFO, "2": logging.WARNING, "3": logging.ERROR}
 
 logger = logging.getLogger("LLM_DATADIST")
 logger.setLevel(_LEVELS.get(os.environ.get("ASCEND_GLOBAL_LOG_LEVEL", ""), logging.NOTSET))
+
+
+@contextlib.contextmanager
+def reporting(call: str, req_id: Any = None) -> Iterator[None]:
+    """Names the call and its request in each error that leaves it, and logs those with a status code."""
+    try:
+        yield
+    except (TypeError, ValueError, LLMException) as error:
+        text, request = str(error.args[0]), f" (req_id {req_id})"
+        if not text.startswith(f"{call}: "):
+            text = f"{call}: {text}"
+        if type(req_id) is int and request not in text:
+            text += request
+        error.args = (text, *error.args[1:])
+        if isinstance(error, LLMException):
+            logger.error("%s", error)
+        raise

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Caches and their descriptions: data only, nothing here calls an op."""
 
-import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from enum import Enum, IntEnum
 import torch
 from torch import Tensor
 
-from ._checks import INT32, INT64, UINT32, UINT64, check_int, check_type
+from . import _memory
+from ._checks import INT32, INT64, UINT32, check_int, check_type
 from .status import LLMParamInvalid
 
 
@@ -166,7 +166,8 @@ class Cache:
         torch.ops.llm_datadist.copy_cache(dst.tensors, src.tensors, 0, 1, batch_dim=dst.batch_dim)
 
     Attributes:
-        tensors: The tensors that were wrapped: one per tensor of the description, or all stacked in one.
+        tensors: The tensors that were wrapped: one per tensor of the description, or all stacked in one. Empty when
+            the manager of the cache has deallocated or unregistered it.
         batch_dim: The dimension of ``tensors`` that is the batch, as the op takes it.
         cache_desc: The description. A stacked cache is described by the tensors in the stack.
         cache_id: The number that a manager knows the cache by, or -1.
@@ -250,26 +251,19 @@ class Cache:
         """
         check_type("cache_desc", cache_desc, CacheDesc)
         check_type("addrs", addrs, list, tuple)
-        for index, addr in enumerate(addrs):
-            check_int(f"addrs[{index}]", addr, UINT64)
         if cache_desc.placement is not Placement.HOST:
             raise LLMParamInvalid(f"cache_desc.placement must be HOST, got {cache_desc.placement.name}")
-        if len(addrs) != cache_desc.num_tensors:
-            raise LLMParamInvalid(f"addrs must hold {cache_desc.num_tensors} addresses (num_tensors), got {len(addrs)}")
-        if 0 in addrs:
-            raise LLMParamInvalid(f"addrs[{list(addrs).index(0)}] (0) must not be 0")
-        memory = (ctypes.c_char * cache_desc.size).from_address
-        tensors = [
-            torch.frombuffer(memory(addr), dtype=cache_desc.torch_dtype).view(cache_desc.shape) for addr in addrs
-        ]
+        described = (cache_desc.num_tensors, cache_desc.shape, cache_desc.torch_dtype, torch.device("cpu"))
+        tensors = _memory.wrap(addrs, *described)
         return cls(tensors, cache_desc, cache_desc.batch_dim, is_blocks_cache=False)
 
     @property
     def separate_tensors(self) -> list[Tensor]:
         """The cache as ``num_tensors`` tensors of the described shape: views, if it is stacked."""
+        tensors = self.tensors
         if self.batch_dim == self.cache_desc.batch_dim:
-            return self.tensors
-        return list(self.tensors[0].unbind(0))
+            return tensors
+        return [tensor for stack in tensors for tensor in stack.unbind(0)]
 
     @property
     def tensor_addrs(self) -> list[int]:

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CacheManager: LLM-DataDist's blocking way to the op."""
+"""CacheManager: LLM-DataDist's calls that concern one machine. They block, and raise LLMException."""
 
-from . import ops
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from . import _memory, ops
+from ._cache_table import CacheTable
 from ._checks import INT64, UINT32, UINT64, check_int, check_type
-from ._logging import logger
-from ._products import check_served
-from .cache import Cache
+from ._copier import Copier
+from ._logging import logger, reporting
+from ._remote import RemoteCall
+from .cache import Cache, CacheDesc, Placement
+from .cache_keys import BlocksCacheKey, CacheKey, checked_key, checked_keys
 from .config import LLMConfig
 from .status import LLMException, LLMParamInvalid, LLMStatusCode
 
@@ -13,20 +20,124 @@ _DEFAULT_TIMEOUT_MS = 1000
 
 
 class CacheManager:
-    """Copies between caches, and returns when the bytes are there.
+    """Allocates caches, wraps memory as caches, and copies between caches. For code written for LLM-DataDist.
 
-    For code written for LLM-DataDist. Model code calls ``torch.ops.llm_datadist.copy_cache`` instead, which does not
-    wait.
+    Model code calls ``torch.ops.llm_datadist.copy_cache`` and ``copy_cache_batch`` instead, which do not wait. All
+    methods may be called from any thread; copies of one manager run one after the other. The contract is that of
+    LLM-DataDist's pages. Every method raises
+
+    - TypeError for an argument of the wrong type, ValueError for a number that does not fit its integer type;
+    - LLMException, by ``status_code``: LLM_PARAM_INVALID (also a ValueError) for any other argument that is refused,
+      LLM_KV_CACHE_NOT_EXIST for a cache that was deallocated or unregistered, LLM_ENGINE_FINALIZED after ``finalize``
+      of its LLMDataDist, LLM_FEATURE_NOT_ENABLED on a chip that is not served.
+
+    and has changed nothing then.
 
     Args:
-        config: The settings; ``sync_kv_timeout`` is read when the manager is made.
+        config: The settings, read when the manager is made: ``sync_kv_timeout``, ``device_id``, and the
+            ``memory_size`` of ``mem_pool_cfg`` and ``host_mem_pool_cfg``.
     """
 
     def __init__(self, config: LLMConfig | None = None) -> None:
-        if config is not None:
-            check_type("config", config, LLMConfig)
-        timeout = config.sync_kv_timeout if config is not None else None
-        self._timeout_ms = _DEFAULT_TIMEOUT_MS if timeout is None else int(timeout)
+        config = LLMConfig() if config is None else config
+        check_type("config", config, LLMConfig)
+        self._device_id = config.device_id
+        self._table = CacheTable(config.memory_sizes())
+        self._copier = Copier(_DEFAULT_TIMEOUT_MS if config.sync_kv_timeout is None else int(config.sync_kv_timeout))
+
+    def allocate_cache(self, cache_desc: CacheDesc, cache_keys: Sequence[CacheKey] = ()) -> Cache:
+        """Allocates a cache, as one stacked tensor, with anything in it.
+
+        With placement DEVICE it lies on the NPU, or on the CPU where there is none. With placement HOST it lies on the
+        CPU, in pinned memory where there is an NPU.
+
+        Args:
+            cache_desc: What to allocate.
+            cache_keys: A key for each batch entry in turn, at most ``batch_size``; one with no req_id and no prefix_id
+                skips an entry. A cache with keys keeps its memory until it is deallocated and all are removed.
+
+        Raises:
+            LLMException: LLM_OUT_OF_MEMORY if ``memory_size`` of the placement would be passed, or the host has no
+                more; LLM_DEVICE_OUT_OF_MEMORY if the device has no more.
+        """
+        with reporting("allocate_cache"):
+            return self._allocate(cache_desc, checked_keys(cache_desc, cache_keys), is_blocks_cache=False)
+
+    def allocate_blocks_cache(self, cache_desc: CacheDesc, blocks_cache_key: BlocksCacheKey | None = None) -> Cache:
+        """Allocates a blocks cache: one whose batch entries are the blocks of a paged cache. See ``allocate_cache``.
+
+        Args:
+            cache_desc: What to allocate.
+            blocks_cache_key: A key, which the cache has until it is deallocated.
+        """
+        with reporting("allocate_blocks_cache"):
+            return self._allocate(cache_desc, checked_key(blocks_cache_key), is_blocks_cache=True)
+
+    def register_cache(
+        self,
+        cache_desc: CacheDesc,
+        addrs: Sequence[int] | Sequence[Tensor],
+        cache_keys: Sequence[CacheKey] = (),
+        remote_accessible: bool | None = None,
+    ) -> Cache:
+        """Makes a cache of memory that is there already. Nothing is copied.
+
+        Args:
+            cache_desc: What lies there.
+            addrs: The address of each tensor, ``cache_desc.size`` bytes from there on being its own: of the device for
+                placement DEVICE, where there is one, else of the host. The memory must outlive the cache. Or the
+                tensors themselves, which the cache then keeps alive.
+            cache_keys: As for ``allocate_cache``.
+            remote_accessible: Whether other machines may read it, which they cannot: True is refused.
+        """
+        with reporting("register_cache"):
+            keys = checked_keys(cache_desc, cache_keys)
+            return self._register(cache_desc, addrs, keys, remote_accessible, is_blocks_cache=False)
+
+    def register_blocks_cache(
+        self,
+        cache_desc: CacheDesc,
+        addrs: Sequence[int] | Sequence[Tensor],
+        blocks_cache_key: BlocksCacheKey | None = None,
+        remote_accessible: bool | None = None,
+    ) -> Cache:
+        """Makes a blocks cache of memory that is there already. See ``register_cache``.
+
+        Args:
+            cache_desc: What lies there.
+            addrs: The address of each tensor, or the tensors.
+            blocks_cache_key: A key, which the cache has until it is unregistered.
+            remote_accessible: As for ``register_cache``.
+        """
+        with reporting("register_blocks_cache"):
+            keys = checked_key(blocks_cache_key)
+            return self._register(cache_desc, addrs, keys, remote_accessible, is_blocks_cache=True)
+
+    def deallocate_cache(self, cache: Cache) -> None:
+        """Ends an allocated cache. Its memory stays until its last key is removed. Nothing if it has ended already."""
+        with reporting("deallocate_cache"):
+            self._deallocate(cache, is_blocks_cache=False)
+
+    def deallocate_blocks_cache(self, cache: Cache) -> None:
+        """Ends an allocated blocks cache, and its key. Nothing if it has ended already."""
+        with reporting("deallocate_blocks_cache"):
+            self._deallocate(cache, is_blocks_cache=True)
+
+    def unregister_cache(self, cache_id: int) -> None:
+        """Ends a registered cache, a blocks cache too, by its number. Nothing if there is none of that number."""
+        with reporting("unregister_cache"):
+            check_int("cache_id", cache_id, INT64)
+            cache = self._table.find(cache_id)
+            if cache is not None:
+                if not self._table.is_registered(cache):
+                    raise LLMParamInvalid(f"cache_id ({cache_id}) is an allocated cache, not a registered one")
+                self._table.give_up(cache)
+
+    def remove_cache_key(self, cache_key: CacheKey) -> None:
+        """Removes a key, and with the last key of a deallocated cache its memory. Nothing if no cache has the key."""
+        with reporting("remove_cache_key"):
+            check_type("cache_key", cache_key, CacheKey)
+            self._table.remove_key(cache_key)
 
     def copy_cache(
         self,
@@ -44,7 +155,7 @@ class CacheManager:
         tensor. The contract is that of LLM-DataDist's page of ``CacheManager.copy_cache``.
 
         Args:
-            dst: The cache to write to.
+            dst: The cache to write to, not a blocks cache.
             src: The cache to read from; it may be ``dst``. As many tensors, and of the same type.
             dst_batch_index: The row to write to, a uint32.
             src_batch_index: The row to read from, a uint32.
@@ -53,71 +164,136 @@ class CacheManager:
             req_id: The request this call belongs to, a uint64. Log lines and errors of the call name it.
 
         Raises:
-            TypeError: An argument of the wrong type.
-            ValueError: A number that does not fit its integer type.
-            LLMException: By ``status_code``. LLM_PARAM_INVALID (also a ValueError): the op refused the call, or one
-                of the caches is a blocks cache; nothing was written. LLM_TIMEOUT: not done after ``sync_kv_timeout``;
-                what the destination range holds is undefined. LLM_FAILED: the device or the runtime failed; the
-                original error is the cause. LLM_FEATURE_NOT_ENABLED: a cache is on a chip that is not served.
+            LLMException: Also LLM_TIMEOUT: not done after ``sync_kv_timeout``; what the destination range holds is
+                undefined. LLM_FAILED: the device or the runtime failed; the original error is the cause.
         """
-        check_type("dst", dst, Cache)
-        check_type("src", src, Cache)
-        check_int("dst_batch_index", dst_batch_index, UINT32)
-        check_int("src_batch_index", src_batch_index, UINT32)
-        check_int("offset", offset, UINT64)
-        check_int("size", size, INT64)
-        if req_id is not None:
-            check_int("req_id", req_id, UINT64)
-        request = "" if req_id is None else f" (req_id {req_id})"
-        try:
+        with reporting("copy_cache", req_id):
+            check_int("dst_batch_index", dst_batch_index, UINT32)
+            check_int("src_batch_index", src_batch_index, UINT32)
+            check_int("offset", offset, UINT64)
+            check_int("size", size, INT64)
+            if req_id is not None:
+                check_int("req_id", req_id, UINT64)
             for name, cache in (("dst", dst), ("src", src)):
+                check_type(name, cache, Cache)
                 if cache.is_blocks_cache:
-                    raise LLMParamInvalid(f"copy_cache: {name} must be a contiguous cache, got a blocks cache{request}")
-                check_served(cache.tensors[0].device)
+                    raise LLMParamInvalid(f"{name} must be a contiguous cache, got a blocks cache")
             if offset > INT64[1]:
-                raise LLMParamInvalid(f"copy_cache: offset ({offset}) lies beyond any row{request}")
-            done = self._copy(dst, src, dst_batch_index, src_batch_index, offset, size, req_id)
-            if not done:
-                raise LLMException(
-                    f"copy_cache: not done after sync_kv_timeout, {self._timeout_ms} ms; what the destination range "
-                    f"holds is undefined{request}",
-                    LLMStatusCode.LLM_TIMEOUT,
-                )
-        except LLMException as error:
-            logger.error("%s", error)
-            raise
+                raise LLMParamInvalid(f"offset ({offset}) lies beyond any row")
+            # The schema carries an int64; the op reads its bits as a uint64.
+            bits = req_id if req_id is None or req_id <= INT64[1] else req_id - 2**64
+            numbers = (dst_batch_index, src_batch_index, offset, size, bits)
+            self._copier.copy(ops.copy_cache_blocking, ("dst", dst), ("src", src), *numbers)
+        request = "" if req_id is None else f" (req_id {req_id})"
         logger.debug(
             "copy_cache: cache %d row %d to cache %d row %d, offset %d, size %d%s",
             *(src.cache_id, src_batch_index, dst.cache_id, dst_batch_index, offset, size, request),
         )
 
-    def _copy(
+    def copy_blocks(self, cache: Cache, copy_block_info: Mapping[int, Sequence[int]]) -> None:
+        """Copies blocks within a cache, as if all were read before any is written, and waits for it.
+
+        Args:
+            cache: A blocks cache.
+            copy_block_info: For each block to read, the blocks to write. No block is written twice.
+
+        Raises:
+            LLMException: As for ``copy_cache``.
+        """
+        with reporting("copy_blocks"):
+            check_type("cache", cache, Cache)
+            if not cache.is_blocks_cache:
+                raise LLMParamInvalid("cache must be a blocks cache, got a contiguous one")
+            check_type("copy_block_info", copy_block_info, dict)
+            for source, targets in copy_block_info.items():
+                check_type(f"copy_block_info[{source!r}]", targets, list, tuple)
+            pairs = [(to, of) for of, targets in copy_block_info.items() for to in targets]
+            self._copier.copy_rows(("cache", cache), ("cache", cache), pairs)
+        logger.debug("copy_blocks: cache %d, %d blocks", cache.cache_id, len(copy_block_info))
+
+    def swap_blocks(self, src_cache: Cache, dst_cache: Cache, src_to_dst: Mapping[int, int]) -> None:
+        """Copies blocks from one cache to another, and waits for it. Mostly between the host and the device.
+
+        Args:
+            src_cache: The blocks cache to read from. ``Cache.create_cpu_cache`` makes one that is taken here too.
+            dst_cache: The one to write to, of as many tensors and with blocks of the same size.
+            src_to_dst: For each block to read, the block to write.
+
+        Raises:
+            LLMException: As for ``copy_cache``.
+        """
+        with reporting("swap_blocks"):
+            for name, cache in (("src_cache", src_cache), ("dst_cache", dst_cache)):
+                check_type(name, cache, Cache)
+                if not cache.is_blocks_cache and cache.cache_id != -1:
+                    raise LLMParamInvalid(f"{name} must be a blocks cache, got a contiguous one")
+            check_type("src_to_dst", src_to_dst, dict)
+            sizes = [cache.cache_desc.size // cache.cache_desc.batch_size for cache in (src_cache, dst_cache)]
+            if sizes[0] != sizes[1]:
+                raise LLMParamInvalid(f"blocks of {sizes[0]} bytes cannot be copied to blocks of {sizes[1]} bytes")
+            pairs = [(to, of) for of, to in src_to_dst.items()]
+            self._copier.copy_rows(("dst_cache", dst_cache), ("src_cache", src_cache), pairs)
+        logger.debug(
+            "swap_blocks: %d blocks, cache %d to cache %d", len(src_to_dst), src_cache.cache_id, dst_cache.cache_id
+        )
+
+    pull_cache = RemoteCall()
+    pull_blocks = RemoteCall()
+    push_cache = RemoteCall()
+    push_blocks = RemoteCall()
+    transfer_cache_async = RemoteCall()
+    remap_registered_memory = RemoteCall()
+
+    def _finalize(self) -> None:
+        """Ends every cache, after the copy that runs. For LLMDataDist."""
+        self._copier.close()
+        self._table.close()
+
+    def _allocate(
+        self, cache_desc: CacheDesc, keys: Sequence[CacheKey | BlocksCacheKey], *, is_blocks_cache: bool
+    ) -> Cache:
+        check_type("cache_desc", cache_desc, CacheDesc)
+        device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
+
+        def make() -> Cache:
+            shape = (cache_desc.num_tensors, *cache_desc.shape)
+            stack = _memory.allocate(shape, cache_desc.torch_dtype, device)
+            return Cache([stack], cache_desc, cache_desc.batch_dim + 1, is_blocks_cache)
+
+        cache = self._table.allocate(cache_desc, keys, make)
+        logger.info("allocated %r", cache)
+        return cache
+
+    def _register(
         self,
-        dst: Cache,
-        src: Cache,
-        dst_batch_index: int,
-        src_batch_index: int,
-        offset: int,
-        size: int,
-        req_id: int | None,
-    ) -> bool:
-        """Calls the op, with its errors turned into LLMException. Returns whether the copy was done in time."""
-        # A stacked cache and a list can be copied to one another, tensor by tensor.
-        alike = dst.batch_dim == src.batch_dim
-        try:
-            return ops.copy_cache_blocking(
-                dst.tensors if alike else dst.separate_tensors,
-                src.tensors if alike else src.separate_tensors,
-                dst_batch_index,
-                src_batch_index,
-                offset,
-                size,
-                # The schema carries an int64; the op reads its bits as a uint64.
-                req_id if req_id is None or req_id <= INT64[1] else req_id - 2**64,
-                batch_dim=dst.batch_dim if alike else dst.cache_desc.batch_dim,
-                timeout_ms=self._timeout_ms,
+        cache_desc: CacheDesc,
+        addrs: Sequence[int] | Sequence[Tensor],
+        keys: Sequence[CacheKey | BlocksCacheKey],
+        remote_accessible: bool | None,
+        *,
+        is_blocks_cache: bool,
+    ) -> Cache:
+        check_type("cache_desc", cache_desc, CacheDesc)
+        check_type("addrs", addrs, list, tuple)
+        if remote_accessible is not None:
+            check_type("remote_accessible", remote_accessible, bool)
+        if remote_accessible:
+            raise LLMException(
+                "remote_accessible (True): no other machine can read a cache of llm_datadist_torch",
+                LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
             )
-        except ValueError as error:
-            raise LLMParamInvalid(str(error)) from error
-        except RuntimeError as error:
-            raise LLMException(str(error), LLMStatusCode.LLM_FAILED) from error
+        device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
+        tensors = _memory.wrap(addrs, cache_desc.num_tensors, cache_desc.shape, cache_desc.torch_dtype, device)
+        cache = self._table.register(Cache(tensors, cache_desc, cache_desc.batch_dim, is_blocks_cache), keys)
+        logger.info("registered %r", cache)
+        return cache
+
+    def _deallocate(self, cache: Cache, *, is_blocks_cache: bool) -> None:
+        check_type("cache", cache, Cache)
+        if cache.is_blocks_cache != is_blocks_cache:
+            kinds = ("a blocks cache", "a contiguous cache")
+            raise LLMParamInvalid("cache must be {}, got {}".format(*(kinds if is_blocks_cache else kinds[::-1])))
+        if self._table.find(cache.cache_id) is cache:
+            if self._table.is_registered(cache):
+                raise LLMParamInvalid(f"cache {cache.cache_id} is registered, not allocated: use unregister_cache")
+            self._table.give_up(cache)

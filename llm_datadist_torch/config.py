@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._checks import INT32, check_int, check_type
-from .status import LLMParamInvalid
+from ._logging import logger
+from .cache import Placement
+from .status import LLMException, LLMParamInvalid, LLMStatusCode
 
 
 def _check_sync_kv_timeout(name: str, value: Any) -> None:
@@ -59,6 +61,12 @@ _OPTIONS = {
     "host_mem_pool_cfg": "llm.HostMemPoolConfig",
 }
 
+# Settings of LLM-DataDist that concern other machines.
+_REMOTE = {
+    *("listen_ip_info", "local_comm_res", "enable_remote_cache_accessible", "enable_switch_role", "cluster_info"),
+    *("link_total_time", "link_retry_count", "rdma_traffic_class", "rdma_service_level", "deploy_res_path"),
+}
+
 
 @dataclass
 class LLMConfig:
@@ -76,7 +84,8 @@ class LLMConfig:
     Raises:
         TypeError: A value of the wrong type.
         ValueError: A number that does not fit an int32.
-        LLMException: LLM_PARAM_INVALID, any other value that is not allowed.
+        LLMException: LLM_PARAM_INVALID, any other value that is not allowed; LLM_FEATURE_NOT_ENABLED, a setting of
+            LLM-DataDist that concerns other machines.
         AttributeError: A setting that is not among these.
     """
 
@@ -87,12 +96,51 @@ class LLMConfig:
     host_mem_pool_cfg: str | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _REMOTE:
+            raise LLMException(
+                f"{name} concerns other machines, which llm_datadist_torch does not reach",
+                LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
+            )
         if name not in _CHECKS:
             # A misspelt setting that is silently kept is the worst kind of default.
             raise AttributeError(f"LLMConfig has no setting {name!r}; it has {', '.join(_CHECKS)}")
         if value is not None:
             _CHECKS[name](name, value)
         super().__setattr__(name, value)
+
+    @classmethod
+    def from_options(cls, options: dict[str, str]) -> "LLMConfig":
+        """Settings from the dict that ``generate_options`` makes. Others in it have no effect, which a log line says.
+
+        Raises:
+            TypeError: Something else than a dict of strings.
+            LLMException: LLM_PARAM_INVALID, a value that is not allowed.
+        """
+        check_type("options", options, dict)
+        names = {option: name for name, option in _OPTIONS.items()}
+        config = cls()
+        for option, text in options.items():
+            check_type("an option", option, str)
+            check_type(f"options[{option!r}]", text, str)
+            if option not in names:
+                logger.warning("option %s has no effect on one machine", option)
+                continue
+            value: Any = text
+            if names[option] == "device_id":
+                if not (text.isascii() and text.isdigit()):
+                    raise LLMParamInvalid(f"{option} ({text!r}) must be the number of one device")
+                value = int(text)
+            elif names[option] == "enable_cache_manager":
+                if text not in ("0", "1"):
+                    raise LLMParamInvalid(f"{option} ({text!r}) must be 0 or 1")
+                value = text == "1"
+            setattr(config, names[option], value)
+        return config
+
+    def memory_sizes(self) -> dict[Placement, int]:
+        """The bytes that allocated caches may take together, by placement, where that is set."""
+        pools = {Placement.DEVICE: self.mem_pool_cfg, Placement.HOST: self.host_mem_pool_cfg}
+        return {placement: json.loads(pool)["memory_size"] for placement, pool in pools.items() if pool is not None}
 
     def generate_options(self) -> dict[str, str]:
         """The settings that were set, by the names that LLM-DataDist's ``init`` takes, every value a string."""

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the blocking ops on caches: one at a time, in time, and with LLM-DataDist's errors."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import ops
+from ._checks import INT64, check_int
+from ._products import check_served
+from .cache import Cache
+from .status import LLMException, LLMParamInvalid, LLMStatusCode
+
+
+class Copier:
+    """Copies of one manager, which wait for one another. Waiting counts towards the time they have.
+
+    Args:
+        timeout_ms: Milliseconds that a copy may take.
+    """
+
+    def __init__(self, timeout_ms: int) -> None:
+        self._timeout_ms = timeout_ms
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Waits for the copy that runs, and lets no other one begin."""
+        with self._lock:
+            self._closed = True
+
+    def copy(self, op: Callable[..., bool], dst: tuple[str, Cache], src: tuple[str, Cache], *args: Any) -> None:
+        """Calls an op with the tensors of two caches, each given with its name in messages.
+
+        Raises:
+            LLMException: LLM_KV_CACHE_NOT_EXIST for a cache that has ended, LLM_FEATURE_NOT_ENABLED on a chip that is
+                not served, LLM_PARAM_INVALID for what the op refuses, LLM_FAILED for its other errors, LLM_TIMEOUT,
+                LLM_ENGINE_FINALIZED after ``close``.
+        """
+        begin = time.monotonic()
+        # A stacked cache and a list can be copied to one another, tensor by tensor.
+        alike = dst[1].batch_dim == src[1].batch_dim
+        tensors = []
+        for name, cache in (dst, src):
+            # Read once: another thread may end the cache.
+            tensors.append(cache.tensors if alike else cache.separate_tensors)
+            if not tensors[-1]:
+                raise LLMException(
+                    f"{name}: cache {cache.cache_id} was deallocated or unregistered",
+                    LLMStatusCode.LLM_KV_CACHE_NOT_EXIST,
+                )
+            check_served(tensors[-1][0].device)
+        batch_dim = dst[1].batch_dim if alike else dst[1].cache_desc.batch_dim
+
+        done = self._lock.acquire(timeout=self._timeout_ms / 1000)
+        if done:
+            try:
+                if self._closed:
+                    raise LLMException("the manager is finalized", LLMStatusCode.LLM_ENGINE_FINALIZED)
+                left = self._timeout_ms - int((time.monotonic() - begin) * 1000)
+                done = op(*tensors, *args, batch_dim=batch_dim, timeout_ms=max(1, left))
+            except LLMException:
+                raise
+            except ValueError as error:
+                raise LLMParamInvalid(str(error)) from error
+            except RuntimeError as error:
+                raise LLMException(str(error), LLMStatusCode.LLM_FAILED) from error
+            finally:
+                self._lock.release()
+        if not done:
+            raise LLMException(
+                f"not done after sync_kv_timeout, {self._timeout_ms} ms; what the destination range holds is undefined",
+                LLMStatusCode.LLM_TIMEOUT,
+            )
+
+    def copy_rows(self, dst: tuple[str, Cache], src: tuple[str, Cache], rows: list[tuple[int, int]]) -> None:
+        """Copies whole rows, given as one to write and one to read, all in one call. Raises what ``copy`` does."""
+        for row in (row for pair in rows for row in pair):
+            check_int("a block", row, INT64)
+        copies = torch.tensor([(to, of, 0, -1) for to, of in rows], dtype=torch.int64).view(-1, 4)
+        self.copy(ops.copy_cache_batch_blocking, dst, src, copies, None)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of caches, as users of LLM-DataDist make them: other machines would ask for a cache by its key."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from ._checks import INT64, UINT32, UINT64, check_int, check_type
+from .cache import CacheDesc
+from .status import LLMParamInvalid
+
+NO_ID = UINT64[1]
+"""The number that stands for no request and no prefix."""
+
+
+def _set_fields(key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What a dataclass does by itself, with LLM-DataDist's other name of cluster_id and its errors."""
+    name, parameters = type(key).__name__, {parameter.name: parameter for parameter in fields(key)}
+    if len(args) > len(parameters):
+        raise LLMParamInvalid(f"Unsupported: {name} takes {len(parameters)} arguments, got {len(args)}")
+    values = dict(zip(parameters, args, strict=False))
+    for keyword, value in kwargs.items():
+        parameter = "cluster_id" if keyword == "prompt_cluster_id" and hasattr(type(key), keyword) else keyword
+        if parameter not in parameters or parameter in values:
+            raise LLMParamInvalid(f"Unsupported: {name} takes each of {', '.join(parameters)} once, got {keyword}")
+        values[parameter] = value
+    for parameter, described in parameters.items():
+        value = values.get(parameter, described.default)
+        if value is MISSING:
+            raise LLMParamInvalid(f"{parameter} is required by {name}")
+        if type(value) is not int:
+            raise TypeError(f"{name}: {parameter} only support int, got {type(value).__name__}: {value!r}")
+        check_int(f"{name}: {parameter}", value, described.metadata.get("limits", UINT64))
+        object.__setattr__(key, parameter, value)
+
+
+class _OtherName:
+    """prompt_cluster_id, as which LLM-DataDist knows cluster_id too."""
+
+    cluster_id: int
+
+    @property
+    def prompt_cluster_id(self) -> int:
+        """Another name of ``cluster_id``."""
+        return self.cluster_id
+
+
+@dataclass(frozen=True, init=False)
+class CacheKey(_OtherName):
+    """The key of one batch entry of a cache.
+
+    Args:
+        cluster_id: The cluster that has the cache, a uint64; also called ``prompt_cluster_id``. Not looked at where a
+            cache is allocated or registered: there it is this one.
+        req_id: The request in the batch entry, a uint64. 2**64 - 1 is none: such a key, with no prefix_id either, holds
+            the place of an entry that is not used.
+        model_id: The model, a uint64.
+        prefix_id: The prefix in the batch entry instead of a request, a uint64. 2**64 - 1 is none.
+
+    Raises:
+        TypeError: A value that is not an int.
+        ValueError: A number that is no uint64.
+        LLMException: LLM_PARAM_INVALID for a missing argument or one that there is not.
+    """
+
+    cluster_id: int
+    req_id: int
+    model_id: int = 0
+    prefix_id: int = NO_ID
+
+    def __init__(self, *args: int, **kwargs: int) -> None:
+        _set_fields(self, args, kwargs)
+
+    @property
+    def identity(self) -> Hashable:
+        """What a manager tells keys apart by, or None for a key that only holds a place."""
+        return None if self.req_id == self.prefix_id == NO_ID else (self.req_id, self.prefix_id, self.model_id)
+
+
+@dataclass(frozen=True, init=False)
+class BlocksCacheKey(_OtherName):
+    """The key of a blocks cache.
+
+    Args:
+        cluster_id: The cluster that has the cache, a uint64; also called ``prompt_cluster_id``.
+        model_id: The model, a uint64.
+
+    Raises:
+        TypeError, ValueError, LLMException: As for ``CacheKey``.
+    """
+
+    cluster_id: int
+    model_id: int = 0
+
+    def __init__(self, *args: int, **kwargs: int) -> None:
+        _set_fields(self, args, kwargs)
+
+    @property
+    def identity(self) -> Hashable:
+        """What a manager tells keys apart by."""
+        return ("blocks", self.model_id)
+
+
+@dataclass(frozen=True, init=False)
+class CacheKeyByIdAndIndex:
+    """A batch entry of a cache by the number of the cache.
+
+    Args:
+        cluster_id: The cluster that has the cache, a uint64.
+        cache_id: The cache there, an int64.
+        batch_index: The batch entry, a uint32.
+
+    Raises:
+        TypeError, ValueError, LLMException: As for ``CacheKey``.
+    """
+
+    cluster_id: int
+    cache_id: int = field(metadata={"limits": INT64})
+    batch_index: int = field(default=0, metadata={"limits": UINT32})
+
+    def __init__(self, *args: int, **kwargs: int) -> None:
+        _set_fields(self, args, kwargs)
+
+
+def checked_keys(cache_desc: CacheDesc, cache_keys: Sequence[CacheKey]) -> Sequence[CacheKey]:
+    """Refuses other things than keys, and more of them than the cache has batch entries."""
+    check_type("cache_desc", cache_desc, CacheDesc)
+    check_type("cache_keys", cache_keys, list, tuple)
+    for index, key in enumerate(cache_keys):
+        check_type(f"cache_keys[{index}]", key, CacheKey)
+    if len(cache_keys) > cache_desc.batch_size:
+        raise LLMParamInvalid(
+            f"cache_keys must hold at most {cache_desc.batch_size} keys (the batch size), got {len(cache_keys)}"
+        )
+    return cache_keys
+
+
+def checked_key(blocks_cache_key: BlocksCacheKey | None) -> Sequence[BlocksCacheKey]:
+    """Refuses another thing than a key, or None for no key."""
+    if blocks_cache_key is None:
+        return ()
+    check_type("blocks_cache_key", blocks_cache_key, BlocksCacheKey)
+    return (blocks_cache_key,)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLMDataDist: the way to the manager, and the calls that reach other machines."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from llm_datadist_torch import (
+    CacheDesc,
+    CacheManager,
+    DataType,
+    LLMConfig,
+    LLMDataDist,
+    LLMException,
+    LLMRole,
+    LLMStatusCode,
+    Placement,
+)
+
+DESC = CacheDesc(2, (4, 8), DataType.DT_FLOAT, Placement.HOST)
+OPTIONS = LLMConfig(enable_cache_manager=True).generate_options()
+
+
+@pytest.fixture
+def datadist() -> Iterator[LLMDataDist]:
+    made = LLMDataDist(LLMRole.PROMPT, 0)
+    yield made
+    made.finalize()
+
+
+def refused(code: LLMStatusCode, text: str, call: Callable[..., Any], *args: Any) -> None:
+    with pytest.raises(LLMException) as refusal:
+        call(*args)
+    assert refusal.value.status_code is code
+    assert text in str(refusal.value)
+
+
+def test_roles() -> None:
+    assert {role.name: role.value for role in LLMRole} == {"PROMPT": 1, "DECODER": 2, "MIX": 3}
+
+
+def test_before_init_and_after_finalize(datadist: LLMDataDist) -> None:
+    with pytest.raises(RuntimeError, match="not initialised"):
+        _ = datadist.cache_manager
+    datadist.finalize()  # nothing to do
+    datadist.init(OPTIONS)
+    manager = datadist.cache_manager
+    assert isinstance(manager, CacheManager)
+    cache = manager.allocate_cache(DESC)
+    datadist.finalize()
+    datadist.finalize()
+    with pytest.raises(RuntimeError, match="not initialised"):
+        _ = datadist.cache_manager
+    refused(
+        LLMStatusCode.LLM_ENGINE_FINALIZED, "allocate_cache: the manager is finalized", manager.allocate_cache, DESC
+    )
+    refused(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, "cache 1 was deallocated", manager.copy_cache, cache, cache, 0, 1)
+    manager.deallocate_cache(cache)  # nothing to do
+    datadist.init(OPTIONS)
+    assert datadist.cache_manager is not manager
+    assert datadist.cache_manager.allocate_cache(DESC).cache_id == 1
+
+
+def test_copies_after_finalize(datadist: LLMDataDist) -> None:
+    datadist.init(OPTIONS)
+    manager = datadist.cache_manager
+    other = CacheManager().allocate_cache(DESC)
+    datadist.finalize()
+    refused(LLMStatusCode.LLM_ENGINE_FINALIZED, "copy_cache: the manager is", manager.copy_cache, other, other, 0, 1)
+
+
+def test_init_twice(datadist: LLMDataDist) -> None:
+    datadist.init(OPTIONS)
+    manager = datadist.cache_manager
+    datadist.init({})
+    assert datadist.cache_manager is manager
+
+
+def test_one_at_a_time(datadist: LLMDataDist) -> None:
+    datadist.init(OPTIONS)
+    second = LLMDataDist(LLMRole.DECODER, 1)
+    refused(LLMStatusCode.LLM_FAILED, "another LLMDataDist is initialised", second.init, OPTIONS)
+    second.finalize()  # not this one's to end
+    assert datadist.cache_manager
+    datadist.finalize()
+    second.init(OPTIONS)
+    second.finalize()
+
+
+@pytest.mark.parametrize("options", [{}, {"llm.EnableCacheManager": "0"}])
+def test_manager_that_is_not_enabled(datadist: LLMDataDist, options: dict[str, str]) -> None:
+    datadist.init(options)
+    refused(LLMStatusCode.LLM_PARAM_INVALID, "not enabled", lambda: datadist.cache_manager)
+
+
+def test_refused_options_initialise_nothing(datadist: LLMDataDist) -> None:
+    wrong = {"llm.EnableCacheManager": "yes"}
+    refused(LLMStatusCode.LLM_PARAM_INVALID, "llm.EnableCacheManager ('yes') must be 0 or 1", datadist.init, wrong)
+    datadist.init(OPTIONS)
+    assert datadist.cache_manager
+
+
+def test_wrong_types(datadist: LLMDataDist) -> None:
+    for args in ((1, 0), (LLMRole.MIX, "0"), (LLMRole.MIX, True)):
+        with pytest.raises(TypeError):
+            LLMDataDist(*args)
+    with pytest.raises(ValueError, match="cluster_id"):
+        LLMDataDist(LLMRole.MIX, 2**64)
+    for options in (None, [], {"llm.EnableCacheManager": 1}, {1: "1"}):
+        with pytest.raises(TypeError, match="init: "):
+            datadist.init(options)
+
+
+def test_every_setting_comes_through_the_options() -> None:
+    pool = '{"memory_size": 4096, "page_shift": 16}'
+    config = LLMConfig(sync_kv_timeout=5, device_id=3, enable_cache_manager=True, mem_pool_cfg=pool)
+    config.host_mem_pool_cfg = '{"memory_size": 8192}'
+    again = LLMConfig.from_options(config.generate_options())
+    assert again.generate_options() == config.generate_options()
+    assert again.memory_sizes() == {Placement.DEVICE: 4096, Placement.HOST: 8192}
+
+
+def test_options_of_other_machines_are_said_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "LLM_DATADIST"):
+        LLMConfig.from_options({"llm.listenIpInfo": "10.0.0.1:26000"})
+    assert [r.getMessage() for r in caplog.records] == ["option llm.listenIpInfo has no effect on one machine"]
+
+
+@pytest.mark.parametrize("text", ["", "0;1", "-1", "x"])
+def test_device_ids_that_are_not_one_device(text: str) -> None:
+    refused(LLMStatusCode.LLM_PARAM_INVALID, "ge.exec.deviceId", LLMConfig.from_options, {"ge.exec.deviceId": text})
+
+
+REMOTE = {
+    CacheManager: ("pull_cache", "pull_blocks", "push_cache", "push_blocks", "transfer_cache_async"),
+    LLMDataDist: ("link", "unlink", "link_clusters", "unlink_clusters", "check_link_status", "switch_role"),
+}
+
+
+@pytest.mark.parametrize(("owner", "name"), [(owner, name) for owner, names in REMOTE.items() for name in names])
+def test_calls_that_reach_other_machines(owner: type, name: str, datadist: LLMDataDist) -> None:
+    target = CacheManager() if owner is CacheManager else datadist
+    assert name in dir(target)
+    text = f"{owner.__name__}.{name} reaches other machines"
+    refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, text, getattr(target, name), 1, 2)
+    with pytest.raises(LLMException):
+        getattr(target, name)(anything=1)
+
+
+def test_settings_that_concern_other_machines() -> None:
+    config = LLMConfig()
+    for name in ("listen_ip_info", "link_retry_count", "rdma_traffic_class"):
+        refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, f"{name} concerns other machines", setattr, config, name, 1)
+
+
+def test_signatures_of_the_local_calls() -> None:
+    """Names, order and defaults as LLM-DataDist's users write them."""
+    expected = {
+        "allocate_cache": {"cache_desc": ..., "cache_keys": ()},
+        "deallocate_cache": {"cache": ...},
+        "allocate_blocks_cache": {"cache_desc": ..., "blocks_cache_key": None},
+        "deallocate_blocks_cache": {"cache": ...},
+        "register_cache": {"cache_desc": ..., "addrs": ..., "cache_keys": (), "remote_accessible": None},
+        "register_blocks_cache": {"cache_desc": ..., "addrs": ..., "blocks_cache_key": None, "remote_accessible": None},
+        "unregister_cache": {"cache_id": ...},
+        "remove_cache_key": {"cache_key": ...},
+        "copy_blocks": {"cache": ..., "copy_block_info": ...},
+        "swap_blocks": {"src_cache": ..., "dst_cache": ..., "src_to_dst": ...},
+    }
+    for name, parameters in expected.items():
+        actual = list(inspect.signature(getattr(CacheManager, name)).parameters.values())[1:]
+        assert {p.name: ... if p.default is p.empty else p.default for p in actual} == parameters, name
