@@ -40,10 +40,13 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
         LLMException: LLM_DEVICE_OUT_OF_MEMORY or, for host memory, LLM_OUT_OF_MEMORY.
     """
     try:
-        return torch.empty(shape, dtype=dtype, device=device, pin_memory=device.type == "cpu" and has_npu())
-    except RuntimeError as error:  # torch.OutOfMemoryError, and what the host's allocators raise
+        tensor = torch.empty(shape, dtype=dtype, device=device, pin_memory=device.type == "cpu" and has_npu())
+        if tensor.data_ptr() == 0:  # torch_npu's answer where the host has no more memory to pin
+            raise torch.OutOfMemoryError("no pinned memory")
+    except RuntimeError as error:  # torch.OutOfMemoryError, and what the host's allocator raises
         code = LLMStatusCode.LLM_OUT_OF_MEMORY if device.type == "cpu" else LLMStatusCode.LLM_DEVICE_OUT_OF_MEMORY
         raise LLMException(f"cannot allocate shape {tuple(shape)}, {dtype} on {device}: {error}", code) from error
+    return tensor
 
 
 def wrap(

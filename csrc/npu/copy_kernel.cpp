@@ -102,7 +102,11 @@ std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at
     // The caller may write to pageable memory as soon as the op returns, and the task reads it later.
     refuse_pageable_capture(call, "src");
     for (Step& step : submission->plan.steps) {
-      const at::Tensor buffer = at::empty({step.bytes}, at::TensorOptions(at::kByte).pinned_memory(true));
+      at::Tensor buffer = at::empty({step.bytes}, at::TensorOptions(at::kByte).pinned_memory(true));
+      if (buffer.const_data_ptr() == nullptr) {
+        // What torch_npu hands out where the host has no more memory to pin. Other memory is slower, and as good.
+        buffer = at::empty({step.bytes}, at::kByte);
+      }
       submission->late = submission->late || !copy_on_host(through_buffer(step, buffer), deadline);
       submission->owned.push_back(buffer);
     }

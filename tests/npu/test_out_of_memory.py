@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No memory left, for a cache or for what has to be staged: a documented error, nothing written, and life goes on."""
+
+import ascend_sim
+import pytest
+import torch
+from utils import (
+    assert_same_bytes,
+    cache,
+    copy_cache,
+    copy_cache_batch,
+    filled,
+    reference_batch,
+    reference_copy,
+    to_host,
+)
+
+from llm_datadist_torch import CacheDesc, CacheManager, DataType, LLMException, LLMStatusCode, Placement
+
+CODE = 507899
+SWAP = torch.tensor([[0, 1, 0, -1], [1, 0, 0, -1]])
+
+
+@pytest.mark.parametrize(("function", "rows"), [(copy_cache, 1021), (copy_cache_batch, 2039)])
+def test_pinned_memory_to_gather_in(function: object, rows: int) -> None:
+    """torch_npu does not raise then, and hands out a tensor at address 0. Other memory is taken."""
+    dst, src = cache(2, 4, rows * 8, device="npu"), cache(2, 4, rows * 8, seed=1)
+    expected = reference_copy(dst, src, 1, 2)
+    ascend_sim.fail_call("aclrtMallocHost", CODE)
+    if function is copy_cache:
+        copy_cache(dst, src, 1, 2)
+    else:
+        copy_cache_batch(dst, src, torch.tensor([[1, 2, 0, -1]]))
+    src[0].zero_()  # gathered during the call all the same
+    assert_same_bytes(dst, expected)
+
+
+def test_device_memory_to_stage_a_cycle_in() -> None:
+    held = [filled(2, 3 * 2**20, device="npu")]
+    torch.npu.empty_cache()
+    expected = reference_batch(held, held, SWAP.tolist())
+    before = to_host(held[0])
+    for nth in (1, 2):  # torch_npu tries again after it has given its free blocks back
+        ascend_sim.fail_call("aclrtMallocAlign32", CODE, nth)
+    with pytest.raises(RuntimeError):
+        copy_cache_batch(held, held, SWAP)
+    assert_same_bytes(held, [before])
+    copy_cache_batch(held, held, SWAP)
+    assert_same_bytes(held, expected)
+
+
+@pytest.mark.parametrize(
+    ("placement", "code"),
+    [
+        (Placement.HOST, LLMStatusCode.LLM_OUT_OF_MEMORY),
+        (Placement.DEVICE, LLMStatusCode.LLM_DEVICE_OUT_OF_MEMORY),
+    ],
+)
+def test_a_cache(placement: Placement, code: LLMStatusCode) -> None:
+    manager = CacheManager()
+    with pytest.raises(LLMException, match="cannot allocate") as refusal:
+        manager.allocate_cache(CacheDesc(1, (2**30, 2**20), DataType.DT_INT8, placement))
+    assert refusal.value.status_code is code
+    assert manager.allocate_cache(CacheDesc(1, (4, 8), DataType.DT_INT8, placement)).cache_id == 1
