@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A script for LLM-DataDist that uses every local call, with nothing changed but the import. And many threads."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from utils import assert_same_bytes, cache, filled, to_host
+
+import llm_datadist_torch
+from llm_datadist_torch import Cache, CacheDesc, CacheManager, DataType, LLMConfig, LLMException, Placement
+
+SCRIPT = """
+from llm_datadist_torch import *
+
+config = LLMConfig()
+config.device_id = 0
+config.enable_cache_manager = True
+config.sync_kv_timeout = "60000"
+config.mem_pool_cfg = '{"memory_size": 1048576, "page_shift": 16}'
+config.host_mem_pool_cfg = '{"memory_size": 1048576}'
+datadist = LLMDataDist(LLMRole.PROMPT, 0)
+datadist.init(config.generate_options())
+cache_manager = datadist.cache_manager
+
+# A prefilled request moves into the running batch, and a prefix of it to another row.
+cache_desc = CacheDesc(80, [4, 256], DataType.DT_FLOAT16, Placement.DEVICE, 0, 1)
+model_cache = cache_manager.allocate_cache(cache_desc, [CacheKey(0, 1), CacheKey(0, 2**64 - 1), CacheKey(0, 2)])
+request_cache = cache_manager.allocate_cache(CacheDesc(80, (1, 256), DataType.DT_FLOAT16), (CacheKey(0, 3),))
+start(model_cache, request_cache)
+cache_manager.copy_cache(model_cache, request_cache, 2, 0, req_id=3)
+cache_manager.copy_cache(model_cache, model_cache, 3, 2, 0, 128)
+check_rows(model_cache, request_cache)
+cache_manager.remove_cache_key(CacheKey(0, 3))
+cache_manager.deallocate_cache(request_cache)
+
+# Blocks are copied, swapped out to the host, and back in.
+blocks_desc = CacheDesc(8, (16, 32), DataType.DT_FLOAT16, Placement.DEVICE)
+host_desc = CacheDesc(8, (16, 32), DataType.DT_FLOAT16, Placement.HOST)
+npu_blocks = cache_manager.allocate_blocks_cache(blocks_desc, BlocksCacheKey(0, 1))
+host_blocks = cache_manager.allocate_blocks_cache(host_desc)
+start(npu_blocks, host_blocks)
+cache_manager.copy_blocks(npu_blocks, {0: [1, 2], 3: [4]})
+cache_manager.swap_blocks(npu_blocks, host_blocks, {0: 7, 3: 8})
+cache_manager.swap_blocks(host_blocks, npu_blocks, {7: 9, 8: 10})
+check_blocks(npu_blocks)
+
+# Caches over memory of one's own.
+owned = allocate_elsewhere(80, 4, 256)
+registered = cache_manager.register_cache(cache_desc, [tensor.data_ptr() for tensor in owned])
+registered_blocks = cache_manager.register_blocks_cache(cache_desc, [t.data_ptr() for t in owned], BlocksCacheKey(0, 2))
+cache_manager.copy_cache(registered, model_cache)
+check_registered(owned, model_cache)
+cache_manager.unregister_cache(registered.cache_id)
+cache_manager.unregister_cache(registered_blocks.cache_id)
+
+cache_manager.deallocate_blocks_cache(npu_blocks)
+cache_manager.deallocate_blocks_cache(host_blocks)
+cache_manager.deallocate_cache(model_cache)
+datadist.finalize()
+"""
+
+
+def rows(held: Cache, index: int) -> list[torch.Tensor]:
+    return [to_host(tensor)[:, index] for tensor in held.tensors]
+
+
+def test_a_script_that_uses_every_local_call(device: str) -> None:
+    checked = []
+
+    def start(*caches: Cache) -> None:
+        for held in caches:
+            for seed, tensor in enumerate(held.tensors):
+                tensor.copy_(filled(*tensor.shape, dtype=tensor.dtype, seed=seed))
+
+    def check_rows(model: Cache, request: Cache) -> None:
+        assert_same_bytes(rows(model, 2), rows(request, 0))
+        assert_same_bytes([t[:, :64] for t in rows(model, 3)], [t[:, :64] for t in rows(request, 0)])
+        checked.append("rows")
+
+    def check_blocks(held: Cache) -> None:
+        for of, targets in ((0, (1, 2, 9)), (3, (4, 10))):
+            for to in targets:
+                assert_same_bytes(rows(held, to), rows(held, of))
+        checked.append("blocks")
+
+    def check_registered(owned: list[torch.Tensor], model: Cache) -> None:
+        assert_same_bytes([t[0] for t in map(to_host, owned)], list(rows(model, 0)[0]))
+        checked.append("registered")
+
+    def allocate_elsewhere(count: int, *shape: int) -> list[torch.Tensor]:
+        return cache(count, *shape, dtype=torch.float16, device=device, seed=3)
+
+    exec(SCRIPT, {name: value for name, value in locals().items() if callable(value)})
+    assert checked == ["rows", "blocks", "registered"]
+    local = [name for name in vars(CacheManager) if name[0] != "_" and not isinstance(vars(CacheManager)[name], type)]
+    used = [name for name in local if f"cache_manager.{name}(" in SCRIPT]
+    remote = {"pull_cache", "pull_blocks", "push_cache", "push_blocks", "transfer_cache_async"}
+    assert set(local) - set(used) == remote | {"remap_registered_memory"}
+    assert "LLMDataDist" in llm_datadist_torch.__all__
+
+
+class TestThreads:
+    def run(self, work: Callable[[int], None], threads: int = 8) -> None:
+        """Runs the work in as many threads at once, and raises what one of them raised."""
+        errors: list[BaseException] = []
+
+        def guarded(number: int) -> None:
+            try:
+                work(number)
+            except BaseException as error:
+                errors.append(error)
+
+        running = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(threads)]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)  # as many switches in the middle of things as can be
+        try:
+            for thread in running:
+                thread.start()
+            for thread in running:
+                thread.join(timeout=240)
+                assert not thread.is_alive(), "a thread hangs"
+        finally:
+            sys.setswitchinterval(interval)
+        for error in errors:
+            raise error
+
+    def test_10000_cycles_end_with_the_memory_they_began_with(self, device: str) -> None:
+        placement = Placement.HOST if device == "cpu" else Placement.DEVICE
+        desc = CacheDesc(2, (4, 16), DataType.DT_FLOAT, placement)
+        pool = f'{{"memory_size": {8 * 2 * 512}}}'  # two caches for each thread, and nothing beyond
+        manager = CacheManager(
+            LLMConfig(sync_kv_timeout=60_000, **{f"{'host_' * (device == 'cpu')}mem_pool_cfg": pool})
+        )
+        ids: list[list[int]] = [[] for _ in range(8)]
+
+        def work(number: int) -> None:
+            pattern = torch.full((2, 4, 16), float(number))
+            for turn in range(1250):
+                key = llm_datadist_torch.CacheKey(0, number * 10_000 + turn)
+                dst, src = manager.allocate_cache(desc, [key]), manager.allocate_cache(desc)
+                ids[number] += [dst.cache_id, src.cache_id]
+                if turn % 25 == 0:
+                    src.tensors[0].copy_(pattern)
+                    manager.copy_cache(dst, src, 3, 1)
+                    assert torch.equal(to_host(dst.tensors[0])[:, 3], pattern[:, 1])
+                manager.deallocate_cache(dst)
+                manager.remove_cache_key(key)
+                manager.deallocate_cache(src)
+
+        begun = torch.npu.memory_allocated() if device == "npu" else 0
+        self.run(work)
+        gc.collect()
+        if device == "npu":
+            torch.npu.synchronize()
+            for _ in range(500):  # torch_npu lets go of what a finished task held a moment later
+                if torch.npu.memory_allocated() == begun:
+                    break
+                time.sleep(0.01)
+            assert torch.npu.memory_allocated() == begun
+        assert sorted(number for thread in ids for number in thread) == list(range(1, 20_001))  # none lost, none twice
+        full = [manager.allocate_cache(desc) for _ in range(16)]  # all of the pool is there again
+        with pytest.raises(LLMException, match="memory_size"):
+            manager.allocate_cache(desc)
+        assert len({held.cache_id for held in full}) == 16
+
+    def test_copies_of_one_manager_run_one_after_the_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Counted inside the op's function, where a second thread would be let in if it could."""
+        inside, most = 0, 0
+        real = llm_datadist_torch.ops.copy_cache_blocking
+
+        def counting(*args: object, **kwargs: object) -> bool:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.002)
+            done = real(*args, **kwargs)
+            inside -= 1
+            return done
+
+        monkeypatch.setattr(llm_datadist_torch.ops, "copy_cache_blocking", counting)
+        manager = CacheManager(LLMConfig(sync_kv_timeout=60_000))
+        dst, src = Cache.from_tensors(cache(2, 8, 8)), Cache.from_tensors(cache(2, 8, 8, seed=1))
+        self.run(lambda number: manager.copy_cache(dst, src, number, number))
+        assert most == 1
+        assert_same_bytes(dst.tensors, src.tensors)
+
+    def test_waiting_for_another_copy_counts_towards_the_timeout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        entered, leave = threading.Event(), threading.Event()
+
+        def stuck(*args: object, **kwargs: object) -> bool:
+            entered.set()
+            return leave.wait(60)
+
+        monkeypatch.setattr(llm_datadist_torch.ops, "copy_cache_blocking", stuck)
+        manager = CacheManager(LLMConfig(sync_kv_timeout=50))
+        held = Cache.from_tensors(cache(1, 4, 8))
+        first = threading.Thread(target=manager.copy_cache, args=(held, held, 0, 1))
+        first.start()
+        try:
+            assert entered.wait(60)
+            with pytest.raises(LLMException, match="not done after sync_kv_timeout, 50 ms"):
+                manager.copy_cache(held, held, 0, 1, req_id=5)
+        finally:
+            leave.set()
+            first.join()
+
+    def test_finalize_waits_for_the_copy_that_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        events: list[str] = []
+        entered = threading.Event()
+
+        def slow(*args: object, **kwargs: object) -> bool:
+            entered.set()
+            time.sleep(0.05)
+            events.append("copied")
+            return True
+
+        monkeypatch.setattr(llm_datadist_torch.ops, "copy_cache_blocking", slow)
+        manager = CacheManager()
+        held = manager.allocate_cache(CacheDesc(1, (4, 8), DataType.DT_FLOAT, Placement.HOST))
+        copying = threading.Thread(target=manager.copy_cache, args=(held, held, 0, 1))
+        copying.start()
+        assert entered.wait(60)
+        manager._finalize()
+        events.append("finalized")
+        copying.join()
+        assert events == ["copied", "finalized"]
+        assert not held.tensors
+
+    def test_python_goes_on_while_bytes_move(self) -> None:
+        """With one intra-op thread the copy runs in the thread that called it: another one can only run without it."""
+        big = [Cache.from_tensors(torch.ones(2, 2**28, dtype=torch.uint8)) for _ in range(2)]
+        manager = CacheManager(LLMConfig(sync_kv_timeout=60_000))
+        threads, ticks, stop = torch.get_num_threads(), 0, threading.Event()
+
+        def tick() -> None:
+            nonlocal ticks
+            while not stop.is_set():
+                ticks += 1
+                time.sleep(1e-4)
+
+        ticking = threading.Thread(target=tick)
+        torch.set_num_threads(1)
+        try:
+            ticking.start()
+            before = ticks
+            manager.copy_cache(*big)
+            during = ticks - before
+        finally:
+            torch.set_num_threads(threads)
+            stop.set()
+            ticking.join()
+        assert during > 10  # 256 MiB take some 50 ms; with the interpreter locked it would be one at most
