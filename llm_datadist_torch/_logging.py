@@ -28,5 +28,6 @@ def reporting(call: str, req_id: Any = None) -> Iterator[None]:
             text += request
         error.args = (text, *error.args[1:])
         if isinstance(error, LLMException):
-            logger.error("%s", error)
+            # The text: a handler that keeps records would keep the error, its traceback, and so the caches in it.
+            logger.error("%s", str(error))
         raise
