@@ -6,7 +6,7 @@ PYTHON ?= python3
 SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
 CPP = $(shell git ls-files '*.cpp' '*.h')
 
-.PHONY: build demo test bench lint format
+.PHONY: build demo test sanitize fuzz bench lint format
 
 build: .venv/.built .venv-npu/.built
 
@@ -19,6 +19,14 @@ demo: $(DEMO)/.built
 test: lint .venv-npu/.built
 	.venv/bin/python -m pytest
 	$(SIMULATED) .venv-npu/bin/python -m pytest
+
+# The C++ core under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
+sanitize: .venv/.built
+	$(MAKE) -C tests/cpp PYTHON=$(CURDIR)/.venv/bin/python sanitize
+
+# Random calls against a byte model, for FUZZ_SECONDS each as shipped and under AddressSanitizer; FUZZ_CASE repeats one.
+fuzz: .venv/.built
+	$(MAKE) -C tests/cpp PYTHON=$(CURDIR)/.venv/bin/python fuzz
 
 # Takes some minutes, on a machine with nothing else to do.
 bench: .venv-npu/.built
