@@ -19,7 +19,7 @@ void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const c10::List<at::Tensor> src = arguments[1].toTensorList();
   const std::string name = op.schema().name().substr(sizeof("llm_datadist::") - 1);
   const Call call{name.c_str(), std::nullopt};
-  check_lists(call, at::ITensorListRef(dst).materialize(), at::ITensorListRef(src).materialize());
+  check_lists(call, tensors_of(dst), tensors_of(src));
   if (arguments[2].isTensor()) {
     check_copies(call, arguments[2].toTensor());
   }

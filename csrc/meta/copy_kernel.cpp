@@ -12,7 +12,7 @@ namespace {
 // Tracing sees the lists, not the numbers: looking at a SymInt would put a guard on it and compile again for the next
 // value. The numbers are checked when the graph runs.
 void check_meta_lists(const Call& call, at::ITensorListRef dst, at::ITensorListRef src) {
-  check_lists(call, dst.materialize(), src.materialize());
+  check_lists(call, tensors_of(dst), tensors_of(src));
   CHECK_CALL(call, dst.front().is_meta() && src.front().is_meta(), "expected dst and src to be both meta tensors, got ",
              dst.front().device(), " and ", src.front().device());
 }

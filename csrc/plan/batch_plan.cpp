@@ -84,8 +84,8 @@ void add_list(Step& step, const std::vector<Span>& spans) {
 
 CopyPlan plan_batch(const Call& call, at::ITensorListRef dst_list, at::ITensorListRef src_list,
                     const at::Tensor& copies, int64_t batch_dim) {
-  const Tensors dst = dst_list.materialize();
-  const Tensors src = src_list.materialize();
+  const Tensors dst = tensors_of(dst_list);
+  const Tensors src = tensors_of(src_list);
   check_lists(call, dst, src);
   const std::vector<Slice> slices = read_slices(call, copies);
   std::vector<TensorPair> pairs;

@@ -63,8 +63,8 @@ void simplify(Step& step) {
 
 CopyPlan plan_copy(const Call& call, at::ITensorListRef dst_list, at::ITensorListRef src_list, const Slice& slice,
                    int64_t batch_dim) {
-  const Tensors dst = dst_list.materialize();
-  const Tensors src = src_list.materialize();
+  const Tensors dst = tensors_of(dst_list);
+  const Tensors src = tensors_of(src_list);
   check_lists(call, dst, src);
   CopyPlan plan;
   Step& step = plan.steps.emplace_back();

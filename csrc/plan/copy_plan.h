@@ -50,6 +50,9 @@ struct Step {
   // (as memmove allows). Places are independent of one another in any step. If this is false, so are spans.
   bool in_order = false;
 
+  // Written out: the one that C++ would make is preceded by filling all of that room with zeros.
+  Step() {}
+
   c10::ArrayRef<Span> spans_of(const Base& base) const {
     const SpanList& list = lists[base.spans];
     return c10::ArrayRef<Span>(spans.data() + list.begin, spans.data() + list.end);

@@ -32,10 +32,12 @@ std::optional<uint64_t> extent(const at::Tensor& tensor) {
   if (tensor.is_contiguous()) {
     return tensor.numel();
   }
+  const at::IntArrayRef sizes = tensor.sizes();
+  const at::IntArrayRef strides = tensor.strides();
   uint64_t elements = 1;
-  for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
     uint64_t span = 0;
-    if (c10::mul_overflows<uint64_t>(tensor.size(dim) - 1, tensor.stride(dim), &span) ||
+    if (c10::mul_overflows<uint64_t>(sizes[dim] - 1, strides[dim], &span) ||
         c10::add_overflows<uint64_t>(elements, span, &elements)) {
       return std::nullopt;
     }
@@ -48,10 +50,12 @@ bool has_dense_rows(const at::Tensor& tensor, int64_t batch_dim) {
   if (tensor.is_contiguous()) {
     return true;
   }
+  const at::IntArrayRef sizes = tensor.sizes();
+  const at::IntArrayRef strides = tensor.strides();
   c10::SmallVector<std::pair<int64_t, int64_t>, 8> dims;  // stride, size
-  for (int64_t dim = batch_dim + 1; dim < tensor.dim(); ++dim) {
-    if (tensor.size(dim) > 1) {
-      dims.emplace_back(tensor.stride(dim), tensor.size(dim));
+  for (size_t dim = batch_dim + 1; dim < sizes.size(); ++dim) {
+    if (sizes[dim] > 1) {
+      dims.emplace_back(strides[dim], sizes[dim]);
     }
   }
   std::sort(dims.begin(), dims.end());
@@ -81,16 +85,16 @@ void check_lists(const Call& call, const Tensors& dst, const Tensors& src) {
 }
 
 void check_memory(const Call& call, Item item, const at::Tensor& tensor) {
-  const uint64_t itemsize = tensor.itemsize();
-  const uint64_t storage_elements = tensor.storage().nbytes() / itemsize;
+  const at::Storage& storage = tensor.storage();
+  const uint64_t storage_elements = storage.nbytes() / tensor.itemsize();
   const std::optional<uint64_t> elements = extent(tensor);
   const uint64_t first = tensor.storage_offset();
   CHECK_CALL(call, elements && first <= storage_elements && *elements <= storage_elements - first, "expected ", item,
-             " to lie inside its storage of ", tensor.storage().nbytes(), " bytes, got shape ", tensor.sizes(),
-             ", strides ", tensor.strides(), ", storage offset ", first);
+             " to lie inside its storage of ", storage.nbytes(), " bytes, got shape ", tensor.sizes(), ", strides ",
+             tensor.strides(), ", storage offset ", first);
 
-  CHECK_CALL(call, tensor.storage().data() != nullptr, "expected ", item, " to have memory, got a storage of ",
-             tensor.storage().nbytes(), " bytes at address 0, as tensor subclasses that wrap others have");
+  CHECK_CALL(call, storage.data() != nullptr, "expected ", item, " to have memory, got a storage of ", storage.nbytes(),
+             " bytes at address 0, as tensor subclasses that wrap others have");
 }
 
 RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim) {
@@ -102,10 +106,11 @@ RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int6
   CHECK_CALL(call, has_dense_rows(tensor, batch_dim), "expected the rows of ", item,
              " to be dense (each one contiguous range of bytes), got shape ", tensor.sizes(), ", strides ",
              tensor.strides(), ", batch_dim ", batch_dim);
-  const int64_t row_bytes = c10::multiply_integers(tensor.sizes().slice(batch_dim + 1)) * tensor.itemsize();
-  const int64_t batch_size = tensor.size(batch_dim);
+  const at::IntArrayRef sizes = tensor.sizes();
+  const int64_t row_bytes = c10::multiply_integers(sizes.slice(batch_dim + 1)) * tensor.itemsize();
+  const int64_t batch_size = sizes[batch_dim];
   // The stride of a dimension of one is never walked and may be anything.
-  const int64_t batch_stride = batch_size == 1 ? row_bytes : tensor.stride(batch_dim) * tensor.itemsize();
+  const int64_t batch_stride = batch_size == 1 ? row_bytes : tensor.strides()[batch_dim] * tensor.itemsize();
   CHECK_CALL(call, batch_stride >= row_bytes, "expected the rows of ", item, " to be at least ", row_bytes,
              " bytes (one row) apart, got ", batch_stride);
   return {batch_size, row_bytes, batch_stride};

@@ -3,16 +3,19 @@
 
 #include <ATen/core/IListRef.h>
 #include <ATen/core/Tensor.h>
+#include <c10/util/SmallVector.h>
 
 #include <functional>
-#include <vector>
 
 #include "call.h"
 
 namespace llm_datadist {
 
-// The tensors of a list by index, whatever kind of list the dispatcher handed over.
-using Tensors = std::vector<std::reference_wrapper<const at::Tensor>>;
+// The tensors of a list by index, whatever kind of list the dispatcher handed over. There is room for a cache of 160
+// separate tensors without taking anything from the heap.
+using Tensors = c10::SmallVector<std::reference_wrapper<const at::Tensor>, 192>;
+
+inline Tensors tensors_of(at::ITensorListRef list) { return {list.begin(), list.end()}; }
 
 // Where the rows of one tensor lie: `batch_size` rows of `row_bytes` bytes each, their first bytes `batch_stride`
 // bytes apart, once for every index of the dimensions before the batch.

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Counts what one call of an op costs: machine instructions and allocations, which unlike times are the same on every
+// run. The instructions are counted by single-stepping a child process through the call, which needs no tool and no
+// performance counter. Prints JSON, {measure: [instructions, allocations]}.
+//
+//   counts LIBRARY
+
+#include <ATen/Parallel.h>
+#include <elf.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <functional>
+
+#include "library.h"
+
+namespace {
+int64_t allocations = 0;
+}
+
+// Every allocation of the process comes by here: C++'s operator new calls malloc.
+extern "C" void* __libc_malloc(size_t bytes);
+extern "C" void* malloc(size_t bytes) {
+  ++allocations;
+  return __libc_malloc(bytes);
+}
+
+namespace {
+
+[[noreturn]] void fail(const char* what) {
+  std::perror(what);
+  std::exit(2);
+}
+
+// The first and the last instruction counted. The child comes by here on its way.
+[[gnu::noinline]] void begin() { asm volatile(""); }
+[[gnu::noinline]] void end() { asm volatile("nop"); }
+
+uint64_t program_counter(pid_t child) {
+  user_regs_struct registers;
+  iovec where{&registers, sizeof registers};
+  if (ptrace(PTRACE_GETREGSET, child, NT_PRSTATUS, &where) != 0) {
+    fail("PTRACE_GETREGSET");
+  }
+#if defined(__x86_64__)
+  return registers.rip;
+#else
+  return registers.pc;
+#endif
+}
+
+// The instructions of one call, in a process of its own. The third call is counted: the first ones set things up.
+int64_t instructions(const std::function<void()>& call) {
+  const pid_t child = fork();
+  if (child == 0) {
+    if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) {
+      fail("PTRACE_TRACEME");
+    }
+    call();
+    call();
+    raise(SIGSTOP);
+    begin();
+    call();
+    end();
+    _exit(0);
+  }
+  int64_t count = -1;
+  uint64_t last = 0;
+  for (int status = 0; waitpid(child, &status, 0) == child && WIFSTOPPED(status);) {
+    const uint64_t at = program_counter(child);
+    if (at == reinterpret_cast<uint64_t>(&begin)) {
+      count = 0;
+    } else if (at == reinterpret_cast<uint64_t>(&end) && count >= 0) {
+      kill(child, SIGKILL);
+      waitpid(child, &status, 0);
+      return count;
+    }
+    // A repeated string instruction traps for each repetition.
+    count += count >= 0 && at != last;
+    last = at;
+    if (ptrace(PTRACE_SINGLESTEP, child, nullptr, nullptr) != 0) {
+      fail("PTRACE_SINGLESTEP");
+    }
+  }
+  fail("counts: the call did not return");
+}
+
+int64_t allocations_of(const std::function<void()>& call) {
+  call();
+  call();
+  const int64_t before = allocations;
+  call();
+  return allocations - before;
+}
+
+void measure(const std::string& name, const std::function<void()>& call) {
+  static const char* separator = "";
+  std::cout << separator << "  \"" << name << "\": [" << instructions(call) << ", " << allocations_of(call) << ']';
+  separator = ",\n";
+}
+
+constexpr int64_t kBatch = 4;
+constexpr int64_t kRowBytes = 256;
+
+// Separate tensors, as an allocator gives them out one by one: in the order of their addresses, at distances that are
+// not all the same. In memory of our own, so that they do not lie otherwise on the next machine.
+std::vector<at::Tensor> list_of(int64_t tensors) {
+  const int64_t room = kBatch * kRowBytes + 512;
+  const at::Tensor memory = at::zeros({tensors * room}, at::kByte);
+  std::vector<at::Tensor> list;
+  for (int64_t i = 0; i < tensors; ++i) {
+    const at::Tensor at_its_place = memory.narrow(0, i * room + i * i % 7 * 64, kBatch * kRowBytes);
+    list.push_back(at_its_place.view(at::kHalf).view({kBatch, kRowBytes / 2}));
+  }
+  return list;
+}
+
+std::vector<at::Tensor> stacked(int64_t tensors) { return {at::zeros({tensors, kBatch, kRowBytes / 2}, at::kHalf)}; }
+
+}  // namespace
+
+int main(int, char** arguments) {
+  load_library(arguments[1]);
+  at::set_num_threads(1);  // the child of a fork has one thread
+  const auto copy_cache = find_op<CopyCache>("llm_datadist::copy_cache");
+  const auto copy_cache_batch = find_op<CopyCacheBatch>("llm_datadist::copy_cache_batch");
+  const std::optional<c10::SymInt> req_id(7);
+  std::cout << "{\n";
+  for (const int64_t tensors : {1, 80, 160}) {
+    const auto dst = list_of(tensors);
+    const auto src = list_of(tensors);
+    measure("list of " + std::to_string(tensors),
+            [&] { copy_cache.call(at::TensorList(dst), at::TensorList(src), 1, 2, 0, -1, req_id, 0); });
+  }
+  {
+    auto dst = list_of(160);
+    const auto src = list_of(160);
+    // Not the order of their addresses, nor its reverse.
+    std::rotate(dst.begin(), dst.begin() + 50, dst.end());
+    measure("list of 160, out of order",
+            [&] { copy_cache.call(at::TensorList(dst), at::TensorList(src), 1, 2, 0, -1, req_id, 0); });
+  }
+  for (const int64_t tensors : {1, 80, 160}) {
+    const auto dst = stacked(tensors);
+    const auto src = stacked(tensors);
+    measure("stacked " + std::to_string(tensors),
+            [&] { copy_cache.call(at::TensorList(dst), at::TensorList(src), 1, 2, 0, -1, req_id, 1); });
+  }
+  // Blocks copied within a cache of 16 tensors, to and from anywhere. The number of tensors is no factor: the plan is a
+  // product.
+  for (const int64_t count : {10, 100, 200}) {
+    const at::Tensor cache = at::zeros({16, 2 * count, 8}, at::kHalf);
+    const at::Tensor copies = at::empty({count, 4}, at::kLong);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row[] = {count + i * 7 % count, i * 3 % count, 0, -1};
+      std::copy(std::begin(row), std::end(row), copies.mutable_data_ptr<int64_t>() + 4 * i);
+    }
+    measure("batch of " + std::to_string(count),
+            [&] { copy_cache_batch.call(at::TensorList(cache), at::TensorList(cache), copies, req_id, 1); });
+  }
+  std::cout << "\n}\n";
+}
