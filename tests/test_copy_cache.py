@@ -249,6 +249,16 @@ class TestSameCache:
         assert_same_bytes([buffer], [expected])
 
 
+def test_leading_dimension_of_one_with_any_stride(device: str) -> None:
+    """Its stride is never walked. To multiply it would overflow, which UndefinedBehaviorSanitizer found."""
+    tensor = filled(8, device=device)
+    odd = tensor.as_strided((1, 1, 2, 4), (2**62, 2**62, 4, 1))
+    expected = reference_copy([tensor.view(2, 4)], [tensor.view(2, 4)], 0, 1)
+    copy_cache([odd], [odd], 0, 1, batch_dim=2)
+    assert_same_bytes([tensor.view(2, 4)], expected)
+
+
+
 class TestLargeCopies:
     """Above a few hundred KiB the bytes are shared among threads; every cut must be right."""
 

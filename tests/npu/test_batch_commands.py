@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""copy_cache_batch on the NPU: how many commands, what is staged, capture."""
+
+from __future__ import annotations
+
+import ascend_sim
+import pytest
+import torch
+from npu_utils import copy_calls, scattered
+from torch import Tensor
+from utils import assert_same_bytes, cache, copy_cache_batch, filled, reference_batch, to_host
+
+TENSORS, COPIES = 160, 1000
+
+
+def whole_rows(dst: Tensor, src: Tensor) -> Tensor:
+    return torch.stack([dst, src, torch.zeros_like(dst), torch.full_like(dst, -1)], dim=1)
+
+
+def merged_ranges(copies: Tensor) -> int:
+    """How many ranges are left of whole rows when those that go on where another ends become one."""
+    pairs = sorted(map(tuple, copies[:, :2].tolist()))
+    return sum(
+        index == 0 or pair != (pairs[index - 1][0] + 1, pairs[index - 1][1] + 1) for index, pair in enumerate(pairs)
+    )
+
+
+def patterns() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(COPIES)
+    shuffled = torch.randperm(COPIES, generator=generator)
+    pieces = torch.cat([rows[start : start + 10] for start in 10 * torch.randperm(COPIES // 10, generator=generator)])
+    return {
+        "neighbours": whole_rows(rows + COPIES, rows),
+        "neighbours in any order": whole_rows(rows + COPIES, rows)[shuffled],
+        "pieces of ten": whole_rows(rows + COPIES, pieces),
+        "anywhere": whole_rows(rows + COPIES, shuffled),
+    }
+
+
+def run(dst: list[Tensor], src: list[Tensor], copies: Tensor, batch_dim: int = 0) -> tuple[dict[str, int], int]:
+    """Makes the copies, checks the bytes, and returns the copy commands and the bytes that they move."""
+    expected = [to_host(tensor) for tensor in dst]
+    sources = [to_host(tensor) for tensor in src]
+    for result, source in zip(expected, sources, strict=True):
+        before = source.movedim(batch_dim, 0).clone()
+        result.movedim(batch_dim, 0)[copies[:, 0]] = before[copies[:, 1]]
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    copy_cache_batch(dst, src, copies, batch_dim=batch_dim)
+    calls = copy_calls()
+    moved = sum(copy.width * copy.height for copy in ascend_sim.copies())
+    assert_same_bytes(dst, expected)
+    return calls, moved
+
+
+class TestThousandBlocks:
+    @pytest.mark.parametrize("pattern", patterns())
+    def test_stacked(self, pattern: str) -> None:
+        copies = patterns()[pattern]
+        stacked = filled(TENSORS, 2 * COPIES, 4, device="npu")
+        ranges = merged_ranges(copies)
+        calls, moved = run([stacked], [stacked], copies, batch_dim=1)
+        assert calls == {"aclrtMemcpy2dAsync": ranges}
+        assert moved == TENSORS * COPIES * 16
+
+    def test_how_many_ranges_the_patterns_leave(self) -> None:
+        """That the counts above are not all the same, and are what the names of the patterns say."""
+        assert [merged_ranges(copies) for copies in patterns().values()] == [1, 1, 100, 998]
+
+    @pytest.mark.parametrize("pattern", ["neighbours in any order", "pieces of ten"])
+    def test_separate_tensors(self, pattern: str) -> None:
+        copies = patterns()[pattern]
+        tensors = scattered(TENSORS, 2 * COPIES, 2)
+        calls, _ = run(tensors, tensors, copies)
+        assert sum(calls.values()) <= merged_ranges(copies) * TENSORS
+
+    @pytest.mark.parametrize("to_device", [True, False])
+    def test_between_pinned_host_memory_and_the_device(self, to_device: bool) -> None:
+        copies = patterns()["pieces of ten"] - torch.tensor([COPIES, 0, 0, 0])
+        on_npu, on_host = scattered(4, COPIES, 2), scattered(4, COPIES, 2, device="cpu", seed=1, pinned=True)
+        dst, src = (on_npu, on_host) if to_device else (on_host, on_npu)
+        calls, _ = run(dst, src, copies)
+        assert sum(calls.values()) <= merged_ranges(copies) * 4
+        assert set(calls) <= {"aclrtMemcpyBatchAsync", "aclrtMemcpy2dAsync", "aclrtMemcpyAsync"}
+
+
+class TestStaging:
+    """Stacked: 3 tensors, 6 rows of 32 bytes."""
+
+    @pytest.mark.parametrize(
+        ("pairs", "staged"),
+        [
+            ([(1, 0), (2, 1), (3, 2), (4, 3)], 0),
+            ([(0, 1), (1, 2), (2, 3)], 0),
+            ([(0, 1), (1, 0)], 1),
+            ([(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0)], 1),
+            ([(0, 1), (1, 0), (2, 3), (3, 2), (4, 0), (5, 1)], 2),
+            ([(0, 0), (1, 1)], None),
+        ],
+    )
+    def test_only_what_a_cycle_needs(self, pairs: list[tuple[int, int]], staged: int | None) -> None:
+        stacked = filled(3, 6, 8, device="npu")
+        rows = torch.tensor(pairs)
+        _, moved = run([stacked], [stacked], whole_rows(rows[:, 0], rows[:, 1]), batch_dim=1)
+        assert moved == 3 * 32 * (0 if staged is None else len(pairs) + staged)
+
+
+class TestCapture:
+    @pytest.mark.parametrize("make", [lambda: [filled(3, 4, 8, device="npu")], lambda: scattered(3, 4, 8)])
+    def test_a_graph_keeps_its_copies_and_its_staging(self, make: object) -> None:
+        held = make()
+        batch_dim = held[0].dim() - 2
+        copies = torch.tensor([(0, 1, 0, -1), (1, 2, 0, -1), (2, 0, 0, -1), (3, 0, 4, 8)])
+        rows = copies.tolist()
+        graph = torch.npu.NPUGraph()
+        before = [to_host(tensor) for tensor in held]
+        with torch.npu.graph(graph):
+            copy_cache_batch(held, held, copies, batch_dim=batch_dim)
+        copies.fill_(-7)  # read when it was captured
+        torch.npu.synchronize()
+        assert_same_bytes(held, before)
+        others = [torch.empty(2**20, dtype=torch.uint8, device="npu") for _ in range(4)]
+        for _ in range(3):
+            expected = reference_batch(held, held, rows, batch_dim=batch_dim)
+            for other in others:
+                other.copy_(torch.full((2**20,), 255, dtype=torch.uint8))  # not where the graph stages
+            graph.replay()
+            torch.npu.synchronize()
+            assert_same_bytes(held, expected)
+
+    def test_pageable_memory_is_refused(self) -> None:
+        dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8)
+        graph = torch.npu.NPUGraph()
+        with pytest.raises(ValueError, match="expected src to be in pinned memory"), torch.npu.graph(graph):
+            copy_cache_batch(dst, src, torch.tensor([(0, 1, 0, -1)]))
+
+
+def test_order_on_the_stream() -> None:
+    """After what is queued before, before what is queued after: no wait in between."""
+    held = filled(2, 4, 8, device="npu")
+    first, last = (filled(2, 4, 8, seed=seed) for seed in (5, 6))
+    pinned = [t.pin_memory() for t in (first, last)]
+    swap = torch.tensor([(0, 1, 0, -1), (1, 0, 0, -1)])
+    with ascend_sim.stall_device():
+        held.copy_(pinned[0], non_blocking=True)
+        copy_cache_batch([held], [held], swap, batch_dim=1)
+        result = torch.empty_like(held)
+        result.copy_(held, non_blocking=True)
+        held.copy_(pinned[1], non_blocking=True)
+    torch.npu.synchronize()
+    assert_same_bytes([result], reference_batch([first], [first], swap.tolist(), batch_dim=1))
+    assert_same_bytes([held], [last])
