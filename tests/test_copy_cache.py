@@ -258,7 +258,6 @@ def test_leading_dimension_of_one_with_any_stride(device: str) -> None:
     assert_same_bytes([tensor.view(2, 4)], expected)
 
 
-
 class TestLargeCopies:
     """Above a few hundred KiB the bytes are shared among threads; every cut must be right."""
 

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the code wrong, one mutant after the other, and sees whether a test fails: python tests/mutation [core|npu|python].
+
+Works in the checkout it is in, which must have no changes and both environments built (`make build`). Takes about half
+a minute for each mutant of C++, which is compiled.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mutants import CORE, NPU, PYTHON
+
+ROOT = Path(__file__).parents[2]
+OPS = ["test_refusals.py", "test_copy_cache.py", "test_copy_cache_batch.py", "test_properties.py"]
+MANAGER = ["test_cache_manager.py", "test_manager_caches.py", "test_local_calls.py", "test_manager_stateful.py"]
+TYPES = ["test_cache.py", "test_cache_keys.py", "test_config.py", "test_datadist.py", "test_diagnostics.py"]
+# The mutants, the environment, and the tests that are to find them.
+SUITES = {
+    "core": (CORE, ".venv", [*OPS, "test_compile_batch.py", "test_compile.py", "test_cache_manager.py"]),
+    "npu": (NPU, ".venv-npu", ["npu", "test_copy_cache_batch.py", "test_copy_cache.py"]),
+    "python": (PYTHON, ".venv", [*TYPES, *MANAGER, "test_refusals.py"]),
+}
+# What there is on an NPU alone.
+ON_NPU = {"check_served(tensors", "if not name.startswith"}
+
+
+def run(command: list[str], env: dict[str, str]) -> bool:
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900)
+    return done.returncode == 0
+
+
+def survives(mutant: tuple[str, str, str], venv: str, tests: list[str]) -> str:
+    """What became of a mutant: a word and, if no test failed, one that is seen."""
+    file, old, new = mutant
+    path, python = ROOT / file, str(ROOT / venv / "bin" / "python")
+    env = {**os.environ, "PATH": f"{ROOT / venv / 'bin'}:{os.environ['PATH']}"}
+    if venv == ".venv-npu":
+        env["LD_LIBRARY_PATH"] = str(ROOT / "tests" / "ascend_sim" / "build")
+    text = path.read_text()
+    if text.count(old) != 1:
+        return f"NOT APPLIED: found {text.count(old)} times"
+    path.write_text(text.replace(old, new))
+    try:
+        built = path.suffix == ".py" or run([python, "setup.py", "--quiet", "build_ext", "--inplace"], env)
+        if not built:
+            return "NOT BUILT"
+        command = [python, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
+        return "SURVIVED" if run(command, env) else "found"
+    except subprocess.TimeoutExpired:
+        return "found (by the time it took)"
+    finally:
+        path.write_text(text)
+
+
+def main() -> None:
+    if not run(["git", "diff", "--quiet"], dict(os.environ)):
+        sys.exit("the checkout has changes, which would be taken for part of the mutants")
+    suites = sys.argv[1:] or list(SUITES)
+    bad = 0
+    for name in suites:
+        mutants, venv, tests = SUITES[name]
+        found = 0
+        for index, mutant in enumerate(mutants):
+            on_npu = any(mutant[1].startswith(start) for start in ON_NPU)
+            begin = time.monotonic()
+            outcome = survives(mutant, *((".venv-npu", ["npu"]) if on_npu else (venv, tests)))
+            found += outcome.startswith("found")
+            print(f"{name} {index}: {outcome}, {time.monotonic() - begin:.0f} s: {mutant}", flush=True)
+        print(f"{name}: {found} of {len(mutants)} found", flush=True)
+        bad += len(mutants) - found
+    for venv in {SUITES[name][1] for name in suites}:
+        run([str(ROOT / venv / "bin" / "python"), "setup.py", "--quiet", "build_ext", "--inplace"], dict(os.environ))
+    sys.exit(bad > 0)
+
+
+if __name__ == "__main__":
+    main()
