@@ -79,7 +79,8 @@ def copy_cache_batch(
     on a cycle is staged.
 
     The same function as ``torch.ops.llm_datadist.copy_cache_batch``, which is for use in model code. Other copies, and
-    another number of them, do not compile a graph again. A graph captured on an NPU keeps the copies of its capture.
+    another number of them, do not compile a graph again. A graph captured on an NPU keeps the copies of its capture, also
+    one that torch.compile captures (``backend="npugraph_ex"``): call it outside such graphs if the copies change.
 
     Args:
         dst: The tensors to write to, as for ``copy_cache``.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from npu_utils import scattered
 from torch import Tensor
-from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
+from utils import assert_same_bytes, cache, copy_cache, copy_cache_batch, filled, reference_batch, reference_copy
 
 from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
 
@@ -132,3 +132,30 @@ class TestCompile:
             copy_cache(dst, src, 3, 1)
 
         self.check_npugraph_ex(dst, src, 0, function)
+
+    def run_batches(self, batches: list[Tensor], backend: str) -> None:
+        held = Cache.from_tensors(filled(3, *SMALL, device="npu"), batch_dim=1)
+
+        def function(copies: Tensor) -> None:
+            copy_cache_batch(held.tensors, held.tensors, copies, batch_dim=1)
+
+        compiled = torch.compile(function, fullgraph=True, backend=backend, dynamic=False)
+        for seed, copies in enumerate(batches):
+            write(held.tensors, seed)
+            expected = reference_batch(held.tensors, held.tensors, copies.tolist(), batch_dim=1)
+            compiled(copies)
+            torch.npu.synchronize()
+            assert_same_bytes(held.tensors, expected)
+
+    SWAPS = [torch.tensor([(to, of, 0, -1), (of, to, 0, -1)]) for to, of in ((0, 1), (2, 3), (1, 3))]
+
+    def test_batches_in_aot_eager(self) -> None:
+        self.run_batches(self.SWAPS, "aot_eager")
+
+    def test_npugraph_ex_with_the_same_copies(self) -> None:
+        self.run_batches([self.SWAPS[0]] * 3, "npugraph_ex")
+
+    @pytest.mark.xfail(strict=True, reason="npugraph_ex captures once for all values of a tensor on the host")
+    def test_npugraph_ex_with_other_copies(self) -> None:
+        """Keeps watch on a limit of npugraph_ex that docs/contract.md warns of."""
+        self.run_batches(self.SWAPS, "npugraph_ex")
