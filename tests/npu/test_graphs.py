@@ -11,6 +11,7 @@ from utils import assert_same_bytes, cache, copy_cache, copy_cache_batch, filled
 from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
 
 SMALL = (4, 64)
+SWAPS = [torch.tensor([(to, of, 0, -1), (of, to, 0, -1)]) for to, of in ((0, 1), (2, 3), (1, 3))]
 
 
 def write(tensors: list[Tensor], seed: int) -> None:
@@ -147,15 +148,13 @@ class TestCompile:
             torch.npu.synchronize()
             assert_same_bytes(held.tensors, expected)
 
-    SWAPS = [torch.tensor([(to, of, 0, -1), (of, to, 0, -1)]) for to, of in ((0, 1), (2, 3), (1, 3))]
-
     def test_batches_in_aot_eager(self) -> None:
-        self.run_batches(self.SWAPS, "aot_eager")
+        self.run_batches(SWAPS, "aot_eager")
 
     def test_npugraph_ex_with_the_same_copies(self) -> None:
-        self.run_batches([self.SWAPS[0]] * 3, "npugraph_ex")
+        self.run_batches([SWAPS[0]] * 3, "npugraph_ex")
 
     @pytest.mark.xfail(strict=True, reason="npugraph_ex captures once for all values of a tensor on the host")
     def test_npugraph_ex_with_other_copies(self) -> None:
         """Keeps watch on a limit of npugraph_ex that docs/contract.md warns of."""
-        self.run_batches(self.SWAPS, "npugraph_ex")
+        self.run_batches(SWAPS, "npugraph_ex")
