@@ -46,4 +46,4 @@ def test_the_runtime_is_asked() -> None:
     assert done.stdout == "copied\n" * 4, done.stdout + done.stderr
     done = run_python(CODE, ASCEND_SIM_SOC="Ascend310P3")
     text = "npu:0 is an Ascend310P3, which is not served; served are Ascend910B* and Ascend910_93*"
-    assert done.stdout == f"{text} [LLM_FEATURE_NOT_ENABLED]\n" * 3 + "copied\n", done.stdout + done.stderr
+    assert done.stdout == f"copy_cache: {text} [LLM_FEATURE_NOT_ENABLED]\n" * 3 + "copied\n", done.stdout + done.stderr
