@@ -6,7 +6,7 @@ PYTHON ?= python3
 SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
 CPP = $(shell git ls-files '*.cpp' '*.h')
 
-.PHONY: build demo test sanitize fuzz bench lint format
+.PHONY: build demo test sanitize fuzz mutate bench lint format
 
 build: .venv/.built .venv-npu/.built
 
@@ -27,6 +27,10 @@ sanitize: .venv/.built
 # Random calls against a byte model, for FUZZ_SECONDS each as shipped and under AddressSanitizer; FUZZ_CASE repeats one.
 fuzz: .venv/.built
 	$(MAKE) -C tests/cpp PYTHON=$(CURDIR)/.venv/bin/python fuzz
+
+# Puts the code wrong, one thing at a time, and sees whether a test fails. Takes hours, in a checkout without changes.
+mutate: .venv-npu/.built
+	.venv/bin/python tests/mutation $(SUITES)
 
 # Takes some minutes, on a machine with nothing else to do.
 bench: .venv-npu/.built

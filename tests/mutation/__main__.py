@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the code wrong, one mutant after the other, and sees whether a test fails: python tests/mutation [core|npu|python].
+"""Puts the code wrong, one mutant after the other, and sees whether a test fails: `make mutate`.
 
-Works in the checkout it is in, which must have no changes and both environments built (`make build`). Takes about half
-a minute for each mutant of C++, which is compiled.
+Works in the checkout it is in, which must have no changes. Takes about half a minute for each mutant of C++, which is
+compiled. Interrupted, it puts the file back; killed, it does not.
 """
 
 import os
