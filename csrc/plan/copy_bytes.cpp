@@ -19,8 +19,8 @@ namespace {
 using Line = char __attribute__((vector_size(64), aligned(1), may_alias));
 constexpr int64_t kLine = sizeof(Line);
 
-// Where memcpy is not as fast as it could be: from about 1 KiB on it falls back on an instruction (rep movsb) that is
-// slow on AMD's processors.
+// Where memcpy may be slow: from about 1 KiB on it uses an instruction (rep movsb) that on AMD's processors takes up to
+// 20 times as long for some addresses (docs/measurements.md).
 constexpr int64_t kSmall = 1024;
 bool memcpy_is_slow() {
 #if defined(__x86_64__)
