@@ -28,6 +28,13 @@ class Build(BuildExtension):
             built_with = Path(self.get_ext_fullpath(extension.name)).with_suffix(".built_with.json")
             built_with.write_text(json.dumps({name: VERSIONS[name] for name in extension.built_with}))
 
+    def build_extension(self, extension: Extension) -> None:
+        # A folder each for object files: the libraries share sources, which are compiled with other flags for each.
+        shared = self.build_temp
+        self.build_temp = os.path.join(shared, extension.name)
+        super().build_extension(extension)
+        self.build_temp = shared
+
 
 def library(name: str, folders: list[str], built_with: list[str], **kwargs: list[str]) -> Extension:
     """A library of the C++ files in the given folders of csrc/.

@@ -56,6 +56,13 @@ def shifted_past_its_storage(device: str) -> Tensor:
     return view
 
 
+def begins_past_its_storage(device: str) -> Tensor:
+    buffer = filled(64, device=device)
+    view = buffer[32:].view(4, 8)
+    buffer.untyped_storage().resize_(64)
+    return view
+
+
 def swapped(device: str) -> tuple[Tensors, Tensors]:
     a, b = cache(2, 4, 8, device=device)
     return [a, b], [b, a]
@@ -177,6 +184,11 @@ REFUSED = [
         "storage ends before the tensor",
         "expected dst[0] to lie inside its storage of 128 bytes, got shape [4, 8], strides [8, 1], storage offset 8",
         **pair(shifted_past_its_storage),
+    ),
+    Refused(
+        "storage ends before the tensor begins",
+        "expected dst[0] to lie inside its storage of 64 bytes, got shape [4, 8], strides [8, 1], storage offset 32",
+        **pair(begins_past_its_storage),
     ),
     Refused(
         "requires grad",

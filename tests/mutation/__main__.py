@@ -14,17 +14,19 @@ from pathlib import Path
 from mutants import CORE, NPU, PYTHON
 
 ROOT = Path(__file__).parents[2]
+CPP_PROGRAM = "test_library.py::test_loads_without_python"  # passes what Python cannot
 OPS = ["test_refusals.py", "test_copy_cache.py", "test_copy_cache_batch.py", "test_properties.py"]
 MANAGER = ["test_cache_manager.py", "test_manager_caches.py", "test_local_calls.py", "test_manager_stateful.py"]
 TYPES = ["test_cache.py", "test_cache_keys.py", "test_config.py", "test_datadist.py", "test_diagnostics.py"]
+NPU_TESTS = [f"npu/test_{name}.py" for name in ("commands", "batch_commands", "directions", "streams")]  # those first
 # The mutants, the environment, and the tests that are to find them.
 SUITES = {
-    "core": (CORE, ".venv", [*OPS, "test_compile_batch.py", "test_compile.py", "test_cache_manager.py"]),
-    "npu": (NPU, ".venv-npu", ["npu", "test_copy_cache_batch.py", "test_copy_cache.py"]),
+    "core": (CORE, ".venv", [*OPS, "test_compile_batch.py", "test_compile.py", "test_cache_manager.py", CPP_PROGRAM]),
+    "npu": (NPU, ".venv-npu", [*NPU_TESTS, "npu", "test_copy_cache_batch.py"]),
     "python": (PYTHON, ".venv", [*TYPES, *MANAGER, "test_refusals.py"]),
 }
 # What there is on an NPU alone.
-ON_NPU = {"check_served(tensors", "if not name.startswith"}
+ON_NPU = {"check_served(tensors", "if not name.startswith", "copies.is_cpu()"}
 
 
 def run(command: list[str], env: dict[str, str]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from npu_utils import copy_calls, scattered
 from torch import Tensor
-from utils import assert_same_bytes, cache, copy_cache_batch, filled, reference_batch, to_host
+from utils import assert_same_bytes, cache, copy_cache_batch, filled, nothing_written, reference_batch, to_host
 
 TENSORS, COPIES = 160, 1000
 
@@ -151,3 +151,12 @@ def test_order_on_the_stream() -> None:
     torch.npu.synchronize()
     assert_same_bytes([result], reference_batch([first], [first], swap.tolist(), batch_dim=1))
     assert_same_bytes([held], [last])
+
+
+@pytest.mark.parametrize("device", ["npu", "cpu"])
+def test_copies_on_the_device_are_refused(device: str) -> None:
+    """Reading them would wait for the device."""
+    dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
+    copies = torch.tensor([(1, 0, 0, -1)]).to("npu")
+    with nothing_written(*dst, *src), pytest.raises(ValueError, match="expected copies on the CPU, got npu:0"):
+        copy_cache_batch(dst, src, copies)
