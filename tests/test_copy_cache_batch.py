@@ -170,6 +170,20 @@ class TestLayouts:
         dst, src = buffer[:64].view(8, 8), buffer[shift : 64 + shift].view(8, 8)
         check([dst], [src], whole_rows((0, 1), (1, 0), (2, 2), (3, 1), (6, 5)))
 
+    @pytest.mark.parametrize("shift", [-5, -1, 1, 5])
+    def test_stacks_a_few_bytes_apart(self, device: str, shift: int) -> None:
+        """The last row of one place reaches into the first row of the next."""
+        buffer = filled(96 + abs(shift), dtype=torch.uint8, device=device)
+        dst, src = (buffer[start:][:96].view(3, 4, 8) for start in (max(0, -shift), max(0, shift)))
+        check([dst], [src], whole_rows((0, 3), (3, 0), (1, 2)), batch_dim=1)
+
+    @pytest.mark.parametrize("pitches", [(64, 32), (32, 64)])
+    def test_places_at_other_pitches(self, device: str, pitches: tuple[int, int]) -> None:
+        """What one place reads, another one writes."""
+        buffer = filled(192, dtype=torch.uint8, device=device)
+        dst, src = (buffer.as_strided((3, 3, 8), (pitch, 8, 1)) for pitch in pitches)
+        check([dst], [src], whole_rows((1, 0), (2, 1)), batch_dim=1)
+
     def test_one_tensor_read_by_the_copies_of_another(self, device: str) -> None:
         a, b = cache(2, 4, 8, device=device)
         check([a, b], [b, a], whole_rows((0, 0), (1, 2), (2, 1)))

@@ -31,7 +31,6 @@ CORE = [
     (f"{PLAN}slice.cpp", "rest <= dst.row_bytes - slice.offset", "true"),
     (f"{PLAN}slice.cpp", "check_size(call, slice.size, slice.offset, dst_item, dst);", ""),
     (f"{PLAN}slice.cpp", "check_size(call, slice.size, slice.offset, src_item, src);", ""),
-    (f"{PLAN}slice.cpp", "copies.is_cpu() || copies.is_meta()", "true"),
     (f"{PLAN}slice.cpp", "copies.scalar_type() == at::kLong", "true"),
     (f"{PLAN}slice.cpp", "copies.dim() == 2 && copies.sym_size(1) == 4", "copies.dim() == 2"),
     (f"{PLAN}slice.cpp", 'check_memory(call, Item{"copies"}, copies);', ""),
@@ -71,7 +70,6 @@ CORE = [
         "pair.to + src_offset, 0, pair.from + dst_offset",
     ),
     (f"{PLAN}tensor_pair.cpp", "dst_pitch >= width && src_pitch >= width", "dst_pitch >= width"),
-    (f"{PLAN}tensor_pair.cpp", "base.dst_pitch < width || base.src_pitch < width", "base.dst_pitch < width"),
     (f"{PLAN}tensor_pair.cpp", "base.src - last.src == src_pitch * last.height", "true"),
     # overlap of one copy
     (f"{PLAN}overlap.cpp", "if (clearly_apart(step)) {", "if (true) {"),
@@ -129,9 +127,7 @@ CORE = [
     (f"{PLAN}schedule.cpp", "moves[i].dst < moves[i - 1].dst + moves[i - 1].width", "moves[i].dst == moves[i - 1].dst"),
     (f"{PLAN}schedule.cpp", "staged_[move] = true;\n        } else", "} else"),
     (f"{PLAN}schedule.cpp", "std::reverse(done.begin(), done.end());", ""),
-    (f"{PLAN}schedule.cpp", "(may_overlap || std::abs(move.dst - move.src) >= width)", "true"),
     (f"{PLAN}schedule.cpp", "last.src + last.width == move.src", "true"),
-    (f"{PLAN}schedule.cpp", "return move.dst != move.src; }", "return true; }"),
     (f"{PLAN}staging.cpp", "step.spans[i].src = step.spans[i].before;", "step.spans[i].src = 0;"),
     (f"{PLAN}staging.cpp", "at += pitch * base.height;", "at += pitch;"),
     # host_copy and the kernels
@@ -240,6 +236,13 @@ NPU = [
     ("csrc/npu/side_stream.cpp", "if (idle(*side)) {", "if (true) {"),
     (f"{PLAN}copy_plan.cpp", "std::swap(plan.steps[0], plan.steps[1]);", ""),
     (f"{PLAN}schedule.cpp", "staged_[move] = staged_[move] || shifts(move);", ""),
+    # elsewhere, without effect on a CPU
+    (f"{PLAN}slice.cpp", "copies.is_cpu() || copies.is_meta()", "true"),
+    (f"{PLAN}tensor_pair.cpp", "base.dst_pitch < width || base.src_pitch < width", "base.dst_pitch < width"),
+    (f"{PLAN}schedule.cpp", "(may_overlap || std::abs(move.dst - move.src) >= width)", "true"),
+    (f"{PLAN}schedule.cpp", "return move.dst != move.src; }", "return true; }"),
+    ("llm_datadist_torch/_copier.py", "check_served(tensors[-1][0].device)", "pass"),
+    ("llm_datadist_torch/_products.py", "if not name.startswith(SERVED):", "if False:"),
 ]
 
 PYTHON = [
@@ -271,7 +274,6 @@ PYTHON = [
     ("llm_datadist_torch/_cache_table.py", "            self._closed = True\n", ""),
     ("llm_datadist_torch/_cache_table.py", "del self._cache_of[identity]", "pass"),
     ("llm_datadist_torch/_copier.py", "if not tensors[-1]:", "if False:"),
-    ("llm_datadist_torch/_copier.py", "check_served(tensors[-1][0].device)", "pass"),
     ("llm_datadist_torch/_copier.py", "alike = dst[1].batch_dim == src[1].batch_dim", "alike = True"),
     ("llm_datadist_torch/_copier.py", "raise LLMParamInvalid(str(error)) from error", "raise"),
     ("llm_datadist_torch/_copier.py", "raise LLMException(str(error), LLMStatusCode.LLM_FAILED) from error", "raise"),
@@ -353,5 +355,4 @@ PYTHON = [
     ),
     ("llm_datadist_torch/cache.py", "for tensor in stack.unbind(0)", "for tensor in stack.unbind(0)[::-1]"),
     ("llm_datadist_torch/cache.py", "if cache_desc.placement is not Placement.HOST:", "if False:"),
-    ("llm_datadist_torch/_products.py", "if not name.startswith(SERVED):", "if False:"),
 ]
