@@ -328,3 +328,12 @@ class TestRefused:
         tensors = cache(2, 4, 8, device=device)
         with nothing_written(*tensors), pytest.raises(ValueError, match=r"^copy_cache_batch: expected "):
             copy_cache_batch(tensors, tensors, table([ROW]).to("meta"))
+
+    @pytest.mark.parametrize("name", ["another dtype", "one dimension", "three numbers"])
+    def test_while_tracing(self, name: str) -> None:
+        """What can be seen without the numbers is refused before a graph with it is run."""
+        given, text = REFUSED[name]
+        tensors = [torch.empty(4, 8, device="meta")]
+        for copies in (given, given.to("meta")):
+            with pytest.raises(ValueError, match="copy_cache_batch: " + re.escape(text)):
+                copy_cache_batch(tensors, tensors, copies)

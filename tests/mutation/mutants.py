@@ -134,11 +134,6 @@ CORE = [
     (f"{PLAN}host_copy.cpp", "column_ = skip - span_->before;", "column_ = 0;"),
     (
         f"{PLAN}host_copy.cpp",
-        "std::min({range.bytes, end - begin, kPieceBytes})",
-        "std::min({range.bytes, kPieceBytes})",
-    ),
-    (
-        f"{PLAN}host_copy.cpp",
         "std::memmove(range.dst, range.src, range.bytes);",
         "std::memcpy(range.dst, range.src, 1);",
     ),
