@@ -77,21 +77,31 @@ class CacheTable:
             entry = self._entries.get(cache_id)
             return None if entry is None or entry.given_up else entry.cache
 
-    def is_registered(self, cache: Cache) -> bool:
-        """Whether a cache in the table is over memory that is not the manager's."""
-        with self._lock:
-            return self._entries[cache.cache_id].registered
+    def give_up(self, cache_id: int, *, registered: bool) -> None:
+        """Ends a cache for its user. Its memory stays as long as it has keys, which those of a blocks cache end too.
 
-    def give_up(self, cache: Cache) -> None:
-        """Ends a cache for its user. Its memory stays as long as it has keys, which those of a blocks cache end too."""
+        Does nothing if there is none of that number, or it has been given up already.
+
+        Args:
+            cache_id: The number of the cache.
+            registered: Whether it has to be a registered one, or an allocated one.
+
+        Raises:
+            LLMException: LLM_PARAM_INVALID if it is one of the other kind.
+        """
         with self._lock:
-            entry = self._entries.get(cache.cache_id)
-            if entry is not None and entry.cache is cache:
-                entry.given_up = True
-                cache.tensors = []
-                if cache.is_blocks_cache:
-                    self._remove_keys(entry, entry.keys)
-                self._drop_if_unused(entry)
+            entry = self._entries.get(cache_id)
+            if entry is None or entry.given_up:
+                return
+            if registered and not entry.registered:
+                raise LLMParamInvalid(f"cache_id ({cache_id}) is an allocated cache, not a registered one")
+            if entry.registered and not registered:
+                raise LLMParamInvalid(f"cache {cache_id} is registered, not allocated: use unregister_cache")
+            entry.given_up = True
+            entry.cache.tensors = []
+            if entry.cache.is_blocks_cache:
+                self._remove_keys(entry, entry.keys)
+            self._drop_if_unused(entry)
 
     def remove_key(self, key: CacheKey | BlocksCacheKey) -> None:
         """Does nothing if no cache has the key."""

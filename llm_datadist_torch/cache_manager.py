@@ -127,11 +127,7 @@ class CacheManager:
         """Ends a registered cache, a blocks cache too, by its number. Nothing if there is none of that number."""
         with reporting("unregister_cache"):
             check_int("cache_id", cache_id, INT64)
-            cache = self._table.find(cache_id)
-            if cache is not None:
-                if not self._table.is_registered(cache):
-                    raise LLMParamInvalid(f"cache_id ({cache_id}) is an allocated cache, not a registered one")
-                self._table.give_up(cache)
+            self._table.give_up(cache_id, registered=True)
 
     def remove_cache_key(self, cache_key: CacheKey) -> None:
         """Removes a key, and with the last key of a deallocated cache its memory. Nothing if no cache has the key."""
@@ -293,7 +289,5 @@ class CacheManager:
         if cache.is_blocks_cache != is_blocks_cache:
             kinds = ("a blocks cache", "a contiguous cache")
             raise LLMParamInvalid("cache must be {}, got {}".format(*(kinds if is_blocks_cache else kinds[::-1])))
-        if self._table.find(cache.cache_id) is cache:
-            if self._table.is_registered(cache):
-                raise LLMParamInvalid(f"cache {cache.cache_id} is registered, not allocated: use unregister_cache")
-            self._table.give_up(cache)
+        if self._table.find(cache.cache_id) is cache:  # and not one of another manager
+            self._table.give_up(cache.cache_id, registered=False)

@@ -170,6 +170,21 @@ class TestThreads:
             manager.allocate_cache(desc)
         assert len({held.cache_id for held in full}) == 16
 
+    def test_one_cache_ended_by_all(self) -> None:
+        """It ends once, and the others find that it has ended already."""
+        manager = CacheManager()
+        desc = CacheDesc(1, (4, 16), DataType.DT_FLOAT, Placement.HOST)
+        shared = [manager.allocate_cache(desc) for _ in range(1000)]
+        elsewhere = [manager.register_cache(desc, cache(1, 4, 16)) for _ in range(1000)]
+
+        def work(number: int) -> None:
+            for held, registered in zip(shared, elsewhere, strict=True):
+                manager.deallocate_cache(held)
+                manager.unregister_cache(registered.cache_id)
+
+        self.run(work)
+        assert not any(held.tensors for held in shared + elsewhere)
+
     def test_copies_of_one_manager_run_one_after_the_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Counted inside the op's function, where a second thread would be let in if it could."""
         inside, most = 0, 0
