@@ -140,6 +140,20 @@ def test_strided_copies(runtime, dpitch, spitch, width, height, kind, code):
     assert runtime.read(runtime.device) == expected
 
 
+@pytest.mark.parametrize("shift", [-24, -3, 0, 3, 24])
+def test_a_copy_onto_what_it_has_still_to_read_destroys_it(runtime, shift):
+    before = bytes(i % 251 for i in range(SIZE))
+    runtime.write(runtime.device, before)
+    dst, src = 100 + shift, 100
+    arguments = (runtime.device + dst, 32, runtime.device + src, 32, 16, 4, int(D2D), runtime.stream)
+    assert acl("aclrtMemcpy2dAsync", *arguments) == 0
+    assert runtime.synchronize() == 0
+    moved = bytearray(before)
+    for row in range(0, 128, 32):
+        moved[dst + row : dst + row + 16] = before[src + row : src + row + 16]
+    assert (runtime.read(runtime.device) == moved) == (shift == 0)
+
+
 @pytest.mark.parametrize(("width", "height"), [(5_000_000, 1), (1, 5_242_880)])
 def test_strided_copies_have_size_limits(runtime, width, height):
     dst, src = made("aclrtMalloc", 6_000_000, 0), made("aclrtMalloc", 6_000_000, 0)

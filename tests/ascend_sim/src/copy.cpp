@@ -78,6 +78,17 @@ aclError CheckDevices(const Copy& copy, int device) {
                                                 std::to_string(device) + (peers ? " without peer access" : ""));
 }
 
+void CopyRange(std::byte* dst, const std::byte* src, std::size_t bytes, bool last_first) {
+  if (dst + bytes <= src || src + bytes <= dst) {
+    std::memcpy(dst, src, bytes);
+    return;
+  }
+  for (std::size_t i = 0; i < bytes; ++i) {
+    const std::size_t at = last_first ? bytes - 1 - i : i;
+    dst[at] = src[at];
+  }
+}
+
 aclError RunCopy(const Copy& copy) {
   std::optional<Region> to, from;  // hold the memory while it is read and written
   aclError error = CheckSide(Destination(copy), copy, &to);
@@ -85,8 +96,12 @@ aclError RunCopy(const Copy& copy) {
   if (error) return Refuse(ACL_ERROR_RT_SYS_DMA, "at execution, " + TakeErrorText());
   const auto dst = reinterpret_cast<uintptr_t>(copy.dst);
   const auto src = reinterpret_cast<uintptr_t>(copy.src);
-  for (std::size_t row = 0; row < copy.height; ++row) {
-    std::memmove(BytesAt(to, dst + row * copy.dpitch), BytesAt(from, src + row * copy.spitch), copy.width);
+  // Nothing says what becomes of a copy onto memory that it has still to read. From the end that destroys what is read
+  // later: whoever relies on something else finds out.
+  const bool last_first = dst < src;
+  for (std::size_t i = 0; i < copy.height; ++i) {
+    const std::size_t row = last_first ? copy.height - 1 - i : i;
+    CopyRange(BytesAt(to, dst + row * copy.dpitch), BytesAt(from, src + row * copy.spitch), copy.width, last_first);
   }
   return ACL_SUCCESS;
 }
