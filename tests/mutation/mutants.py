@@ -248,7 +248,7 @@ PYTHON = [
     ("llm_datadist_torch/_cache_table.py", "used + wanted > limit", "used + wanted >= limit"),
     ("llm_datadist_torch/_cache_table.py", "used + wanted > limit", "wanted > limit"),
     ("llm_datadist_torch/_cache_table.py", "return 0 if self.registered else", "return"),
-    ("llm_datadist_torch/_cache_table.py", "entry is None or entry.given_up", "entry is None"),
+    ("llm_datadist_torch/_cache_table.py", "if entry is None or entry.given_up:\n", "if entry is None:\n"),
     ("llm_datadist_torch/_cache_table.py", "            entry.cache.tensors = []\n            if", "            if"),
     ("llm_datadist_torch/_cache_table.py", "if entry.cache.is_blocks_cache:", "if False:"),
     ("llm_datadist_torch/_cache_table.py", "if entry.given_up and not entry.keys:", "if entry.given_up:"),
