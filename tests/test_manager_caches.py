@@ -212,6 +212,9 @@ class TestRegister:
         manager.unregister_cache(held.cache_id)
         manager.unregister_cache(held.cache_id)
         manager.unregister_cache(-1)
+        keyed = manager.allocate_cache(desc(), [CacheKey(0, 1)])
+        manager.deallocate_cache(keyed)
+        manager.unregister_cache(keyed.cache_id)  # ended already, although its memory is still there for the key
         text = "copy_cache: dst: cache 1 was deallocated or unregistered (req_id 3)"
         refused(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text, manager.copy_cache, held, held, 0, 1, req_id=3)
 
