@@ -131,7 +131,7 @@ class CacheTable:
         identities: set[Hashable] = set()
         for key in keys:
             if key.identity in self._cache_of or key.identity in identities:
-                raise LLMParamInvalid(f"{key} is a key already")
+                raise LLMParamInvalid(f"the key {key} is one of a cache already")
             if key.identity is not None:
                 identities.add(key.identity)
         return identities

@@ -9,11 +9,20 @@ UINT32 = (0, 2**32 - 1)
 UINT64 = (0, 2**64 - 1)
 
 
+def in_words(value: Any) -> str:
+    """A value for a message: its type, and itself where it is a number or a text.
+
+    Nothing else is printed: that could be a list of tensors, and printing an NPU tensor computes and waits for it.
+    """
+    name = type(value).__name__
+    return f"{name}: {value!r}" if isinstance(value, int | float | str) else name
+
+
 def check_type(name: str, value: Any, *types: type) -> None:
     """Refuses a value of another type. A bool is not taken for an int."""
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         expected = " or ".join(t.__name__ for t in types)
-        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}: {value!r}")
+        raise TypeError(f"{name} must be {expected}, got {in_words(value)}")
 
 
 def check_int(name: str, value: Any, limits: tuple[int, int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import ops
-from ._checks import INT64, check_int
+from ._checks import check_type
 from ._products import check_served
 from .cache import Cache
 from .status import LLMException, LLMParamInvalid, LLMStatusCode
@@ -41,25 +41,12 @@ class Copier:
                 LLM_ENGINE_FINALIZED after ``close``.
         """
         begin = time.monotonic()
-        # A stacked cache and a list can be copied to one another, tensor by tensor.
-        alike = dst[1].batch_dim == src[1].batch_dim
-        tensors = []
-        for name, cache in (dst, src):
-            # Read once: another thread may end the cache.
-            tensors.append(cache.tensors if alike else cache.separate_tensors)
-            if not tensors[-1]:
-                raise LLMException(
-                    f"{name}: cache {cache.cache_id} was deallocated or unregistered",
-                    LLMStatusCode.LLM_KV_CACHE_NOT_EXIST,
-                )
-            check_served(tensors[-1][0].device)
-        batch_dim = dst[1].batch_dim if alike else dst[1].cache_desc.batch_dim
-
         done = self._lock.acquire(timeout=self._timeout_ms / 1000)
         if done:
             try:
                 if self._closed:
                     raise LLMException("the manager is finalized", LLMStatusCode.LLM_ENGINE_FINALIZED)
+                tensors, batch_dim = _tensors_of(dst, src)
                 left = self._timeout_ms - int((time.monotonic() - begin) * 1000)
                 done = op(*tensors, *args, batch_dim=batch_dim, timeout_ms=max(1, left))
             except LLMException:
@@ -76,9 +63,43 @@ class Copier:
                 LLMStatusCode.LLM_TIMEOUT,
             )
 
-    def copy_rows(self, dst: tuple[str, Cache], src: tuple[str, Cache], rows: list[tuple[int, int]]) -> None:
-        """Copies whole rows, given as one to write and one to read, all in one call. Raises what ``copy`` does."""
-        for row in (row for pair in rows for row in pair):
-            check_int("a block", row, INT64)
+    def copy_rows(
+        self, argument: str, dst: tuple[str, Cache], src: tuple[str, Cache], rows: list[tuple[int, int]]
+    ) -> None:
+        """Copies whole rows, given as one to write and one to read, all in one call. Raises what ``copy`` does.
+
+        The op would refuse a row that is not there too, but as one of a table that the caller has not seen.
+
+        Args:
+            argument: What the caller calls the rows.
+            dst: The cache to write to.
+            src: The cache to read from.
+            rows: For each copy the row to write and the one to read.
+        """
+        for side, (name, cache) in enumerate((dst, src)):
+            for pair in rows:
+                check_type(f"a block of {argument}", pair[side], int)
+                if not 0 <= pair[side] < cache.cache_desc.batch_size:
+                    raise LLMParamInvalid(
+                        f"{argument}: block {pair[side]} out of range [0, {cache.cache_desc.batch_size}), the blocks "
+                        f"of {name}"
+                    )
         copies = torch.tensor([(to, of, 0, -1) for to, of in rows], dtype=torch.int64).view(-1, 4)
         self.copy(ops.copy_cache_batch_blocking, dst, src, copies, None)
+
+
+def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[list[torch.Tensor]], int]:
+    """The tensors of both caches as an op takes them, and their batch_dim. Refuses those that cannot be copied."""
+    # A stacked cache and a list can be copied to one another, tensor by tensor.
+    alike = dst[1].batch_dim == src[1].batch_dim
+    both = []
+    for name, cache in (dst, src):
+        # Read once: another thread may end the cache.
+        tensors = cache.tensors if alike else cache.separate_tensors
+        if not tensors:
+            raise LLMException(
+                f"{name}: cache {cache.cache_id} was deallocated or unregistered", LLMStatusCode.LLM_KV_CACHE_NOT_EXIST
+            )
+        check_served(tensors[0].device)
+        both.append(tensors)
+    return both, dst[1].batch_dim if alike else dst[1].cache_desc.batch_dim

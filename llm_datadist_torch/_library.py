@@ -10,7 +10,7 @@ from pathlib import Path
 LIBRARY = Path(__file__).with_name("libllm_datadist.so")
 NPU_LIBRARY = Path(__file__).with_name("libllm_datadist_npu.so")
 
-_INSTALL = "pip install --no-build-isolation --force-reinstall --no-deps"
+_BUILD = "build it, in a checkout, with `pip install --no-build-isolation --force-reinstall --no-deps .`"
 
 
 def load() -> None:
@@ -35,9 +35,9 @@ def load() -> None:
             "  - torch_npu was made for another version of torch\n"
             "  - this machine has no NPU: set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on with the CPU alone"
         ) from error
-    _load(LIBRARY, f"In a checkout, build it with `{_INSTALL} -e .`")
+    _load(LIBRARY, f"To have it, {_BUILD}")
     if "torch_npu" in sys.modules:
-        _load(NPU_LIBRARY, f"It was built without torch_npu. Build it again, with `{_INSTALL}`")
+        _load(NPU_LIBRARY, f"It was built without torch_npu: with that installed, {_BUILD}")
 
 
 def built_with(library: Path) -> Path:
@@ -73,12 +73,12 @@ def _load(library: Path, how_to_get_it: str) -> None:
         if version(package).split("+")[0] != built:
             raise _failure(
                 f"llm_datadist_torch: {library.name} was built against {package} {built}, and {_found(package)} is "
-                f"installed. Build it again, with `{_INSTALL}`"
+                f"installed: {_BUILD}"
             )
     try:
         torch.ops.load_library(library)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise _failure(
             f"llm_datadist_torch could not load {library.name} into torch {torch.__version__}: {error}\n"
-            f"The likely cause is that it was built against another version. Build it again, with `{_INSTALL}`"
+            f"The likely cause is that it was built against another version: {_BUILD}"
         ) from error

@@ -12,7 +12,13 @@ from .status import LLMException
 _LEVELS = {"0": logging.DEBUG, "1": logging.INFO, "2": logging.WARNING, "3": logging.ERROR}
 
 logger = logging.getLogger("LLM_DATADIST")
-logger.setLevel(_LEVELS.get(os.environ.get("ASCEND_GLOBAL_LOG_LEVEL", ""), logging.NOTSET))
+if (_level := os.environ.get("ASCEND_GLOBAL_LOG_LEVEL")) in _LEVELS:
+    logger.setLevel(_LEVELS[_level])
+# Who sets the level wants to see the lines, also in a program that has not set up logging. Where it has, they go there.
+_to_stderr = logging.StreamHandler()
+_to_stderr.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+_to_stderr.addFilter(lambda _: not logging.getLogger().handlers and logger.handlers == [_to_stderr])
+logger.addHandler(_to_stderr)
 
 
 @contextlib.contextmanager

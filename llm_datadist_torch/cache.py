@@ -4,13 +4,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum
 
 import torch
 from torch import Tensor
 
 from . import _memory
 from ._checks import INT32, INT64, UINT32, check_int, check_type
+from ._enum import NamedIntEnum
 from .status import LLMParamInvalid
 
 
@@ -74,7 +75,7 @@ _TORCH_DTYPES = {
 _DATA_TYPES = {dtype: data_type for data_type, dtype in _TORCH_DTYPES.items()}
 
 
-class Placement(IntEnum):
+class Placement(NamedIntEnum):
     """Where a cache lies."""
 
     HOST = 0
@@ -102,7 +103,7 @@ class CacheDesc:
     """
 
     num_tensors: int
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | list[int]
     data_type: DataType | torch.dtype
     placement: Placement = Placement.DEVICE
     batch_dim_index: int = 0

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from ._checks import INT64, UINT32, UINT64, check_int, check_type
+from ._checks import INT64, UINT32, UINT64, check_int, check_type, in_words
 from .cache import CacheDesc
 from .status import LLMParamInvalid
 
@@ -29,7 +29,7 @@ def _set_fields(key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None
         if value is MISSING:
             raise LLMParamInvalid(f"{parameter} is required by {name}")
         if type(value) is not int:
-            raise TypeError(f"{name}: {parameter} only support int, got {type(value).__name__}: {value!r}")
+            raise TypeError(f"{name}: {parameter} only support int, got {in_words(value)}")
         check_int(f"{name}: {parameter}", value, described.metadata.get("limits", UINT64))
         object.__setattr__(key, parameter, value)
 

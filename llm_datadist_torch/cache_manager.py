@@ -175,7 +175,7 @@ class CacheManager:
                 if cache.is_blocks_cache:
                     raise LLMParamInvalid(f"{name} must be a contiguous cache, got a blocks cache")
             if offset > INT64[1]:
-                raise LLMParamInvalid(f"offset ({offset}) lies beyond any row")
+                raise LLMParamInvalid(f"offset ({offset}) must be at most {INT64[1]}: no row is longer")
             # The schema carries an int64; the op reads its bits as a uint64.
             bits = req_id if req_id is None or req_id <= INT64[1] else req_id - 2**64
             numbers = (dst_batch_index, src_batch_index, offset, size, bits)
@@ -202,9 +202,10 @@ class CacheManager:
                 raise LLMParamInvalid("cache must be a blocks cache, got a contiguous one")
             check_type("copy_block_info", copy_block_info, dict)
             for source, targets in copy_block_info.items():
-                check_type(f"copy_block_info[{source!r}]", targets, list, tuple)
+                check_type("a block of copy_block_info", source, int)
+                check_type(f"copy_block_info[{source}]", targets, list, tuple)
             pairs = [(to, of) for of, targets in copy_block_info.items() for to in targets]
-            self._copier.copy_rows(("cache", cache), ("cache", cache), pairs)
+            self._copier.copy_rows("copy_block_info", ("cache", cache), ("cache", cache), pairs)
         logger.debug("copy_blocks: cache %d, %d blocks", cache.cache_id, len(copy_block_info))
 
     def swap_blocks(self, src_cache: Cache, dst_cache: Cache, src_to_dst: Mapping[int, int]) -> None:
@@ -226,9 +227,11 @@ class CacheManager:
             check_type("src_to_dst", src_to_dst, dict)
             sizes = [cache.cache_desc.size // cache.cache_desc.batch_size for cache in (src_cache, dst_cache)]
             if sizes[0] != sizes[1]:
-                raise LLMParamInvalid(f"blocks of {sizes[0]} bytes cannot be copied to blocks of {sizes[1]} bytes")
+                raise LLMParamInvalid(
+                    f"src_cache and dst_cache must have blocks of one size, got {sizes[0]} and {sizes[1]} bytes"
+                )
             pairs = [(to, of) for of, to in src_to_dst.items()]
-            self._copier.copy_rows(("dst_cache", dst_cache), ("src_cache", src_cache), pairs)
+            self._copier.copy_rows("src_to_dst", ("dst_cache", dst_cache), ("src_cache", src_cache), pairs)
         logger.debug(
             "swap_blocks: %d blocks, cache %d to cache %d", len(src_to_dst), src_cache.cache_id, dst_cache.cache_id
         )

@@ -32,6 +32,8 @@ def _check_flag(name: str, value: Any) -> None:
 
 def _check_mem_pool(name: str, value: Any) -> None:
     check_type(name, value, str)
+    if value == "":  # no pool, as LLM-DataDist has it
+        return
     try:
         pool = json.loads(value)
     except json.JSONDecodeError as error:
@@ -61,10 +63,11 @@ _OPTIONS = {
     "host_mem_pool_cfg": "llm.HostMemPoolConfig",
 }
 
-# Settings of LLM-DataDist that concern other machines.
-_REMOTE = {
+# Settings of LLM-DataDist that concern other machines, or the graph engine that it runs on.
+_WITHOUT_EFFECT = {
     *("listen_ip_info", "local_comm_res", "enable_remote_cache_accessible", "enable_switch_role", "cluster_info"),
     *("link_total_time", "link_retry_count", "rdma_traffic_class", "rdma_service_level", "deploy_res_path"),
+    *("transfer_backend", "global_resource_config", "ge_options", "mem_utilization", "buf_pool_cfg", "output_max_size"),
 }
 
 
@@ -78,14 +81,15 @@ class LLMConfig:
         device_id: The NPU of this process.
         enable_cache_manager: Whether a CacheManager is wanted.
         mem_pool_cfg: JSON object with ``memory_size``, the bytes that caches on the device may take together, and
-            ``page_shift`` (in [10, 31), default 16), the logarithm of the page size.
+            ``page_shift`` (in [10, 31), default 16), the logarithm of the page size. "" is no limit.
         host_mem_pool_cfg: The same for caches in host memory.
 
     Raises:
         TypeError: A value of the wrong type.
         ValueError: A number that does not fit an int32.
         LLMException: LLM_PARAM_INVALID, any other value that is not allowed; LLM_FEATURE_NOT_ENABLED, a setting of
-            LLM-DataDist that concerns other machines.
+            LLM-DataDist that concerns other machines or its graph engine. Setting those to None, False or "" does
+            nothing.
         AttributeError: A setting that is not among these.
     """
 
@@ -96,9 +100,11 @@ class LLMConfig:
     host_mem_pool_cfg: str | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _REMOTE:
+        if name in _WITHOUT_EFFECT:
+            if value in (None, False, ""):  # switched off, as it is
+                return
             raise LLMException(
-                f"{name} concerns other machines, which llm_datadist_torch does not reach",
+                f"{name} concerns other machines, or LLM-DataDist's graph engine: llm_datadist_torch has neither",
                 LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
             )
         if name not in _CHECKS:
@@ -140,7 +146,7 @@ class LLMConfig:
     def memory_sizes(self) -> dict[Placement, int]:
         """The bytes that allocated caches may take together, by placement, where that is set."""
         pools = {Placement.DEVICE: self.mem_pool_cfg, Placement.HOST: self.host_mem_pool_cfg}
-        return {placement: json.loads(pool)["memory_size"] for placement, pool in pools.items() if pool is not None}
+        return {placement: json.loads(pool)["memory_size"] for placement, pool in pools.items() if pool}
 
     def generate_options(self) -> dict[str, str]:
         """The settings that were set, by the names that LLM-DataDist's ``init`` takes, every value a string."""

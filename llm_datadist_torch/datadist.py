@@ -2,9 +2,9 @@
 """LLMDataDist: how users of LLM-DataDist come by their CacheManager."""
 
 import threading
-from enum import IntEnum
 
 from ._checks import UINT64, check_int, check_type
+from ._enum import NamedIntEnum
 from ._logging import reporting
 from ._remote import RemoteCall
 from .cache_manager import CacheManager
@@ -12,7 +12,7 @@ from .config import LLMConfig
 from .status import LLMException, LLMParamInvalid, LLMStatusCode
 
 
-class LLMRole(IntEnum):
+class LLMRole(NamedIntEnum):
     """What a process of a cluster does. On one machine it makes no difference."""
 
     PROMPT = 1

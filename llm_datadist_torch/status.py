@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The status codes and exceptions of LLM-DataDist, with its names and numbers."""
 
-from enum import IntEnum
+from ._enum import NamedIntEnum
 
 
-class LLMStatusCode(IntEnum):
+class LLMStatusCode(NamedIntEnum):
     """What a call came to. Names and numbers are those of LLM-DataDist."""
 
     LLM_SUCCESS = 0
@@ -44,12 +44,13 @@ class LLMException(RuntimeError):
         status_code: The status code, also as the property of that name.
     """
 
-    def __init__(self, message: str, status_code: LLMStatusCode) -> None:
+    def __init__(self, message: str = "", status_code: LLMStatusCode = LLMStatusCode.LLM_FAILED) -> None:
         # Both go to args, so that the exception survives pickling on its way out of a worker process.
         super().__init__(message, status_code)
 
     @property
     def status_code(self) -> LLMStatusCode:
+        """What the call came to."""
         code: LLMStatusCode = self.args[1]
         return code
 
@@ -60,5 +61,5 @@ class LLMException(RuntimeError):
 class LLMParamInvalid(LLMException, ValueError):
     """LLM_PARAM_INVALID. Also a ValueError: LLM-DataDist's pages promise that for wrong arguments."""
 
-    def __init__(self, message: str, status_code: LLMStatusCode = LLMStatusCode.LLM_PARAM_INVALID) -> None:
+    def __init__(self, message: str = "", status_code: LLMStatusCode = LLMStatusCode.LLM_PARAM_INVALID) -> None:
         super().__init__(message, status_code)
