@@ -32,6 +32,10 @@ class TestOpcheck:
     def test_defaults(self) -> None:
         torch.library.opcheck(copy_cache, (cache(1, 4, 8), cache(1, 4, 8)), test_utils=OPCHECKS)
 
+    def test_tags(self) -> None:
+        for op in (copy_cache, torch.ops.llm_datadist.copy_cache_batch.default):
+            assert {torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides} <= set(op.tags)
+
     def test_blocking_op(self) -> None:
         args = (cache(2, 4, 8), cache(2, 2, 8), 3, 1, 0, -1, None)
         op = torch.ops.llm_datadist._copy_cache_blocking.default

@@ -4,6 +4,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.testing._internal.two_tensor import TwoTensor
 from utils import as_bytes, assert_same_bytes, cache, copy_cache, filled, nothing_written, reference_copy, to_host
 
 DTYPES = [
@@ -124,6 +125,18 @@ class TestLayouts:
         lazy = torch._lazy_clone(original)
         copy_cache([lazy], [src], 1, 2)
         assert_same_bytes([lazy, original], [*expected, before])
+
+    def test_copy_on_write_destination_that_is_a_source_too(self) -> None:
+        """Getting bytes of its own moves it, so that happens before any address is taken, whatever the lists' order."""
+        original, first, source = filled(4, 8), filled(4, 8, seed=1), filled(4, 8, seed=2)
+        lazy = torch._lazy_clone(original)
+        dst, src = [first, lazy], [original, source]
+        expected = [reference_copy([d], [s], 1, 2)[0] for d, s in zip(dst, src, strict=True)]
+        copy_cache(dst, src, 1, 2)
+        assert_same_bytes(dst, expected)
+        other = torch._lazy_clone(original)
+        with pytest.raises(ValueError, match=r"the range to write in dst\[1\] overlaps the range to read in src\[0\]"):
+            copy_cache([first, original], [original, other], 1, 1)
 
     def test_copy_on_write_source(self) -> None:
         """A lazily cloned source is only read, so it need not get bytes of its own."""
@@ -319,10 +332,25 @@ class TestTorch:
         assert_same_bytes([dst], expected)
         assert not dst.requires_grad
 
+    def test_requires_grad_is_refused_above_tensors_that_wrap_others(self) -> None:
+        """The tensors inside do not require grad: seen there alone, gradients would be silently wrong."""
+        leaf = TwoTensor(filled(4, 8), filled(4, 8)).requires_grad_()
+        with pytest.raises(ValueError, match=r"copy_cache: dst\[0\] requires grad"):
+            copy_cache([leaf * 1], [TwoTensor(filled(4, 8), filled(4, 8))], 1, 2)
+
+        def overwrites(x: torch.Tensor) -> torch.Tensor:
+            copy_cache([x], [filled(4, 8)], 1, 2)
+            return (x * x).sum()
+
+        with pytest.raises(ValueError, match=r"copy_cache: dst\[0\] requires grad"):
+            torch.func.grad(overwrites)(filled(4, 8))
+
     def test_inference_tensors(self, device: str) -> None:
         with torch.inference_mode():
             dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
             check(dst, src, 1, 2)
+        # Only one that is no inference tensor leads past the version counters, which those have not.
+        check(dst, cache(2, 4, 8, device=device, seed=2), 1, 2)
 
     def test_conjugated_source_is_read_as_its_values(self) -> None:
         dst, src = filled(4, 2, dtype=torch.complex64), torch.randn(4, 2, dtype=torch.complex64)
@@ -334,6 +362,11 @@ class TestTorch:
         expected = reference_copy([dst], [filled(4, 8, seed=1)], 1, 2)
         copy_cache((dst,), (filled(4, 8, seed=1),), 1, 2)
         assert_same_bytes([dst], expected)
+
+    def test_batch_dim_is_checked_while_tracing(self) -> None:
+        meta = [torch.empty(4, 8, device="meta")]
+        with pytest.raises(ValueError, match=r"batch_dim \(2\) out of range \[0, 2\), the dimensions of dst\[0\]"):
+            copy_cache(meta, meta, batch_dim=2)
 
     def test_meta_tensors_pass_through(self) -> None:
         meta = [torch.empty(4, 8, device="meta")]

@@ -316,6 +316,14 @@ class TestRefused:
         copy_cache_batch(halves, src, table([(0, 0, 0, -1)]))
         assert_same_bytes([a], expected)
 
+    def test_more_copies_than_there_is_room_for(self, device: str) -> None:
+        """The copies are at fault, not the tensor: the text names them also where it could name the tensor."""
+        stacked = filled(2, 8, 16, device=device)
+        copies = table([(row % 8, row % 8, 0, -1) for row in range(9)])
+        text = r"copies\[0\] into dst\[0\] and copies\[8\] into dst\[0\] write the same bytes"
+        with nothing_written(stacked), pytest.raises(ValueError, match=text):
+            copy_cache_batch([stacked], [stacked], copies, batch_dim=1)
+
     def test_expanded_destination(self, device: str) -> None:
         dst = filled(1, 4, 8, device=device).expand(3, 4, 8)
         with pytest.raises(ValueError, match=r"copies\[0\] into dst\[0\] and copies\[0\] into dst\[0\] write the same"):
@@ -326,8 +334,10 @@ class TestRefused:
 
     def test_copies_on_the_meta_device(self, device: str) -> None:
         tensors = cache(2, 4, 8, device=device)
-        with nothing_written(*tensors), pytest.raises(ValueError, match=r"^copy_cache_batch: expected "):
+        with nothing_written(*tensors), pytest.raises(ValueError, match=r"^copy_cache_batch: expected copies on the"):
             copy_cache_batch(tensors, tensors, table([ROW]).to("meta"))
+        with pytest.raises(ValueError, match="expected dst and src to hold at least one tensor, got empty lists"):
+            copy_cache_batch([], [], table([ROW]).to("meta"))
 
     @pytest.mark.parametrize("name", ["another dtype", "one dimension", "three numbers"])
     def test_while_tracing(self, name: str) -> None:

@@ -378,8 +378,16 @@ class TestOpAlone:
 
     def test_device_without_a_kernel(self) -> None:
         quantized = torch._empty_affine_quantized([4, 8], scale=1.0, zero_point=0, dtype=torch.quint8)
-        with pytest.raises(NotImplementedError, match="copy_cache: no kernel for tensors on cpu and cpu"):
-            copy_cache([quantized], [quantized], 1)
+        text = r"copy_cache: no kernel for QuantizedCPU and QuantizedCPU tensors on cpu and cpu.*\(req_id 7\)"
+        with pytest.raises(NotImplementedError, match=text):
+            copy_cache([quantized], [quantized], 1, req_id=7)
+
+    def test_nested_tensors(self) -> None:
+        rows = [filled(4, 8), filled(2, 8)]
+        jagged = torch.nested.nested_tensor(rows, layout=torch.jagged)
+        self.refused("expected dst[0] to have the strided layout, got Jagged", [jagged], [jagged])
+        with pytest.raises(NotImplementedError, match="copy_cache: no kernel for NestedTensorCPU and NestedTensorCPU"):
+            copy_cache([torch.nested.nested_tensor(rows)], [torch.nested.nested_tensor(rows)])
 
     @pytest.mark.parametrize("wrong", ["1", 1.5, None, [1]], ids=repr)
     @pytest.mark.parametrize("position", range(4), ids=["dst_batch_index", "src_batch_index", "offset", "size"])
@@ -468,6 +476,8 @@ class TestManagerAlone:
     def test_device_without_a_kernel(self) -> None:
         quantized = torch._empty_affine_quantized([4, 8], scale=1.0, zero_point=0, dtype=torch.quint8)
         held = Cache([quantized], self.dst.cache_desc, 0, False)
-        error = self.refused(LLMException, "no kernel for tensors on cpu and cpu", held, held)
+        error = self.refused(
+            LLMException, "copy_cache: no kernel for QuantizedCPU and QuantizedCPU tensors on cpu and cpu", held, held
+        )
         assert error.status_code is LLMStatusCode.LLM_FAILED
         assert isinstance(error.__cause__, NotImplementedError)

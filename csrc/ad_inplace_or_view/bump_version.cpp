@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// In-place writes must bump the version counters of what they write, or autograd would use saved values that are gone.
-// Done once here, under the key PyTorch has for it, for every op and every device. A refused call bumps nothing.
+// In-place writes must bump the version counters of what they write, or autograd would use saved values that are gone;
+// and what autograd itself would have to follow is refused. Done once here, under the key PyTorch has for it, for every
+// op and every device, and above tensors that wrap others, whose inner ones do not require grad. A refused call bumps
+// nothing.
 
+#include <ATen/core/IListRef.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
+
+#include "../plan/boxed_call.h"
+#include "../plan/row_layout.h"
 
 namespace llm_datadist {
 namespace {
@@ -13,6 +18,7 @@ namespace {
 void bump_version(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
   // The kernel takes the arguments off the stack. dst is the first one of every op.
   const c10::List<at::Tensor> dst = torch::jit::peek(*stack, 0, op.schema().arguments().size()).toTensorList();
+  check_grad(call_of(op, *stack), tensors_of(dst));
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
     op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);

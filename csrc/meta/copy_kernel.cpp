@@ -11,21 +11,32 @@ namespace {
 
 // Tracing sees the lists, not the numbers: looking at a SymInt would put a guard on it and compile again for the next
 // value. The numbers are checked when the graph runs.
-void check_meta_lists(const Call& call, at::ITensorListRef dst, at::ITensorListRef src) {
-  check_lists(call, tensors_of(dst), tensors_of(src));
-  CHECK_CALL(call, dst.front().is_meta() && src.front().is_meta(), "expected dst and src to be both meta tensors, got ",
-             dst.front().device(), " and ", src.front().device());
+void check_meta_lists(const Call& call, at::ITensorListRef dst_list, at::ITensorListRef src_list, int64_t batch_dim) {
+  const Tensors dst = tensors_of(dst_list);
+  const Tensors src = tensors_of(src_list);
+  check_lists(call, dst, src);
+  // Only another argument can have brought real caches here.
+  CHECK_CALL(call, dst.front().get().is_meta() || src.front().get().is_meta(),
+             "expected copies on the CPU, got meta, and dst and src on ", dst.front().get().device());
+  check_grad(call, dst);
+  for (int64_t index = 0; index < static_cast<int64_t>(dst.size()); ++index) {
+    check_batch_dim(call, {"dst", index}, dst[index], batch_dim);
+    check_batch_dim(call, {"src", index}, src[index], batch_dim);
+  }
+  CHECK_CALL(call, dst.front().get().is_meta() && src.front().get().is_meta(),
+             "expected dst and src to be both meta tensors, got ", dst.front().get().device(), " and ",
+             src.front().get().device());
 }
 
 void copy_cache_meta(at::ITensorListRef dst, at::ITensorListRef src, c10::SymInt, c10::SymInt, c10::SymInt, c10::SymInt,
-                     std::optional<c10::SymInt>, int64_t) {
-  check_meta_lists({"copy_cache", std::nullopt}, dst, src);
+                     std::optional<c10::SymInt>, int64_t batch_dim) {
+  check_meta_lists({"copy_cache", std::nullopt}, dst, src, batch_dim);
 }
 
 void copy_cache_batch_meta(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
-                           std::optional<c10::SymInt>, int64_t) {
+                           std::optional<c10::SymInt>, int64_t batch_dim) {
   const Call call{"copy_cache_batch", std::nullopt};
-  check_meta_lists(call, dst, src);
+  check_meta_lists(call, dst, src, batch_dim);
   check_copies(call, copies);
 }
 

@@ -2,7 +2,6 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "copy_plan.h"
@@ -23,6 +22,15 @@ struct Group {
   int64_t bytes = 0;
 };
 
+// Sorts moves by what they write. Refuses two that write the same byte; `name` says of an index which copy that is.
+template <typename Name>
+void sort_by_dst(const Call& call, std::vector<Move>& moves, const Name& name) {
+  if (const auto twice = find_double_write(moves)) {
+    CHECK_CALL(call, false, name(twice->first), " and ", name(twice->second),
+               " write the same bytes: the result would depend on the order of the copies");
+  }
+}
+
 // Checks every copy against one pair of tensors.
 Group checked_group(const Call& call, const std::vector<Slice>& slices, const TensorPair& pair, int64_t index,
                     Shift shift) {
@@ -30,32 +38,36 @@ Group checked_group(const Call& call, const std::vector<Slice>& slices, const Te
   group.moves.reserve(slices.size());
   for (const Slice& slice : slices) {
     const auto copy = static_cast<int64_t>(group.moves.size());
-    const int64_t width =
-        checked_width({call.op, call.req_id, copy}, slice, pair.dst_item, pair.dst_rows, pair.src_item, pair.src_rows);
+    const int64_t width = checked_width({call.op, call.req_id, copy}, slice, pair.dst_item(), pair.dst_rows,
+                                        pair.src_item(), pair.src_rows);
     group.moves.push_back({slice.dst_batch_index * pair.dst_rows.batch_stride + slice.offset,
                            slice.src_batch_index * pair.src_rows.batch_stride + slice.offset, width, copy});
-    // Kept from overflowing: half of what an int64 holds is far more than any storage, as check_room will find.
-    group.bytes = std::min(group.bytes + width, std::numeric_limits<int64_t>::max() / 2);
+  }
+  sort_by_dst(call, group.moves,
+              [&](int64_t copy) { return c10::str(Item{"copies", copy}, " into ", pair.dst_item()); });
+  for (const Move& move : group.moves) {
+    group.bytes += move.width;
   }
   return group;
 }
 
 // Every copy of every place as a move of its own, from row 0 of the first dst, for tensors that overlap in ways that
-// no group has in common. The index of a move is its place in the list.
+// no group has in common. The index of a move is that of its copy after all copies of the places before.
 std::vector<Move> all_moves(const std::vector<TensorPair>& pairs, const std::vector<Group>& groups,
                             const std::vector<int64_t>& group_of) {
   std::vector<Move> moves;
-  const char* const origin = pairs.front().to;
+  const char* const origin = pairs.front().to();
   for (size_t index = 0; index < pairs.size(); ++index) {
     const TensorPair& pair = pairs[index];
     Step places;
-    append_places(places, pair, 0, 0, pair.row_bytes(), 0);
+    append_places(places, pair, 0, 0, std::max(pair.dst_rows.row_bytes, pair.src_rows.row_bytes), 0);
     for (const Base& base : places.bases) {
       for (int64_t place = 0; place < base.height; ++place) {
         const int64_t dst = distance(origin, base.dst) + place * base.dst_pitch;
         const int64_t src = distance(origin, base.src) + place * base.src_pitch;
+        const auto before = static_cast<int64_t>(moves.size());
         for (const Move& move : groups[group_of[index]].moves) {
-          moves.push_back({dst + move.dst, src + move.src, move.width, static_cast<int64_t>(moves.size())});
+          moves.push_back({dst + move.dst, src + move.src, move.width, before + move.index});
         }
       }
     }
@@ -70,14 +82,18 @@ std::string name_of(int64_t move, const std::vector<TensorPair>& pairs, int64_t 
     move -= pairs[pair].places() * copies;
     ++pair;
   }
-  return c10::str(Item{"copies", move % copies}, " into ", pairs[pair].dst_item);
+  return c10::str(Item{"copies", move % copies}, " into ", pairs[pair].dst_item());
 }
 
 void add_list(Step& step, const std::vector<Span>& spans) {
-  const auto begin = static_cast<int64_t>(step.spans.size());
+  SpanList list{static_cast<int64_t>(step.spans.size()), 0, 0, 0};
   step.spans.append(spans.begin(), spans.end());
-  step.lists.push_back(
-      {begin, static_cast<int64_t>(step.spans.size()), spans.empty() ? 0 : spans.back().before + spans.back().width});
+  list.end = static_cast<int64_t>(step.spans.size());
+  for (const Span& span : spans) {
+    list.bytes += span.width;
+    list.widest = std::max(list.widest, span.width);
+  }
+  step.lists.push_back(list);
 }
 
 }  // namespace
@@ -88,6 +104,7 @@ CopyPlan plan_batch(const Call& call, at::ITensorListRef dst_list, at::ITensorLi
   const Tensors src = tensors_of(src_list);
   check_lists(call, dst, src);
   const std::vector<Slice> slices = read_slices(call, copies);
+  materialize(dst);
   std::vector<TensorPair> pairs;
   pairs.reserve(dst.size());
   for (int64_t index = 0; index < static_cast<int64_t>(dst.size()); ++index) {
@@ -118,22 +135,14 @@ CopyPlan plan_batch(const Call& call, at::ITensorListRef dst_list, at::ITensorLi
     check_room(call, pair, groups[group_of.back()].bytes);
   }
 
-  // The index of a move in a group is that of its copy; where there is one group for everything, it is what name_of
-  // takes.
-  const auto name = [&](const Group& group, int64_t move) {
-    return shifts ? c10::str(Item{"copies", move}, " into ", pairs[group.first_pair].dst_item)
-                  : name_of(move, pairs, static_cast<int64_t>(slices.size()));
-  };
   if (!shifts) {
     groups = {Group{0, 0, all_moves(pairs, groups, group_of)}};
+    sort_by_dst(call, groups[0].moves,
+                [&](int64_t move) { return name_of(move, pairs, static_cast<int64_t>(slices.size())); });
   }
   Step direct;
   Step staged;
   for (Group& group : groups) {
-    if (const auto twice = find_double_write(group.moves)) {
-      CHECK_CALL(call, false, name(group, twice->first), " and ", name(group, twice->second),
-                 " write the same bytes: the result would depend on the order of the copies");
-    }
     for (Move& move : group.moves) {
       move.src += group.shift.value_or(0);
     }
@@ -146,11 +155,11 @@ CopyPlan plan_batch(const Call& call, at::ITensorListRef dst_list, at::ITensorLi
     for (size_t index = 0; shifts && index < pairs.size(); ++index) {
       const int64_t list = group_of[index];
       if (step->lists[list].bytes > 0) {
-        append_places(*step, pairs[index], 0, -groups[list].shift.value_or(0), pairs[index].row_bytes(), list);
+        append_places(*step, pairs[index], 0, -groups[list].shift.value_or(0), step->lists[list].widest, list);
       }
     }
     if (!shifts && step->lists[0].bytes > 0) {
-      step->bases.push_back({pairs[0].to, 0, pairs[0].to, 0, 1, 0, Item{"dst"}});
+      step->bases.push_back({pairs[0].to(), 0, pairs[0].to(), 0, 1, 0, Item{"dst"}});
     }
     for (const Base& base : step->bases) {
       step->bytes += step->lists[base.spans].bytes * base.height;

@@ -24,7 +24,7 @@ int64_t spans_of_width(Step& step, int64_t width) {
   }
   const auto begin = static_cast<int64_t>(step.spans.size());
   step.spans.push_back({0, 0, width, 0});
-  step.lists.push_back({begin, begin + 1, width});
+  step.lists.push_back({begin, begin + 1, width, width});
   return count;
 }
 
@@ -66,15 +66,21 @@ CopyPlan plan_copy(const Call& call, at::ITensorListRef dst_list, at::ITensorLis
   const Tensors dst = tensors_of(dst_list);
   const Tensors src = tensors_of(src_list);
   check_lists(call, dst, src);
+  materialize(dst);
   CopyPlan plan;
   Step& step = plan.steps.emplace_back();
+  TensorPair pair{};
+  int64_t width = 0;
+  int64_t spans = 0;
   for (int64_t index = 0; index < static_cast<int64_t>(dst.size()); ++index) {
-    const TensorPair pair = checked_pair(call, dst, src, index, batch_dim);
-    const int64_t width = checked_width(call, slice, pair.dst_item, pair.dst_rows, pair.src_item, pair.src_rows);
+    if (index == 0 || !advance_if_alike(call, dst, src, pair)) {
+      pair = checked_pair(call, dst, src, index, batch_dim);
+      width = checked_width(call, slice, pair.dst_item(), pair.dst_rows, pair.src_item(), pair.src_rows);
+      spans = spans_of_width(step, width);
+    }
     check_room(call, pair, width);
     append_places(step, pair, slice.dst_batch_index * pair.dst_rows.batch_stride + slice.offset,
-                  slice.src_batch_index * pair.src_rows.batch_stride + slice.offset, width,
-                  spans_of_width(step, width));
+                  slice.src_batch_index * pair.src_rows.batch_stride + slice.offset, width, spans);
   }
   bool shifts = false;
   if (const std::optional<Conflict> conflict = find_conflict(step, shifts)) {

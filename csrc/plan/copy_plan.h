@@ -19,11 +19,12 @@ struct Span {
   int64_t before;
 };
 
-// Spans [begin, end) of a step, and their bytes together.
+// Spans [begin, end) of a step, their bytes together, and those of the widest one.
 struct SpanList {
   int64_t begin;
   int64_t end;
   int64_t bytes;
+  int64_t widest;
 };
 
 // Where spans are copied: from a place in a tensor of src to one in a tensor of dst, `height` times, each time a pitch

@@ -95,11 +95,11 @@ std::optional<std::vector<Shift>> independent_places(const std::vector<TensorPai
   std::vector<Shift> shifts;
   std::vector<Footprint> footprints;
   for (const TensorPair& pair : pairs) {
-    const Dims dst = dims_of(pair.dst, pair.dst_rows, pair.batch_dim);
-    const Dims src = dims_of(pair.src, pair.src_rows, pair.batch_dim);
-    const Extent written = footprint(pair.to, dst, pair.dst_rows.row_bytes);
-    const Extent read = footprint(pair.from, src, pair.src_rows.row_bytes);
-    const int64_t shift = distance(pair.to, pair.from);
+    const Dims dst = dims_of(*pair.dst, pair.dst_rows, pair.batch_dim);
+    const Dims src = dims_of(*pair.src, pair.src_rows, pair.batch_dim);
+    const Extent written = footprint(pair.to(), dst, pair.dst_rows.row_bytes);
+    const Extent read = footprint(pair.from(), src, pair.src_rows.row_bytes);
+    const int64_t shift = distance(pair.to(), pair.from());
     if (!nested(dst, pair.dst_rows.row_bytes)) {
       return std::nullopt;
     }

@@ -21,8 +21,10 @@ constexpr int64_t kUnitBytes = 4 * 1024;
 // enough of its own for that to pay.
 constexpr int64_t kStreamingBytes = 24 * 1024 * 1024;
 constexpr int64_t kStreamingRange = 512;
-// How far ahead of the copy memory is fetched, and how much of each range: the processor guesses the rest of it.
+// How far ahead of the copy memory is fetched, in bytes and in ranges (a power of two), and how much of each range: the
+// processor guesses the rest of it.
 constexpr int64_t kAheadBytes = 8 * 1024;
+constexpr uint64_t kAheadRanges = 64;
 constexpr int64_t kPrefetchBytes = 512;
 // A copy with a deadline looks at the clock between pieces of this size (about a millisecond each).
 constexpr int64_t kPieceBytes = 8 * 1024 * 1024;
@@ -39,54 +41,60 @@ class Ranges {
  public:
   // Begins at byte `skip` of the step, counted in this order.
   Ranges(const Step& step, int64_t skip) : step_(step), base_(step.bases.begin()) {
-    for (; skip >= bytes_of(*base_); ++base_) {
-      skip -= bytes_of(*base_);
+    for (; skip >= step.lists[base_->spans].bytes * base_->height; ++base_) {
+      skip -= step.lists[base_->spans].bytes * base_->height;
     }
+    enter_base();
     const int64_t place_bytes = step.lists[base_->spans].bytes;
-    enter(skip / place_bytes);
+    const int64_t places = skip / place_bytes;
+    dst_ += places * base_->dst_pitch;
+    src_ += places * base_->src_pitch;
+    places_ -= places;
     skip %= place_bytes;
     span_ = std::upper_bound(span_, end_, skip, [](int64_t byte, const Span& span) { return byte < span.before; }) - 1;
     column_ = skip - span_->before;
   }
 
-  bool done() const { return base_ == step_.bases.end(); }
-
-  Range get() const { return {dst_ + span_->dst + column_, src_ + span_->src + column_, span_->width - column_}; }
-
-  // Goes on by no more than the bytes of the range that it stands at.
-  void advance(int64_t bytes) {
-    column_ += bytes;
-    if (column_ < span_->width) {
-      return;
-    }
-    column_ = 0;
-    if (++span_ != end_) {
-      return;
-    }
-    if (place_ + 1 < base_->height) {
-      enter(place_ + 1);
-    } else if (++base_ != step_.bases.end()) {
-      enter(0);
+  // Takes the next range, or its first `most` bytes. Not to be called after the last one.
+  void take(Range& range, int64_t most) {
+    range.dst = dst_ + span_->dst + column_;
+    range.src = src_ + span_->src + column_;
+    range.bytes = std::min(span_->width - column_, most);
+    column_ += range.bytes;
+    if (column_ == span_->width) {
+      column_ = 0;
+      if (++span_ == end_) {
+        next_place();
+      }
     }
   }
 
  private:
-  int64_t bytes_of(const Base& base) const { return step_.lists[base.spans].bytes * base.height; }
+  void next_place() {
+    if (--places_ > 0) {
+      dst_ += base_->dst_pitch;
+      src_ += base_->src_pitch;
+      span_ = begin_;
+    } else if (++base_ != step_.bases.end()) {
+      enter_base();
+    }
+  }
 
-  void enter(int64_t place) {
-    place_ = place;
-    dst_ = base_->dst + place * base_->dst_pitch;
-    src_ = base_->src + place * base_->src_pitch;
+  void enter_base() {
+    dst_ = base_->dst;
+    src_ = base_->src;
+    places_ = base_->height;
     const c10::ArrayRef<Span> spans = step_.spans_of(*base_);
-    span_ = spans.begin();
+    begin_ = span_ = spans.begin();
     end_ = spans.end();
   }
 
   const Step& step_;
   const Base* base_;
-  int64_t place_ = 0;
+  int64_t places_ = 0;  // of the base, from this one on
   char* dst_ = nullptr;
   const char* src_ = nullptr;
+  const Span* begin_ = nullptr;
   const Span* span_ = nullptr;
   const Span* end_ = nullptr;
   int64_t column_ = 0;
@@ -101,47 +109,88 @@ void prefetch(const Range& range, bool dst_too) {
   }
 }
 
-// Copies bytes [begin, end) of a step. Returns false if the deadline passes first.
-bool copy_part(const Step& step, int64_t begin, int64_t end, const Deadline& deadline) {
-  const bool large = step.bytes >= kStreamingBytes;
-  const auto streams = [large](const Range& range) { return large && range.bytes >= kStreamingRange; };
-  Ranges now(step, begin);
-  // Rows and separate tensors lie where the processor cannot guess.
-  Ranges ahead = now;
-  int64_t fetched = begin;
-  int64_t next_look = begin;
-  while (begin < end) {
-    if (deadline && begin >= next_look) {
-      if (Clock::now() >= *deadline) {
+// Copies the bytes of ranges, of which some may overlap their own source, until a deadline.
+class Copier {
+ public:
+  Copier(const Step& step, const Deadline& deadline)
+      : deadline_(deadline), in_order_(step.in_order), large_(step.bytes >= kStreamingBytes) {}
+
+  bool streams(const Range& range) const { return large_ && range.bytes >= kStreamingRange; }
+
+  // Returns false if the deadline passes first.
+  bool copy(Range range) {
+    if (in_order_ && !disjoint(extent_of(range.dst, range.bytes), extent_of(range.src, range.bytes))) {
+      std::memmove(range.dst, range.src, range.bytes);
+      return in_time(range.bytes);
+    }
+    const bool streamed = streams(range);
+    while (range.bytes > kPieceBytes) {
+      copy_piece({range.dst, range.src, kPieceBytes}, streamed);
+      if (!in_time(kPieceBytes)) {
         return false;
       }
-      next_look = begin + kPieceBytes;
+      range = {range.dst + kPieceBytes, range.src + kPieceBytes, range.bytes - kPieceBytes};
     }
-    Range range = now.get();
-    const bool overlaps =
-        step.in_order && !disjoint(extent_of(range.dst, range.bytes), extent_of(range.src, range.bytes));
-    if (!overlaps) {
-      range.bytes = std::min({range.bytes, end - begin, kPieceBytes});
+    copy_piece(range, streamed);
+    return in_time(range.bytes);
+  }
+
+  void finish() const {
+    if (large_) {
+      finish_streaming();
     }
-    while (!ahead.done() && fetched <= begin + std::max(range.bytes, kAheadBytes)) {
-      const Range next = ahead.get();
-      prefetch(next, !streams(next));
-      fetched += next.bytes;
-      ahead.advance(next.bytes);
-    }
-    if (overlaps) {
-      std::memmove(range.dst, range.src, range.bytes);
-    } else if (streams(range)) {
-      copy_streaming(range.dst, range.src, range.bytes);
+  }
+
+ private:
+  void copy_piece(const Range& piece, bool streamed) const {
+    if (streamed) {
+      copy_streaming(piece.dst, piece.src, piece.bytes);
     } else {
-      copy_cached(range.dst, range.src, range.bytes);
+      copy_cached(piece.dst, piece.src, piece.bytes);
     }
-    begin += range.bytes;
-    now.advance(range.bytes);
   }
-  if (large) {
-    finish_streaming();
+
+  bool in_time(int64_t bytes) {
+    since_look_ += bytes;
+    if (!deadline_ || since_look_ < kPieceBytes) {
+      return true;
+    }
+    since_look_ = 0;
+    return Clock::now() < *deadline_;
   }
+
+  const Deadline& deadline_;
+  const bool in_order_;
+  const bool large_;
+  int64_t since_look_ = 0;
+};
+
+// Copies bytes [begin, end) of a step. Returns false if the deadline passes first.
+bool copy_part(const Step& step, int64_t begin, int64_t end, const Deadline& deadline) {
+  Ranges ranges(step, begin);
+  Copier copier(step, deadline);
+  // Ranges that are fetched from memory and not yet copied, in a ring. Rows and separate tensors lie where the
+  // processor cannot guess.
+  Range ring[kAheadRanges];
+  uint64_t fetched = 0;
+  uint64_t copied = 0;
+  int64_t ahead = 0;
+  int64_t left = end - begin;
+  do {
+    while (left > 0 && ahead < kAheadBytes && fetched - copied < kAheadRanges) {
+      Range& range = ring[fetched++ % kAheadRanges];
+      ranges.take(range, left);
+      prefetch(range, !copier.streams(range));
+      left -= range.bytes;
+      ahead += range.bytes;
+    }
+    const Range& range = ring[copied++ % kAheadRanges];
+    ahead -= range.bytes;
+    if (!copier.copy(range)) {
+      return false;
+    }
+  } while (left > 0 || copied != fetched);
+  copier.finish();
   return true;
 }
 

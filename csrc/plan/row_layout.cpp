@@ -27,14 +27,12 @@ void check_list(const Call& call, const char* list, const Tensors& tensors, cons
   }
 }
 
-// The elements from the first to the last one of the tensor, both counted; nothing if the number does not fit.
-std::optional<uint64_t> extent(const at::Tensor& tensor) {
-  if (tensor.is_contiguous()) {
-    return tensor.numel();
-  }
+// The bytes from the first to the last one of the tensor, both counted; nothing if the number does not fit.
+std::optional<uint64_t> extent_bytes(const at::Tensor& tensor) {
   const at::IntArrayRef sizes = tensor.sizes();
   const at::IntArrayRef strides = tensor.strides();
   uint64_t elements = 1;
+  uint64_t bytes = 0;
   for (size_t dim = 0; dim < sizes.size(); ++dim) {
     uint64_t span = 0;
     if (c10::mul_overflows<uint64_t>(sizes[dim] - 1, strides[dim], &span) ||
@@ -42,7 +40,7 @@ std::optional<uint64_t> extent(const at::Tensor& tensor) {
       return std::nullopt;
     }
   }
-  return elements;
+  return c10::mul_overflows<uint64_t>(elements, tensor.itemsize(), &bytes) ? std::nullopt : std::optional(bytes);
 }
 
 // Whether the dimensions after `batch_dim` fill one contiguous range, in whatever order.
@@ -69,6 +67,20 @@ bool has_dense_rows(const at::Tensor& tensor, int64_t batch_dim) {
   return true;
 }
 
+Memory memory_in_storage(const Call& call, Item item, const at::Tensor& tensor, std::optional<uint64_t> bytes) {
+  const at::Storage& storage = tensor.storage();
+  const size_t room = storage.nbytes();
+  uint64_t first = 0;
+  const bool inside = bytes && !c10::mul_overflows<uint64_t>(tensor.storage_offset(), tensor.itemsize(), &first) &&
+                      first <= room && *bytes <= room - first;
+  CHECK_CALL(call, inside, "expected ", item, " to lie inside its storage of ", room, " bytes, got shape ",
+             tensor.sizes(), ", strides ", tensor.strides(), ", storage offset ", tensor.storage_offset());
+  const auto* const data = static_cast<const char*>(storage.data());
+  CHECK_CALL(call, data != nullptr, "expected ", item, " to have memory, got a storage of ", room,
+             " bytes at address 0, as tensor subclasses that wrap others have");
+  return {data + first, *bytes};
+}
+
 }  // namespace
 
 void check_lists(const Call& call, const Tensors& dst, const Tensors& src) {
@@ -77,6 +89,9 @@ void check_lists(const Call& call, const Tensors& dst, const Tensors& src) {
   CHECK_CALL(call, !dst.empty(), "expected dst and src to hold at least one tensor, got empty lists");
   check_list(call, "dst", dst, dst);
   check_list(call, "src", src, dst);
+}
+
+void check_grad(const Call& call, const Tensors& dst) {
   for (size_t index = 0; at::GradMode::is_enabled() && index < dst.size(); ++index) {
     CHECK_CALL(
         call, !dst[index].get().requires_grad(), (Item{"dst", static_cast<int64_t>(index)}),
@@ -84,25 +99,22 @@ void check_lists(const Call& call, const Tensors& dst, const Tensors& src) {
   }
 }
 
-void check_memory(const Call& call, Item item, const at::Tensor& tensor) {
-  const at::Storage& storage = tensor.storage();
-  const uint64_t storage_elements = storage.nbytes() / tensor.itemsize();
-  const std::optional<uint64_t> elements = extent(tensor);
-  const uint64_t first = tensor.storage_offset();
-  CHECK_CALL(call, elements && first <= storage_elements && *elements <= storage_elements - first, "expected ", item,
-             " to lie inside its storage of ", storage.nbytes(), " bytes, got shape ", tensor.sizes(), ", strides ",
-             tensor.strides(), ", storage offset ", first);
+void check_batch_dim(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim) {
+  CHECK_CALL(call, 0 <= batch_dim && batch_dim < tensor.dim(), "batch_dim (", batch_dim, ") out of range [0, ",
+             tensor.dim(), "), the dimensions of ", item);
+}
 
-  CHECK_CALL(call, storage.data() != nullptr, "expected ", item, " to have memory, got a storage of ", storage.nbytes(),
-             " bytes at address 0, as tensor subclasses that wrap others have");
+Memory checked_memory(const Call& call, Item item, const at::Tensor& tensor) {
+  CHECK_CALL(call, tensor.numel() > 0, "expected ", item, " not to be empty, got shape ", tensor.sizes());
+  return memory_in_storage(call, item, tensor, extent_bytes(tensor));
+}
+
+Memory checked_memory(const Call& call, Item item, const at::Tensor& tensor, uint64_t bytes) {
+  return memory_in_storage(call, item, tensor, bytes);
 }
 
 RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim) {
-  CHECK_CALL(call, 0 <= batch_dim && batch_dim < tensor.dim(), "batch_dim (", batch_dim, ") out of range [0, ",
-             tensor.dim(), "), the dimensions of ", item);
-  CHECK_CALL(call, tensor.numel() > 0, "expected ", item, " not to be empty, got shape ", tensor.sizes());
-
-  check_memory(call, item, tensor);
+  check_batch_dim(call, item, tensor, batch_dim);
   CHECK_CALL(call, has_dense_rows(tensor, batch_dim), "expected the rows of ", item,
              " to be dense (each one contiguous range of bytes), got shape ", tensor.sizes(), ", strides ",
              tensor.strides(), ", batch_dim ", batch_dim);

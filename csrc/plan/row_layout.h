@@ -31,11 +31,25 @@ struct RowLayout {
 // data, so that it serves real and fake tensors alike.
 void check_lists(const Call& call, const Tensors& dst, const Tensors& src);
 
-// Checks that a tensor, not empty, lies inside its storage, which may have been shrunk under it. Every later sum of its
-// sizes and strides relies on this check.
-void check_memory(const Call& call, Item item, const at::Tensor& tensor);
+// Checks that autograd loses nothing by a copy into dst.
+void check_grad(const Call& call, const Tensors& dst);
 
-// Checks that the rows of `tensor` are dense, do not overlap, and lie inside its storage.
+void check_batch_dim(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim);
+
+// What a tensor takes: the bytes from its first to its last one.
+struct Memory {
+  const char* first;
+  uint64_t bytes;
+};
+
+// Checks that a tensor is not empty and lies inside its storage, which may have been shrunk under it. Every later sum
+// of its sizes and strides relies on this check.
+Memory checked_memory(const Call& call, Item item, const at::Tensor& tensor);
+
+// The same for a tensor that has the sizes and strides of one that takes so many bytes.
+Memory checked_memory(const Call& call, Item item, const at::Tensor& tensor, uint64_t bytes);
+
+// Checks that the rows of a tensor, whose memory has been checked, are dense and do not overlap.
 RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim);
 
 }  // namespace llm_datadist

@@ -61,7 +61,7 @@ std::vector<Slice> read_slices(const Call& call, const at::Tensor& copies) {
   if (copies.size(0) == 0) {
     return slices;
   }
-  check_memory(call, Item{"copies"}, copies);
+  checked_memory(call, Item{"copies"}, copies);
   const auto* row = copies.const_data_ptr<int64_t>();
   const int64_t step = copies.stride(1);
   // A row that is repeated without being stored (stride 0) writes the same bytes twice, and can be there any number of

@@ -54,6 +54,30 @@ def run(dst: list[Tensor], src: list[Tensor], copies: Tensor, batch_dim: int = 0
     return calls, moved
 
 
+class TestPitches:
+    """Places at equal distances are one strided copy if the widest range fits between them, and only then."""
+
+    def test_rows_of_src_longer_than_the_distance_of_places_in_dst(self) -> None:
+        dst, src = filled(16, 1, 8, dtype=torch.uint8, device="npu"), filled(16, 2, 16, dtype=torch.uint8, device="npu")
+        expected = reference_batch([dst], [src], [(0, 1, 0, 8)], batch_dim=1)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        copy_cache_batch([dst], [src], torch.tensor([[0, 1, 0, 8]]), batch_dim=1)
+        assert copy_calls() == {"aclrtMemcpy2dAsync": 1}
+        assert_same_bytes([dst], expected)
+
+    def test_rows_that_become_one_range_wider_than_the_distance_of_places_in_src(self) -> None:
+        src = filled(64, dtype=torch.uint8, device="npu").as_strided((3, 4, 8), (8, 8, 1))
+        dst = filled(3, 4, 8, dtype=torch.uint8, device="npu", seed=1)
+        copies = [(row, row, 0, -1) for row in range(4)]
+        expected = reference_batch([dst], [src], copies, batch_dim=1)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        copy_cache_batch([dst], [src], torch.tensor(copies), batch_dim=1)
+        assert copy_calls() == {"aclrtMemcpyAsync": 3}
+        assert_same_bytes([dst], expected)
+
+
 class TestThousandBlocks:
     @pytest.mark.parametrize("pattern", patterns())
     def test_stacked(self, pattern: str) -> None:

@@ -71,7 +71,9 @@ try: llm_datadist_torch.copy_cache([t], [t], 0, 1)
 except NotImplementedError as error: print(str(error).splitlines()[0])
 """
     done = python("-c", code, LD_LIBRARY_PATH=os.environ["LD_LIBRARY_PATH"])
-    assert "\ncopy_cache: no kernel for tensors on npu:0 and npu:0" in "\n" + done.stdout, done.stdout + done.stderr
+    assert "\ncopy_cache: no kernel for PrivateUse1 and PrivateUse1 tensors on npu:0 and npu:0" in "\n" + done.stdout, (
+        done.stdout + done.stderr
+    )
 
 
 def test_builds_without_a_runtime() -> None:
