@@ -8,4 +8,7 @@ class NamedIntEnum(IntEnum):
     """An IntEnum that prints its name, in every version of Python: `LLMStatusCode.LLM_TIMEOUT` tells more than a number."""
 
     __str__ = Enum.__str__
-    __format__ = Enum.__format__
+
+    def __format__(self, spec: str) -> str:
+        """The name, unless the spec is one for integers, as in ``f"{code:#x}"``."""
+        return format(int(self) if spec.endswith(tuple("bcdnoxX")) else str(self), spec)

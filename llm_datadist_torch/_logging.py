@@ -4,6 +4,7 @@
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,14 @@ if (_level := os.environ.get("ASCEND_GLOBAL_LOG_LEVEL")) in _LEVELS:
 # Who sets the level wants to see the lines, also in a program that has not set up logging. Where it has, they go there.
 _to_stderr = logging.StreamHandler()
 _to_stderr.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-_to_stderr.addFilter(lambda _: not logging.getLogger().handlers and logger.handlers == [_to_stderr])
+
+
+def _not_set_up(_: logging.LogRecord) -> bool:
+    _to_stderr.stream = sys.stderr  # the one of the moment: that of the import may be closed
+    return not logging.getLogger().handlers and logger.handlers == [_to_stderr]
+
+
+_to_stderr.addFilter(_not_set_up)
 logger.addHandler(_to_stderr)
 
 

@@ -101,7 +101,7 @@ class LLMConfig:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _WITHOUT_EFFECT:
-            if value in (None, False, ""):  # switched off, as it is
+            if value is None or value is False or value == "":  # switched off, as it is
                 return
             raise LLMException(
                 f"{name} concerns other machines, or LLM-DataDist's graph engine: llm_datadist_torch has neither",

@@ -2,6 +2,7 @@
 """LLMConfig: its settings, their checks, and the options it generates."""
 
 import pytest
+import torch
 
 from llm_datadist_torch import LLMConfig, LlmConfig, LLMException, LLMStatusCode
 
@@ -82,6 +83,27 @@ def test_wrong_types(name: str, value: object) -> None:
 def test_numbers_outside_their_integer_type(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"{name} \(2147483648\) out of range"):
         setattr(LLMConfig(), name, value)
+
+
+@pytest.mark.parametrize("name", ["mem_pool_cfg", "host_mem_pool_cfg"])
+def test_an_empty_pool_is_no_limit(name: str) -> None:
+    config = LLMConfig(**{name: ""})
+    assert config.memory_sizes() == {}
+    assert LLMConfig.from_options(config.generate_options()).memory_sizes() == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["listen_ip_info", "link_retry_count", "rdma_traffic_class", "enable_switch_role", "ge_options"]
+)
+def test_settings_of_other_machines_can_only_be_switched_off(name: str) -> None:
+    config = LLMConfig()
+    for off in (None, False, ""):
+        setattr(config, name, off)
+    for on in (0, 1, True, "x", [], torch.zeros(2)):
+        with pytest.raises(LLMException, match=f"{name} concerns other machines") as refusal:
+            setattr(config, name, on)
+        assert refusal.value.status_code is LLMStatusCode.LLM_FEATURE_NOT_ENABLED
+    assert config == LLMConfig()
 
 
 def test_unknown_setting() -> None:

@@ -3,6 +3,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,29 +14,57 @@ from utils import cache, filled
 from llm_datadist_torch import Cache, CacheManager, LLMException, copy_cache
 
 CODE = """
-import logging, torch
+import logging, sys, torch
+{before}
 from llm_datadist_torch import *
-logging.basicConfig(format="%(name)s %(levelname)s %(message)s")
+{after}
 cache = Cache.from_tensors(torch.zeros(4, 8))
 CacheManager().copy_cache(cache, cache, 1, req_id=77)
+CacheManager().allocate_cache(CacheDesc(1, (4, 8), DataType.DT_FLOAT, Placement.HOST))
+LLMConfig.from_options({{"llm.listenIpInfo": ""}})
 try:
     CacheManager().copy_cache(cache, cache, 4, req_id=78)
 except LLMException:
     pass
 """
-DEBUG = "LLM_DATADIST DEBUG copy_cache: cache -1 row 0 to cache -1 row 1, offset 0, size -1 (req_id 77)\n"
-ERROR = (
-    "LLM_DATADIST ERROR copy_cache: dst_batch_index (4) out of range [0, 4), the batch of dst[0] (req_id 78) "
-    "[LLM_PARAM_INVALID]\n"
+LINES = [
+    "DEBUG copy_cache: cache -1 row 0 to cache -1 row 1, offset 0, size -1 (req_id 77)",
+    "INFO allocated Cache(cache_id=1, ",
+    "WARNING option llm.listenIpInfo has no effect on one machine",
+    "ERROR copy_cache: dst_batch_index (4) out of range [0, 4), the batch of dst[0] (req_id 78) [LLM_PARAM_INVALID]",
+]
+ALREADY_DEBUG = 'logging.getLogger("LLM_DATADIST").setLevel(logging.DEBUG)'
+PROGRAM = 'logging.basicConfig(format="PROGRAM %(name)s %(levelname)s %(message)s")'
+ITS_HANDLER = """
+handler = logging.StreamHandler()
+handler.setFormatter(logging.Formatter("PROGRAM %(name)s %(levelname)s %(message)s"))
+logging.getLogger("LLM_DATADIST").addHandler(handler)
+"""
+OURS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+
+
+@pytest.mark.parametrize(
+    ("level", "before", "after", "lines", "start"),
+    [
+        *((str(level), "", "", LINES[level:], OURS) for level in range(4)),
+        *((level, "", "", LINES[2:], OURS) for level in (None, "x")),
+        *((level, ALREADY_DEBUG, "", LINES, OURS) for level in (None, "x")),
+        *(("0", "", after, LINES, "PROGRAM") for after in (PROGRAM, ITS_HANDLER)),
+        ("0", PROGRAM, "", LINES, "PROGRAM"),
+        (None, "", PROGRAM, LINES[2:], "PROGRAM"),
+        ("0", "", "sys.stderr.close(); sys.stderr = sys.stdout", LINES, OURS),
+    ],
 )
-
-
-@pytest.mark.parametrize(("level", "lines"), [("0", DEBUG + ERROR), ("1", ERROR), ("3", ERROR)])
-def test_level_is_that_of_the_environment(level: str, lines: str) -> None:
-    env = {**os.environ, "ASCEND_GLOBAL_LOG_LEVEL": level}
-    done = subprocess.run([sys.executable, "-c", CODE], env=env, capture_output=True, text=True, timeout=120)
-    logged = [line for line in done.stderr.splitlines(keepends=True) if line.startswith("LLM_DATADIST")]
-    assert "".join(logged) == lines, done.stderr
+def test_lines_are_seen_once(level: str | None, before: str, after: str, lines: list[str], start: str) -> None:
+    """From the level of the environment on, if it names one, whether or not the program has set up logging."""
+    env = {k: v for k, v in os.environ.items() if k != "ASCEND_GLOBAL_LOG_LEVEL"}
+    env |= {"ASCEND_GLOBAL_LOG_LEVEL": level} if level else {}
+    code = CODE.format(before=before, after=after)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    printed = [line for line in (done.stdout + done.stderr).splitlines() if re.search("LLM_DATADIST|req_id", line)]
+    assert len(printed) == len(lines), done.stdout + done.stderr
+    for actual, line in zip(printed, lines, strict=True):
+        assert re.match(f"{start} LLM_DATADIST {re.escape(line)}", actual), actual
 
 
 def blocks() -> Cache:

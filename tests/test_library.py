@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading: from Python, from C++, and what is said when it fails."""
 
-import importlib
-import logging
 import os
 import re
 import subprocess
@@ -14,7 +12,7 @@ import torch
 from torch.utils import cpp_extension
 
 import llm_datadist_torch
-from llm_datadist_torch import _library, _logging
+from llm_datadist_torch import _library
 
 TESTS = Path(__file__).parent
 
@@ -114,17 +112,3 @@ def test_loads_without_python(tmp_path: Path) -> None:
     assert done.stdout == "copy_cache: expected dst[1] to be a tensor, got an undefined one (req_id 7)\nOK\n", (
         done.stderr
     )
-
-
-@pytest.mark.parametrize(
-    ("value", "level"),
-    [("0", logging.DEBUG), ("1", logging.INFO), ("2", logging.WARNING), ("3", logging.ERROR), ("x", logging.NOTSET)],
-)
-def test_log_level(value: str, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ASCEND_GLOBAL_LOG_LEVEL", value)
-    try:
-        assert importlib.reload(_logging).logger.level == level
-        assert _logging.logger.name == "LLM_DATADIST"
-    finally:
-        monkeypatch.undo()
-        importlib.reload(_logging)

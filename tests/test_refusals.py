@@ -430,6 +430,10 @@ class TestManagerAlone:
         self.refused(TypeError, "dst must be Cache, got", wrong, self.src)
         self.refused(TypeError, "src must be Cache, got", self.dst, wrong)
 
+    def test_messages_print_no_tensors(self) -> None:
+        error = self.refused(TypeError, "dst must be Cache", [torch.zeros(4, 8)] * 80, self.src)
+        assert str(error) == "copy_cache: dst must be Cache, got list"
+
     @pytest.mark.parametrize("name", ["dst_batch_index", "src_batch_index", "offset", "size", "req_id"])
     @pytest.mark.parametrize("wrong", [True, 1.0, "1", [1]], ids=repr)
     def test_numbers_of_another_type(self, name: str, wrong: object) -> None:
@@ -457,7 +461,7 @@ class TestManagerAlone:
 
     @pytest.mark.parametrize("offset", [2**63, 2**64 - 1])
     def test_offset_that_only_a_uint64_holds(self, offset: int) -> None:
-        text = f"copy_cache: offset ({offset}) lies beyond any row (req_id 7)"
+        text = f"copy_cache: offset ({offset}) must be at most {2**63 - 1}: no row is longer (req_id 7)"
         error = self.refused(LLMException, text, self.dst, self.src, offset=offset, req_id=7)
         assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID
 

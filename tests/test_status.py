@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from llm_datadist_torch import LLMException, LLMStatusCode
+from llm_datadist_torch import LLMException, LLMRole, LLMStatusCode, Placement
 from llm_datadist_torch.status import LLMParamInvalid
 
 # The k of 0x5010B000 + k, from LLM-DataDist.
@@ -27,6 +27,16 @@ def test_numbers() -> None:
     assert {code.name: int(code) for code in LLMStatusCode} == expected
 
 
+@pytest.mark.parametrize("member", [LLMStatusCode.LLM_TIMEOUT, LLMRole.DECODER, Placement.DEVICE])
+def test_enumerations_print_their_names_and_are_ints(member: LLMStatusCode | LLMRole | Placement) -> None:
+    name, number = f"{type(member).__name__}.{member.name}", member.value
+    assert (str(member), f"{member}", f"{member!s}") == (name, name, name)
+    assert f"{member:>40}" == f"{name:>40}"
+    assert (f"{member:d}", f"{member:#x}", "%d" % member) == (f"{number:d}", f"{number:#x}", "%d" % number)  # noqa: UP031
+    assert member == number and hash(member) == hash(number) and type(int(member)) is int
+    assert pickle.loads(pickle.dumps(member)) is member
+
+
 def test_exception() -> None:
     error = LLMException("text", LLMStatusCode.LLM_TIMEOUT)
     assert isinstance(error, RuntimeError)
@@ -38,6 +48,11 @@ def test_param_invalid_is_also_a_value_error() -> None:
     error = LLMParamInvalid("text")
     assert isinstance(error, LLMException) and isinstance(error, ValueError)
     assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID
+
+
+def test_exception_without_arguments() -> None:
+    assert (LLMException().status_code, str(LLMException())) == (LLMStatusCode.LLM_FAILED, " [LLM_FAILED]")
+    assert LLMException("text").status_code is LLMStatusCode.LLM_FAILED
 
 
 @pytest.mark.parametrize("error", [LLMException("text", LLMStatusCode.LLM_FAILED), LLMParamInvalid("text")])
