@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a CacheManager knows of its caches. Every method may be called from any thread."""
+"""What a CacheManager knows of its caches. Every method may be called from any thread.
+
+Also from a destructor or a signal handler, which Python runs between any two steps of the thread that holds the lock. So
+the lock is reentrant, and no step takes for granted that what the one before it saw is still there.
+"""
 
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ._fork import renew_lock_in_children
 from .cache import Cache, CacheDesc, Placement
 from .cache_keys import BlocksCacheKey, CacheKey
 from .status import LLMException, LLMParamInvalid, LLMStatusCode
@@ -35,7 +40,8 @@ class CacheTable:
     """
 
     def __init__(self, limits: Mapping[Placement, int]) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        renew_lock_in_children(self)
         self._limits = limits
         self._used = dict.fromkeys(Placement, 0)
         self._entries: dict[int, _Entry] = {}
@@ -51,16 +57,25 @@ class CacheTable:
         Raises:
             LLMException: LLM_OUT_OF_MEMORY beyond the limit, what ``make`` raises, and as for ``register``.
         """
+        wanted, placement = cache_desc.num_tensors * cache_desc.size, cache_desc.placement
         with self._lock:
-            wanted, used = cache_desc.num_tensors * cache_desc.size, self._used[cache_desc.placement]
-            limit = self._limits.get(cache_desc.placement)
+            used, limit = self._used[placement], self._limits.get(placement)
             if limit is not None and used + wanted > limit:
                 raise LLMException(
                     f"{wanted} bytes for a cache are more than memory_size ({limit}) leaves: {used} are in use",
                     LLMStatusCode.LLM_OUT_OF_MEMORY,
                 )
-            identities = self._checked(keys)
-            return self._add(make(), identities, registered=False)
+            self._checked(keys)
+            self._used[placement] += wanted
+        # The lock is free meanwhile: an allocation may take long, and may run destructors that wait for other threads.
+        try:
+            cache = make()
+            with self._lock:
+                return self._add(cache, self._checked(keys), registered=False)
+        except BaseException:
+            with self._lock:
+                self._used[placement] -= wanted
+            raise
 
     def register(self, cache: Cache, keys: Sequence[CacheKey | BlocksCacheKey]) -> Cache:
         """Adds a cache over memory that is not the manager's.
@@ -106,9 +121,8 @@ class CacheTable:
     def remove_key(self, key: CacheKey | BlocksCacheKey) -> None:
         """Does nothing if no cache has the key."""
         with self._lock:
-            cache_id = self._cache_of.get(key.identity)
-            if cache_id is not None:
-                entry = self._entries[cache_id]
+            entry = self._entries.get(self._cache_of.get(key.identity, 0))  # 0 is the number of no cache
+            if entry is not None:
                 self._remove_keys(entry, {key.identity})
                 self._drop_if_unused(entry)
 
@@ -116,14 +130,9 @@ class CacheTable:
         """Ends every cache, whatever its keys, and takes no more."""
         with self._lock:
             self._closed = True
-            for entry in self._entries.values():
+            ended, self._entries, self._cache_of = self._entries, {}, {}
+            for entry in ended.values():
                 entry.cache.tensors = []
-            self._entries, self._cache_of, self._used = {}, {}, dict.fromkeys(Placement, 0)
-
-    @property
-    def closed(self) -> bool:
-        """Whether ``close`` was called."""
-        return self._closed
 
     def _checked(self, keys: Sequence[CacheKey | BlocksCacheKey]) -> set[Hashable]:
         if self._closed:
@@ -139,17 +148,16 @@ class CacheTable:
     def _add(self, cache: Cache, identities: set[Hashable], *, registered: bool) -> Cache:
         self._last_id += 1
         cache.cache_id = self._last_id
-        entry = self._entries[cache.cache_id] = _Entry(cache, cache.tensors, identities, registered)
+        self._entries[cache.cache_id] = _Entry(cache, cache.tensors, identities, registered)
         self._cache_of.update(dict.fromkeys(identities, cache.cache_id))
-        self._used[cache.cache_desc.placement] += entry.charged
         return cache
 
     def _remove_keys(self, entry: _Entry, identities: set[Hashable]) -> None:
         for identity in identities:
-            del self._cache_of[identity]
+            self._cache_of.pop(identity, None)
         entry.keys = entry.keys - identities
 
     def _drop_if_unused(self, entry: _Entry) -> None:
-        if entry.given_up and not entry.keys:
-            del self._entries[entry.cache.cache_id]
-            self._used[entry.cache.cache_desc.placement] -= entry.charged
+        charged = entry.charged
+        if entry.given_up and not entry.keys and self._entries.pop(entry.cache.cache_id, None) is not None:
+            self._used[entry.cache.cache_desc.placement] -= charged

@@ -10,6 +10,7 @@ import torch
 
 from . import ops
 from ._checks import check_type
+from ._fork import renew_lock_in_children
 from ._products import check_served
 from .cache import Cache
 from .status import LLMException, LLMParamInvalid, LLMStatusCode
@@ -24,11 +25,16 @@ class Copier:
 
     def __init__(self, timeout_ms: int) -> None:
         self._timeout_ms = timeout_ms
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        renew_lock_in_children(self)
         self._closed = False
 
     def close(self) -> None:
-        """Waits for the copy that runs, and lets no other one begin."""
+        """Waits for the copy that runs, and lets no other one begin.
+
+        Called by a signal handler or a destructor, it cannot wait for a copy of its own thread, in which that runs. Such
+        a copy finds the manager closed, or goes on with the tensors that it has taken already.
+        """
         with self._lock:
             self._closed = True
 
@@ -53,7 +59,7 @@ class Copier:
                 raise
             except ValueError as error:
                 raise LLMParamInvalid(str(error)) from error
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:  # std::bad_alloc comes as a MemoryError
                 raise LLMException(str(error), LLMStatusCode.LLM_FAILED) from error
             finally:
                 self._lock.release()
@@ -76,16 +82,23 @@ class Copier:
             src: The cache to read from.
             rows: For each copy the row to write and the one to read.
         """
-        for side, (name, cache) in enumerate((dst, src)):
-            for pair in rows:
-                check_type(f"a block of {argument}", pair[side], int)
-                if not 0 <= pair[side] < cache.cache_desc.batch_size:
-                    raise LLMParamInvalid(
-                        f"{argument}: block {pair[side]} out of range [0, {cache.cache_desc.batch_size}), the blocks "
-                        f"of {name}"
-                    )
-        copies = torch.tensor([(to, of, 0, -1) for to, of in rows], dtype=torch.int64).view(-1, 4)
-        self.copy(ops.copy_cache_batch_blocking, dst, src, copies, None)
+        for pair in rows:
+            for row in pair:
+                check_type(f"a block of {argument}", row, int)
+
+        def op(into: list[torch.Tensor], out_of: list[torch.Tensor], **kwargs: int) -> bool:
+            # Here, and not before: a cache that has ended is refused as such, whatever the rows.
+            for side, (name, cache) in enumerate((dst, src)):
+                blocks = cache.cache_desc.batch_size
+                for pair in rows:
+                    if not 0 <= pair[side] < blocks:
+                        raise LLMParamInvalid(
+                            f"{argument}: block {pair[side]} out of range [0, {blocks}), the blocks of {name}"
+                        )
+            copies = torch.tensor([(to, of, 0, -1) for to, of in rows], dtype=torch.int64).view(-1, 4)
+            return ops.copy_cache_batch_blocking(into, out_of, copies, None, **kwargs)
+
+        self.copy(op, dst, src)
 
 
 def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[list[torch.Tensor]], int]:

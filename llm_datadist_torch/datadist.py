@@ -5,6 +5,7 @@ import threading
 
 from ._checks import UINT64, check_int, check_type
 from ._enum import NamedIntEnum
+from ._fork import renew_lock_in_children
 from ._logging import reporting
 from ._remote import RemoteCall
 from .cache_manager import CacheManager
@@ -32,7 +33,7 @@ class LLMDataDist:
         ValueError: A cluster_id that is no uint64.
     """
 
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _initialised: "LLMDataDist | None" = None
 
     def __init__(self, role: LLMRole, cluster_id: int) -> None:
@@ -59,8 +60,8 @@ class LLMDataDist:
             if LLMDataDist._initialised is not None:
                 raise LLMException("another LLMDataDist is initialised; finalize it first", LLMStatusCode.LLM_FAILED)
             config = LLMConfig.from_options(options)
-            self._cache_manager = CacheManager(config) if config.enable_cache_manager else None
-            LLMDataDist._initialised = self
+            manager = CacheManager(config) if config.enable_cache_manager else None
+            self._cache_manager, LLMDataDist._initialised = manager, self
 
     @property
     def cache_manager(self) -> CacheManager:
@@ -79,10 +80,12 @@ class LLMDataDist:
     def finalize(self) -> None:
         """Ends all caches of the CacheManager, after the copy that runs. Nothing if it is done already."""
         with LLMDataDist._lock:
+            manager = self._cache_manager
             if LLMDataDist._initialised is self:
-                if self._cache_manager is not None:
-                    self._cache_manager._finalize()
                 LLMDataDist._initialised = None
+        # With the lock free: a signal handler of the thread whose copy is waited for may want it, to finalize as well.
+        if manager is not None:
+            manager._finalize()
 
     link = RemoteCall()
     unlink = RemoteCall()
@@ -91,3 +94,6 @@ class LLMDataDist:
     check_link_status = RemoteCall()
     query_register_mem_status = RemoteCall()
     switch_role = RemoteCall()
+
+
+renew_lock_in_children(LLMDataDist)

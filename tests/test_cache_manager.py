@@ -105,16 +105,17 @@ class TestTimeout:
             CacheManager({})
 
 
-def test_failure_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("aclrtMemcpyAsync failed"), MemoryError("std::bad_alloc")])
+def test_failure_of_the_device_or_the_host(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> bool:
-        raise RuntimeError("aclrtMemcpyAsync failed")
+        raise error
 
     monkeypatch.setattr(ops, "copy_cache_blocking", fail)
     held = Cache.from_tensors(filled(4, 8))
-    with pytest.raises(LLMException, match="aclrtMemcpyAsync failed") as failure:
+    with pytest.raises(LLMException, match=f"copy_cache: {error}") as failure:
         CacheManager().copy_cache(held, held, 1)
     assert failure.value.status_code is LLMStatusCode.LLM_FAILED
-    assert isinstance(failure.value.__cause__, RuntimeError)
+    assert failure.value.__cause__ is error
 
 
 class TestLog:

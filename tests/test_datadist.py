@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from utils import cache
 
 from llm_datadist_torch import (
     CacheDesc,
+    CacheKey,
     CacheManager,
     DataType,
     LLMConfig,
@@ -49,27 +51,39 @@ def test_before_init_and_after_finalize(datadist: LLMDataDist) -> None:
     datadist.init(OPTIONS)
     manager = datadist.cache_manager
     assert isinstance(manager, CacheManager)
-    cache = manager.allocate_cache(DESC)
+    held = manager.allocate_cache(DESC)
     datadist.finalize()
     datadist.finalize()
     with pytest.raises(RuntimeError, match="not initialised"):
         _ = datadist.cache_manager
-    refused(
-        LLMStatusCode.LLM_ENGINE_FINALIZED, "allocate_cache: the manager is finalized", manager.allocate_cache, DESC
-    )
-    refused(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, "cache 1 was deallocated", manager.copy_cache, cache, cache, 0, 1)
-    manager.deallocate_cache(cache)  # nothing to do
+    assert not held.tensors
     datadist.init(OPTIONS)
     assert datadist.cache_manager is not manager
     assert datadist.cache_manager.allocate_cache(DESC).cache_id == 1
 
 
-def test_copies_after_finalize(datadist: LLMDataDist) -> None:
+def test_every_call_after_finalize(datadist: LLMDataDist) -> None:
     datadist.init(OPTIONS)
-    manager = datadist.cache_manager
-    other = CacheManager().allocate_cache(DESC)
+    manager, other = datadist.cache_manager, CacheManager()
+    caches = {manager: None, other: None}
+    for owner in caches:
+        caches[owner] = owner.allocate_cache(DESC, [CacheKey(0, 1)]), owner.allocate_blocks_cache(DESC)
     datadist.finalize()
-    refused(LLMStatusCode.LLM_ENGINE_FINALIZED, "copy_cache: the manager is", manager.copy_cache, other, other, 0, 1)
+    for plain, blocks in caches.values():  # its own, which have ended, and those of another manager
+        for call, *args in (
+            (manager.copy_cache, plain, plain, 0, 1),
+            (manager.copy_blocks, blocks, {0: [1]}),
+            (manager.swap_blocks, blocks, blocks, {0: 1}),
+            (manager.allocate_cache, DESC),
+            (manager.allocate_blocks_cache, DESC),
+            (manager.register_cache, DESC, cache(2, 4, 8)),
+            (manager.register_blocks_cache, DESC, cache(2, 4, 8)),
+        ):
+            refused(LLMStatusCode.LLM_ENGINE_FINALIZED, f"{call.__name__}: the manager is finalized", call, *args)
+        manager.deallocate_cache(plain)  # nothing to do, as of here
+        manager.deallocate_blocks_cache(blocks)
+        manager.unregister_cache(plain.cache_id)
+        manager.remove_cache_key(CacheKey(0, 1))
 
 
 def test_init_twice(datadist: LLMDataDist) -> None:
@@ -148,12 +162,6 @@ def test_calls_that_reach_other_machines(owner: type, name: str, datadist: LLMDa
     refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, text, getattr(target, name), 1, 2)
     with pytest.raises(LLMException):
         getattr(target, name)(anything=1)
-
-
-def test_settings_that_concern_other_machines() -> None:
-    config = LLMConfig()
-    for name in ("listen_ip_info", "link_retry_count", "rdma_traffic_class"):
-        refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, f"{name} concerns other machines", setattr, config, name, 1)
 
 
 def test_signatures_of_the_local_calls() -> None:

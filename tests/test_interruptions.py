@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Python runs in the middle of a call: destructors, signal handlers, forks. Nothing hangs, and the books are right.
+
+Each in a process of its own, which a watchdog ends.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAD = """
+import faulthandler, gc, os, signal, sys, threading
+faulthandler.dump_traceback_later(30, exit=True)
+import torch
+from llm_datadist_torch import *
+from llm_datadist_torch import ops
+
+desc = CacheDesc(1, (4, 8), DataType.DT_FLOAT, Placement.HOST)
+datadist = LLMDataDist(LLMRole.MIX, 0)
+config = LLMConfig(enable_cache_manager=True, sync_kv_timeout=20_000)
+config.host_mem_pool_cfg = '{"memory_size": 512}'  # four caches
+datadist.init(config.generate_options())
+manager = datadist.cache_manager
+
+def code_of(call, *args):
+    try:
+        call(*args)
+    except LLMException as error:
+        return error.status_code.name
+
+def free_caches():
+    held = []
+    while code_of(lambda: held.append(manager.allocate_cache(desc))) is None:
+        pass
+    return len(held)
+"""
+
+
+def printed(code: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", HEAD + code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Exception ignored" not in done.stderr, done.stderr  # what a destructor raised
+    return done.stdout.splitlines()
+
+
+def test_a_destructor_during_an_allocation() -> None:
+    """The collector runs where torch allocates, and finds a cycle with a cache in it."""
+    code = """
+class Request:
+    def __init__(self):
+        self.itself, self.cache = self, manager.allocate_cache(desc, [CacheKey(0, 1)])
+    def __del__(self):
+        manager.deallocate_cache(self.cache)
+        manager.remove_cache_key(CacheKey(0, 1))
+
+real = torch.empty
+def empty(*args, **kwargs):
+    print("collected", gc.collect() > 0)
+    return real(*args, **kwargs)
+
+gc.disable()
+Request()
+torch.empty = empty
+held = manager.allocate_cache(desc)
+torch.empty = real
+print(held.cache_id, free_caches())
+"""
+    assert printed(code) == ["collected True", "2 3"]
+
+
+def test_other_threads_go_on_during_an_allocation() -> None:
+    code = """
+held = manager.allocate_cache(desc)
+other = threading.Thread(target=manager.deallocate_cache, args=(held,))
+real = torch.empty
+def empty(*args, **kwargs):
+    other.start()
+    other.join()
+    return real(*args, **kwargs)
+
+torch.empty = empty
+print(manager.allocate_cache(desc).cache_id, held.tensors)
+"""
+    assert printed(code) == ["2 []"]
+
+
+@pytest.mark.parametrize(
+    ("during", "code"),
+    [
+        ("manager.allocate_cache(desc, [CacheKey(0, 1)])", "LLM_PARAM_INVALID"),
+        ("datadist.finalize()", "LLM_ENGINE_FINALIZED"),
+    ],
+)
+def test_an_allocation_that_another_one_overtakes(during: str, code: str) -> None:
+    program = f"""
+real = torch.empty
+def empty(*args, **kwargs):
+    torch.empty = real
+    {during}
+    return real(*args, **kwargs)
+
+torch.empty = empty
+print(code_of(manager.allocate_cache, desc, [CacheKey(0, 1)]), free_caches())
+"""
+    assert printed(program) == [f"{code} {0 if 'finalize' in during else 3}"]
+
+
+def test_at_every_line_of_the_table() -> None:
+    """As a destructor or a signal handler would: the line is reached, and something else is called first."""
+    code = """
+def allocate():
+    endings.append((manager.deallocate_cache, manager.allocate_cache(desc, [CacheKey(0, 3)])))
+
+def register():
+    held = manager.register_cache(desc, [torch.zeros(4, 8)], [CacheKey(0, 3)])
+    endings.append((manager.unregister_cache, held.cache_id))
+
+def end():
+    for call, held in endings:
+        call(held)
+
+def remove_keys():
+    for number in (1, 2, 3):
+        manager.remove_cache_key(CacheKey(0, number))
+
+def finalize():
+    datadist.finalize()
+
+def trace(frame, event, _):
+    global lines
+    if not frame.f_code.co_filename.endswith("_cache_table.py"):
+        return None
+    if event == "line":
+        lines += 1
+        if lines == stop:
+            sys.settrace(None)
+            during()
+    return trace
+
+for call in (allocate, register, end, remove_keys, finalize):
+    for during in (end, remove_keys, finalize):
+        stop, lines = 0, 0
+        while lines >= stop:
+            datadist.init(config.generate_options())
+            manager, lines, stop = datadist.cache_manager, 0, stop + 1
+            plain = manager.allocate_cache(desc, [CacheKey(0, 1), CacheKey(0, 2)])
+            blocks = manager.allocate_blocks_cache(desc, BlocksCacheKey(0))
+            endings = [(manager.deallocate_cache, plain), (manager.deallocate_blocks_cache, blocks)]
+            sys.settrace(trace)
+            code = code_of(call)
+            sys.settrace(None)
+            finalized = call is finalize or (during is finalize and lines >= stop)
+            where = (call.__name__, during.__name__, stop, code)
+            assert code is None or (code == "LLM_ENGINE_FINALIZED" and finalized), where
+            end()
+            remove_keys()
+            assert not plain.tensors and not blocks.tensors, where
+            assert free_caches() == (0 if finalized else 4), where
+            datadist.finalize()
+        print(call.__name__, during.__name__, stop > 5)
+"""
+    calls, during = ("allocate", "register", "end", "remove_keys", "finalize"), ("end", "remove_keys", "finalize")
+    assert printed(code) == [f"{call} {other} True" for call in calls for other in during]
+
+
+COPY = """
+held = manager.allocate_cache(desc)
+tensor = held.tensors[0]
+tensor.copy_(torch.arange(32.0).view(1, 4, 8))
+real = ops.copy_cache_blocking
+def interrupted(*args, **kwargs):
+    signal.raise_signal(signal.SIGUSR1)
+    return real(*args, **kwargs)
+
+ops.copy_cache_blocking = interrupted
+signal.signal(signal.SIGUSR1, lambda *_: datadist.finalize())
+"""
+
+
+class TestFinalizeInASignalHandler:
+    def test_in_the_middle_of_a_copy(self) -> None:
+        """The copy has its tensors already and is made; there is no other one, and all may begin anew."""
+        code = """
+print(code_of(manager.copy_cache, held, held, 0, 1), torch.equal(tensor[0, 0], tensor[0, 1]), held.tensors)
+print(code_of(manager.copy_cache, held, held, 0, 1))
+datadist.init(config.generate_options())
+print(datadist.cache_manager.allocate_cache(desc).cache_id)
+"""
+        assert printed(COPY + code) == ["None True []", "LLM_ENGINE_FINALIZED", "1"]
+
+    def test_in_the_middle_of_init(self) -> None:
+        code = """
+real = LLMConfig.from_options
+def interrupted(options):
+    signal.raise_signal(signal.SIGUSR1)
+    return real(options)
+
+datadist.finalize()
+LLMConfig.from_options = interrupted
+datadist.init(config.generate_options())
+print(datadist.cache_manager.allocate_cache(desc).cache_id)
+"""
+        assert printed(COPY + code) == ["1"]
+
+    def test_while_another_thread_finalizes(self) -> None:
+        """That one waits for the copy, which waits for the handler."""
+        code = """
+def handler(*_):
+    other.start()
+    other.join(0.5)
+    print(other.is_alive())
+    datadist.finalize()
+
+other = threading.Thread(target=datadist.finalize)
+signal.signal(signal.SIGUSR1, handler)
+print(code_of(manager.copy_cache, held, held, 0, 1))
+other.join()
+print(held.tensors)
+"""
+        assert printed(COPY + code) == ["True", "None", "[]"]
+
+
+def test_a_fork_while_another_thread_has_the_locks() -> None:
+    code = """
+held = manager.allocate_cache(desc)
+entered, leave = threading.Event(), threading.Event()
+def hold():
+    with manager._table._lock, manager._copier._lock, LLMDataDist._lock:
+        entered.set()
+        leave.wait()
+
+holder = threading.Thread(target=hold)
+holder.start()
+entered.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(30)  # the watchdog's thread is not there either
+    manager.copy_cache(held, held, 0, 1)
+    manager.deallocate_cache(held)
+    print(free_caches(), flush=True)
+    datadist.finalize()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+leave.set()
+"""
+    assert printed(code) == ["4", "0"]
