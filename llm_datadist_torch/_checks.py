@@ -9,6 +9,11 @@ UINT32 = (0, 2**32 - 1)
 UINT64 = (0, 2**64 - 1)
 
 
+def as_int64(value: int) -> int:
+    """The int64 with the bits of a uint64, for C++ that takes no other."""
+    return value if value <= INT64[1] else value - 2**64
+
+
 def in_words(value: Any) -> str:
     """A value for a message: its type, and itself where it is a number or a text.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checks import INT64, UINT64, check_int
+from ._checks import INT64, UINT64, as_int64, check_int
 from ._products import check_served
 from .status import LLMException, LLMParamInvalid, LLMStatusCode
 
@@ -23,11 +23,16 @@ def device_of(on_device: bool, device_id: int | None) -> torch.device:
     """Where a cache lies: on an NPU, the current one unless said otherwise, or on the CPU where there is none.
 
     Raises:
-        LLMException: LLM_FEATURE_NOT_ENABLED for a chip that is not served.
+        LLMException: LLM_PARAM_INVALID for a number that no NPU has, LLM_FEATURE_NOT_ENABLED for a chip that is not
+            served.
     """
     if not on_device or not has_npu():
         return torch.device("cpu")
     npu = torch.get_device_module("npu")
+    if device_id is not None and device_id >= npu.device_count():
+        raise LLMParamInvalid(
+            f"device_id ({device_id}) out of range [0, {npu.device_count()}), the NPUs that there are"
+        )
     device = torch.device("npu", npu.current_device() if device_id is None else device_id)
     check_served(device)
     return device
@@ -83,5 +88,5 @@ def wrap(
     import torch_npu
 
     # torch's own function of that name makes a storage that lacks what torch_npu keeps in its own.
-    storages = [torch_npu._C._construct_storage_from_data_pointer(addr, device, size) for addr in addrs]
+    storages = [torch_npu._C._construct_storage_from_data_pointer(as_int64(addr), device, size) for addr in addrs]
     return [torch.empty(0, dtype=dtype, device=device).set_(storage).view(tuple(shape)) for storage in storages]

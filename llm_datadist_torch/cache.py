@@ -200,7 +200,7 @@ class Cache:
         """Wraps tensors as a cache.
 
         Args:
-            tensors: A list of tensors of one shape, dtype and device, or one tensor. With ``batch_dim`` > 0, dimension
+            tensors: A sequence of tensors of one shape, dtype and device, or one tensor. With ``batch_dim`` > 0, dimension
                 0 of a single tensor is taken for a stack: ``[num_tensors, ..., batch, ...]``.
             batch_dim: The dimension of each given tensor that is the batch.
             is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
@@ -209,7 +209,7 @@ class Cache:
             TypeError: Something else than tensors, an int and a bool.
             LLMException: LLM_PARAM_INVALID for no tensors, tensors that differ, or a batch_dim they do not have.
         """
-        check_type("tensors", tensors, Tensor, list, tuple)
+        check_type("tensors", tensors, Tensor, Sequence)
         check_int("batch_dim", batch_dim, INT32)
         check_type("is_blocks_cache", is_blocks_cache, bool)
         stacked = isinstance(tensors, Tensor)
@@ -238,12 +238,13 @@ class Cache:
         return cls(wrapped, cache_desc, batch_dim, is_blocks_cache)
 
     @classmethod
-    def create_cpu_cache(cls, cache_desc: CacheDesc, addrs: Sequence[int]) -> "Cache":
+    def create_cpu_cache(cls, cache_desc: CacheDesc, addrs: Sequence[int] | Sequence[Tensor]) -> "Cache":
         """Wraps host memory as a cache. The memory must outlive the cache.
 
         Args:
             cache_desc: What lies there; its placement must be HOST.
-            addrs: The address of each tensor, ``cache_desc.size`` bytes from there on being its own.
+            addrs: The address of each tensor, ``cache_desc.size`` bytes from there on being its own. Or the tensors,
+                which the cache keeps alive.
 
         Raises:
             TypeError: Arguments of the wrong type.
@@ -251,7 +252,7 @@ class Cache:
             LLMException: LLM_PARAM_INVALID for another placement, another number of addresses, or address 0.
         """
         check_type("cache_desc", cache_desc, CacheDesc)
-        check_type("addrs", addrs, list, tuple)
+        check_type("addrs", addrs, Sequence)
         if cache_desc.placement is not Placement.HOST:
             raise LLMParamInvalid(f"cache_desc.placement must be HOST, got {cache_desc.placement.name}")
         described = (cache_desc.num_tensors, cache_desc.shape, cache_desc.torch_dtype, torch.device("cpu"))

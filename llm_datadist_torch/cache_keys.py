@@ -125,7 +125,7 @@ class CacheKeyByIdAndIndex:
 def checked_keys(cache_desc: CacheDesc, cache_keys: Sequence[CacheKey]) -> Sequence[CacheKey]:
     """Refuses other things than keys, and more of them than the cache has batch entries."""
     check_type("cache_desc", cache_desc, CacheDesc)
-    check_type("cache_keys", cache_keys, list, tuple)
+    check_type("cache_keys", cache_keys, Sequence)
     for index, key in enumerate(cache_keys):
         check_type(f"cache_keys[{index}]", key, CacheKey)
     if len(cache_keys) > cache_desc.batch_size:

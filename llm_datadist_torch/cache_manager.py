@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import _memory, ops
 from ._cache_table import CacheTable
-from ._checks import INT64, UINT32, UINT64, check_int, check_type
+from ._checks import INT64, UINT32, UINT64, as_int64, check_int, check_type
 from ._copier import Copier
 from ._logging import logger, reporting
 from ._remote import RemoteCall
@@ -176,8 +176,7 @@ class CacheManager:
                     raise LLMParamInvalid(f"{name} must be a contiguous cache, got a blocks cache")
             if offset > INT64[1]:
                 raise LLMParamInvalid(f"offset ({offset}) must be at most {INT64[1]}: no row is longer")
-            # The schema carries an int64; the op reads its bits as a uint64.
-            bits = req_id if req_id is None or req_id <= INT64[1] else req_id - 2**64
+            bits = None if req_id is None else as_int64(req_id)  # the op reads them as a uint64 again
             numbers = (dst_batch_index, src_batch_index, offset, size, bits)
             self._copier.copy(ops.copy_cache_blocking, ("dst", dst), ("src", src), *numbers)
         request = "" if req_id is None else f" (req_id {req_id})"
@@ -200,11 +199,12 @@ class CacheManager:
             check_type("cache", cache, Cache)
             if not cache.is_blocks_cache:
                 raise LLMParamInvalid("cache must be a blocks cache, got a contiguous one")
-            check_type("copy_block_info", copy_block_info, dict)
+            check_type("copy_block_info", copy_block_info, Mapping)
+            pairs: list[tuple[int, int]] = []
             for source, targets in copy_block_info.items():
                 check_type("a block of copy_block_info", source, int)
-                check_type(f"copy_block_info[{source}]", targets, list, tuple)
-            pairs = [(to, of) for of, targets in copy_block_info.items() for to in targets]
+                check_type(f"copy_block_info[{source}]", targets, Sequence)
+                pairs += [(to, source) for to in targets]
             self._copier.copy_rows("copy_block_info", ("cache", cache), ("cache", cache), pairs)
         logger.debug("copy_blocks: cache %d, %d blocks", cache.cache_id, len(copy_block_info))
 
@@ -224,7 +224,7 @@ class CacheManager:
                 check_type(name, cache, Cache)
                 if not cache.is_blocks_cache and cache.cache_id != -1:
                     raise LLMParamInvalid(f"{name} must be a blocks cache, got a contiguous one")
-            check_type("src_to_dst", src_to_dst, dict)
+            check_type("src_to_dst", src_to_dst, Mapping)
             sizes = [cache.cache_desc.size // cache.cache_desc.batch_size for cache in (src_cache, dst_cache)]
             if sizes[0] != sizes[1]:
                 raise LLMParamInvalid(
@@ -273,7 +273,7 @@ class CacheManager:
         is_blocks_cache: bool,
     ) -> Cache:
         check_type("cache_desc", cache_desc, CacheDesc)
-        check_type("addrs", addrs, list, tuple)
+        check_type("addrs", addrs, Sequence)
         if remote_accessible is not None:
             check_type("remote_accessible", remote_accessible, bool)
         if remote_accessible:

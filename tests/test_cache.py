@@ -147,7 +147,7 @@ class TestFromTensors:
 
     @pytest.mark.parametrize("wrong", [None, 1, "t", {}], ids=repr)
     def test_wrong_types(self, wrong: object) -> None:
-        with pytest.raises(TypeError, match="tensors must be"):
+        with pytest.raises(TypeError, match=r"tensors(\[0\])? must be"):
             Cache.from_tensors(wrong)
         with pytest.raises(TypeError, match=r"tensors\[1\] must be Tensor"):
             Cache.from_tensors([filled(4, 8), wrong])

@@ -3,7 +3,9 @@
 
 import gc
 import weakref
+from collections import UserDict, UserList
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -143,7 +145,7 @@ class TestKeys:
         held = manager.allocate_blocks_cache(desc(), BlocksCacheKey(0, 7))
         memory = weakref.ref(held.tensors[0])
         refused(
-            *(LLMStatusCode.LLM_PARAM_INVALID, "is a key already", manager.allocate_blocks_cache, desc()),
+            *(LLMStatusCode.LLM_PARAM_INVALID, "is one of a cache already", manager.allocate_blocks_cache, desc()),
             BlocksCacheKey(0, 7),
         )
         manager.deallocate_blocks_cache(held)
@@ -165,14 +167,18 @@ class TestKeys:
         manager.allocate_cache(desc(), [taken])
         for keys in ([asked], [CacheKey(0, 8), asked]):
             if not free:
-                refused(LLMStatusCode.LLM_PARAM_INVALID, "is a key already", manager.allocate_cache, desc(), keys)
+                refused(
+                    LLMStatusCode.LLM_PARAM_INVALID, "is one of a cache already", manager.allocate_cache, desc(), keys
+                )
         assert manager.register_cache(desc(), cache(2, 4, 8), [CacheKey(0, 8)]).cache_id == 2  # not left behind
         if free:
             manager.allocate_cache(desc(), [asked])
 
     def test_the_same_key_twice_in_one_call(self) -> None:
         keys = [CacheKey(0, 1), CacheKey(1, 1)]
-        refused(LLMStatusCode.LLM_PARAM_INVALID, "is a key already", CacheManager().allocate_cache, desc(), keys)
+        refused(
+            LLMStatusCode.LLM_PARAM_INVALID, "is one of a cache already", CacheManager().allocate_cache, desc(), keys
+        )
 
     def test_more_keys_than_batch_entries(self) -> None:
         keys = [CacheKey(0, NONE)] * 5
@@ -229,7 +235,8 @@ class TestRegister:
             ([8, torch.zeros(4, 8)], TypeError, "register_cache: addrs[1] must be int, got Tensor"),
             ([torch.zeros(4, 8), torch.zeros(4, 9)], LLMException, "addrs[1] must be a tensor of ((4, 8), "),
             ([torch.zeros(4, 8), torch.zeros(4, 8).half()], LLMException, "addrs[1] must be a tensor of ((4, 8), "),
-            (8, TypeError, "register_cache: addrs must be list or tuple"),
+            ("8,", TypeError, "register_cache: addrs[0] must be int, got str"),
+            (8, TypeError, "register_cache: addrs must be Sequence, got int: 8"),
         ],
     )
     def test_addresses_that_are_refused(self, addrs: Any, error: type, text: str) -> None:
@@ -299,13 +306,42 @@ class TestBlocks:
         invalid = LLMStatusCode.LLM_PARAM_INVALID
         for text, call, *args in (
             ("copy_blocks: cache must be a blocks cache", manager.copy_blocks, plain, {0: [1]}),
-            ("src_batch_index (4) out of range [0, 4)", manager.copy_blocks, blocks, {0: [1], 4: [2]}),
-            ("dst_batch_index (-1) out of range [0, 4)", manager.copy_blocks, blocks, {0: [1, -1]}),
+            (
+                "copy_blocks: copy_block_info: block 4 out of range [0, 4), the blocks of cache",
+                manager.copy_blocks,
+                blocks,
+                {0: [1], 4: [2]},
+            ),
+            (
+                "copy_block_info: block -1 out of range [0, 4), the blocks of cache",
+                manager.copy_blocks,
+                blocks,
+                {0: [1, -1]},
+            ),
             ("write the same bytes", manager.copy_blocks, blocks, {0: [1], 2: [1]}),
             ("swap_blocks: src_cache must be a blocks cache", manager.swap_blocks, plain, blocks, {0: 1}),
             ("swap_blocks: dst_cache must be a blocks cache", manager.swap_blocks, blocks, plain, {0: 1}),
-            ("blocks of 32 bytes cannot be copied to blocks of 28", manager.swap_blocks, blocks, smaller, {0: 1}),
-            ("dst_batch_index (9) out of range", manager.swap_blocks, blocks, blocks, {0: 9}),
+            (
+                "src_cache and dst_cache must have blocks of one size, got 32 and 28 bytes",
+                manager.swap_blocks,
+                blocks,
+                smaller,
+                {0: 1},
+            ),
+            (
+                "src_to_dst: block 9 out of range [0, 4), the blocks of dst_cache",
+                manager.swap_blocks,
+                blocks,
+                blocks,
+                {0: 9},
+            ),
+            (
+                "src_to_dst: block 5 out of range [0, 4), the blocks of src_cache",
+                manager.swap_blocks,
+                blocks,
+                blocks,
+                {5: 0},
+            ),
             ("swap_blocks: ", manager.swap_blocks, fewer, blocks, {0: 1}),
             ("copy_cache: dst must be a contiguous cache", manager.copy_cache, blocks, plain),
         ):
@@ -334,8 +370,24 @@ class TestBlocks:
         ):
             with pytest.raises(TypeError, match=f"{call.__name__}: "):
                 call(*args)
-        with pytest.raises(ValueError, match=r"copy_blocks: a block \(9223372036854775808\) out of range"):
-            manager.copy_blocks(held, {0: [2**63]})
+        text = "copy_blocks: copy_block_info: block 9223372036854775808 out of range [0, 4)"
+        refused(LLMStatusCode.LLM_PARAM_INVALID, text, manager.copy_blocks, held, {0: [2**63]})
+
+    def test_other_mappings_and_sequences(self) -> None:
+        manager = CacheManager()
+        held = manager.allocate_blocks_cache(desc(num_tensors=1, shape=(8, 8)))
+        fill(held)
+        rows = [(to, 0, 0, -1) for to in (1, 2, 3)] + [(5, 4, 0, -1)]
+        expected = reference_batch(held.tensors, held.tensors, rows, batch_dim=1)
+        manager.copy_blocks(held, MappingProxyType({0: range(1, 4), 4: UserList([5])}))
+        assert_same_bytes(held.tensors, expected)
+        manager.swap_blocks(held, held, UserDict({5: 6}))
+        keys = UserList([CacheKey(0, 1)])
+        addrs = UserList([held.tensor_addrs[0]])
+        again = manager.register_cache(held.cache_desc, addrs, keys)
+        assert again.tensor_addrs == addrs
+        assert Cache.create_cpu_cache(held.cache_desc, addrs).tensor_addrs == addrs
+        assert Cache.from_tensors(UserList(again.tensors)).tensor_addrs == addrs
 
 
 class TestEnd:
@@ -351,6 +403,7 @@ class TestEnd:
             ("dst", manager.copy_cache, plain, live),
             ("src", manager.copy_cache, live, plain),
             ("cache", manager.copy_blocks, blocks, {0: [1]}),
+            ("cache", manager.copy_blocks, blocks, {9: [1]}),
             ("src_cache", manager.swap_blocks, blocks, live_blocks, {0: 1}),
             ("dst_cache", manager.swap_blocks, live_blocks, blocks, {0: 1}),
         ):

@@ -1,9 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """A user's file, for mypy: test_packaging.py checks it against the installed wheel. The errors named are expected."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
-from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode, copy_cache
+from llm_datadist_torch import (
+    Cache,
+    CacheDesc,
+    CacheKey,
+    CacheManager,
+    DataType,
+    LLMConfig,
+    LLMDataDist,
+    LLMException,
+    LLMRole,
+    LLMStatusCode,
+    copy_cache,
+)
 
 tensors: list[torch.Tensor] = [torch.zeros(4, 16)]
 copy_cache(tensors, tensors, 1, 0, offset=4, size=8, req_id=None)
@@ -18,3 +32,19 @@ try:
     manager.copy_cache(cache, cache, 9)
 except LLMException as error:
     code: LLMStatusCode = error.status_code
+raise_it = LLMException("by default LLM_FAILED")
+
+datadist = LLMDataDist(LLMRole.PROMPT, 0)
+datadist.init(LLMConfig(enable_cache_manager=True).generate_options())
+desc = CacheDesc(80, [4, 256], DataType.DT_FLOAT16)
+CacheDesc(80, range(2), DataType.DT_FLOAT16)  # type: ignore[arg-type]
+keys: Sequence[CacheKey] = (CacheKey(0, req_id=1), CacheKey(prompt_cluster_id=0, req_id=2))
+allocated: Cache = datadist.cache_manager.allocate_cache(desc, keys)
+datadist.cache_manager.register_cache(desc, allocated.tensor_addrs)
+datadist.cache_manager.register_cache(desc, allocated.separate_tensors, keys)
+blocks = datadist.cache_manager.allocate_blocks_cache(desc)
+moves: Mapping[int, Sequence[int]] = {0: (1, 2)}
+datadist.cache_manager.copy_blocks(blocks, moves)
+datadist.cache_manager.copy_blocks(blocks, {0: 1})  # type: ignore[dict-item]
+datadist.cache_manager.swap_blocks(blocks, Cache.create_cpu_cache(desc, allocated.tensor_addrs), {0: 1})
+datadist.finalize()

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of CacheManager that only an NPU makes wrong, and addresses that only a device has."""
+
+from __future__ import annotations
+
+import re
+
+import ascend_sim
+import pytest
+import torch
+from utils import assert_same_bytes, cache, copy_cache, reference_copy
+
+from llm_datadist_torch import Cache, CacheDesc, CacheManager, DataType, LLMConfig, LLMException, LLMStatusCode
+
+DESC = CacheDesc(2, (4, 8), DataType.DT_FLOAT)
+
+
+@pytest.mark.parametrize("call", ["copy_cache", "copy_blocks", "swap_blocks", "allocate_cache", "remove_cache_key"])
+def test_messages_print_no_npu_tensors(call: str) -> None:
+    """Printing one computes, waits for it, and here would end torch_npu's queue, with all that comes after."""
+    dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, device="npu", seed=1)
+    held, manager = Cache.from_tensors(src), CacheManager()
+    expected = reference_copy(dst, src, 1, 2)
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    args = [dst] if call in ("allocate_cache", "remove_cache_key") else [dst, held]
+    with pytest.raises(TypeError, match=f"^{call}: .* must be [A-Za-z]*, got list$"):
+        getattr(manager, call)(*args, *([{}] if call == "swap_blocks" else []))
+    with pytest.raises(TypeError, match=f"^{call}: .* must be [A-Za-z]*, got Tensor$"):
+        getattr(manager, call)(dst[0], *args[1:], *([{}] if call == "swap_blocks" else []))
+    assert not ascend_sim.call_counts()
+    copy_cache(dst, src, 1, 2)
+    assert_same_bytes(dst, expected)
+
+
+@pytest.mark.parametrize("number", [2, 7, 2**31 - 1])
+def test_a_device_that_there_is_not(number: int) -> None:
+    manager = CacheManager(LLMConfig(device_id=number))
+    for call, args in ((manager.allocate_cache, (DESC,)), (manager.register_cache, (DESC, [8, 8]))):
+        text = f"{call.__name__}: device_id ({number}) out of range [0, 2), the NPUs that there are"
+        with pytest.raises(LLMException, match=re.escape(text)) as refusal:
+            call(*args)
+        assert refusal.value.status_code is LLMStatusCode.LLM_PARAM_INVALID
+
+
+def test_the_last_device() -> None:
+    (stack,) = CacheManager(LLMConfig(device_id=1)).allocate_cache(DESC).tensors
+    assert stack.device == torch.device("npu:1")
+
+
+@pytest.mark.parametrize("addrs", [[2**63, 2**64 - 4096], [2**63 - 64, 2**63 - 1024]])
+def test_addresses_of_the_upper_half(addrs: list[int]) -> None:
+    """They are wrapped as they are; what lies there is the device's to know."""
+    manager = CacheManager()
+    held = manager.register_cache(DESC, addrs)
+    assert held.tensor_addrs == addrs
+    with pytest.raises(LLMException, match=f"{addrs[0]:#x} .*is not device memory") as failure:
+        manager.copy_cache(held, held, 0, 1)
+    assert failure.value.status_code is LLMStatusCode.LLM_FAILED
