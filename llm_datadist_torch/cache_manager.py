@@ -28,8 +28,10 @@ class CacheManager:
 
     - TypeError for an argument of the wrong type, ValueError for a number that does not fit its integer type;
     - LLMException, by ``status_code``: LLM_PARAM_INVALID (also a ValueError) for any other argument that is refused,
-      LLM_KV_CACHE_NOT_EXIST for a cache that was deallocated or unregistered, LLM_ENGINE_FINALIZED after ``finalize``
-      of its LLMDataDist, LLM_FEATURE_NOT_ENABLED on a chip that is not served.
+      LLM_FEATURE_NOT_ENABLED on a chip that is not served;
+    - LLM_ENGINE_FINALIZED after ``finalize`` of its LLMDataDist from those that allocate, register or copy; those that
+      end a cache, or remove a key, have nothing to do then;
+    - LLM_KV_CACHE_NOT_EXIST from those that copy, for a cache that was deallocated or unregistered;
 
     and has changed nothing then.
 

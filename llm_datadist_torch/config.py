@@ -78,7 +78,7 @@ class LLMConfig:
     Attributes:
         sync_kv_timeout: Milliseconds that a blocking copy may take, as an int or a string of digits, greater than 0.
             1000 where it is not set.
-        device_id: The NPU of this process.
+        device_id: The NPU of this process. That there is one of this number is checked when a cache is made there.
         enable_cache_manager: Whether a CacheManager is wanted.
         mem_pool_cfg: JSON object with ``memory_size``, the bytes that caches on the device may take together, and
             ``page_shift`` (in [10, 31), default 16), the logarithm of the page size. "" is no limit.

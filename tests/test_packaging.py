@@ -70,10 +70,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_sdist_holds_what_the_build_needs(sdist: Path) -> None:
+def test_sdist_holds_what_the_build_needs_and_the_readme_shows(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         files = {name.partition("/")[2] for name in archive.getnames()}
-    assert {*sources("csrc", "llm_datadist_torch"), "setup.py", "pyproject.toml", "LICENSE", "README.md"} <= files
+    top = {"setup.py", "pyproject.toml", "LICENSE", "README.md"}
+    assert {*sources("csrc", "llm_datadist_torch", "docs", "examples"), *top} <= files
+    assert {link for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())} <= files
     assert not [name for name in files if name.startswith("tests") or name.endswith((".so", ".built_with.json"))]
 
 
