@@ -183,10 +183,14 @@ class TestRightAfterTheCall:
         assert_same_bytes(other, cache(2, 4, 8, seed=2))
 
     def test_pageable_destination_may_be_dropped(self) -> None:
-        src = cache(2, 4, 8, device="npu", seed=1)
-        for _ in range(50):
-            copy_cache([torch.empty(4, 8) for _ in range(2)], src, 1, 2)
-        torch.npu.synchronize()
+        """The late copy must not write to a tensor that has its memory meanwhile."""
+        src, others = cache(2, 4, 8, device="npu", seed=1), []
+        with ascend_sim.delay_tasks(2):
+            for _ in range(50):
+                copy_cache([torch.empty(4, 8) for _ in range(2)], src, 1, 2)
+                others += [torch.zeros(4, 8) for _ in range(2)]
+            torch.npu.synchronize()
+        assert not any(other.any() for other in others)
 
 
 def test_internal_format_is_refused() -> None:
