@@ -23,7 +23,7 @@ NPU_TESTS = [f"npu/test_{name}.py" for name in ("commands", "batch_commands", "d
 SUITES = {
     "core": (CORE, ".venv", [*OPS, "test_compile_batch.py", "test_compile.py", "test_cache_manager.py", CPP_PROGRAM]),
     "npu": (NPU, ".venv-npu", [*NPU_TESTS, "npu", "test_copy_cache_batch.py", "test_copy_cache.py"]),
-    "python": (PYTHON, ".venv", [*TYPES, *MANAGER, "test_refusals.py"]),
+    "python": (PYTHON, ".venv", [*TYPES, *MANAGER, "test_refusals.py", "test_status.py", "test_interruptions.py"]),
 }
 
 
