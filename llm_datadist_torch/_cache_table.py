@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a CacheManager knows of its caches. Every method may be called from any thread.
 
-Also from a destructor or a signal handler, which Python runs between any two steps of the thread that holds the lock. So
-the lock is reentrant, and no step takes for granted that what the one before it saw is still there.
+Also from a destructor or a signal handler, which Python runs between any two steps of the thread that holds the lock.
+So the lock is reentrant, and no step takes for granted that what the one before it saw is still there.
 """
 
 import threading

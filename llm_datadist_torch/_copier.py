@@ -32,8 +32,8 @@ class Copier:
     def close(self) -> None:
         """Waits for the copy that runs, and lets no other one begin.
 
-        Called by a signal handler or a destructor, it cannot wait for a copy of its own thread, in which that runs. Such
-        a copy finds the manager closed, or goes on with the tensors that it has taken already.
+        Called by a signal handler or a destructor, it cannot wait for a copy of its own thread, in which that runs.
+        Such a copy finds the manager closed, or goes on with the tensors that it has taken already.
         """
         with self._lock:
             self._closed = True

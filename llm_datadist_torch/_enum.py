@@ -5,7 +5,7 @@ from enum import Enum, IntEnum
 
 
 class NamedIntEnum(IntEnum):
-    """An IntEnum that prints its name, in every version of Python: `LLMStatusCode.LLM_TIMEOUT` tells more than a number."""
+    """An IntEnum that prints its name, in every version of Python: `LLMStatusCode.LLM_TIMEOUT` and not a number."""
 
     __str__ = Enum.__str__
 

@@ -200,8 +200,8 @@ class Cache:
         """Wraps tensors as a cache.
 
         Args:
-            tensors: A sequence of tensors of one shape, dtype and device, or one tensor. With ``batch_dim`` > 0, dimension
-                0 of a single tensor is taken for a stack: ``[num_tensors, ..., batch, ...]``.
+            tensors: A sequence of tensors of one shape, dtype and device, or one tensor. With ``batch_dim`` > 0,
+                dimension 0 of a single tensor is taken for a stack: ``[num_tensors, ..., batch, ...]``.
             batch_dim: The dimension of each given tensor that is the batch.
             is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
 
