@@ -100,14 +100,28 @@ void for_each_over_spans(const Step& step, const Use& use) {
   }
 }
 
+int64_t runs(c10::ArrayRef<Span> spans) {
+  int64_t count = 0;
+  for (; !spans.empty(); spans = spans.slice(run_length(spans))) {
+    ++count;
+  }
+  return count;
+}
+
 // Calls `use` with every strided copy of a step, in an order that the step allows: over places or over spans, whichever
 // are fewer.
 template <typename Use>
 void for_each_strided(const Step& step, const Use& use) {
+  std::vector<int64_t> runs_of;
+  for (size_t list = 0; !step.in_order && list < step.lists.size(); ++list) {
+    runs_of.push_back(runs(step.spans_of(list)));
+  }
   int64_t over_places = 0;
   int64_t over_spans = 0;
-  for_each_over_places(step, [&](const StridedCopy&) { ++over_places; });
-  for_each_over_spans(step, [&](const StridedCopy&) { ++over_spans; });
+  for (const Base& base : step.bases) {
+    over_places += static_cast<int64_t>(step.spans_of(base).size());
+    over_spans += step.in_order ? 0 : runs_of[base.spans] * base.height;
+  }
   if (step.in_order || over_places <= over_spans) {
     for_each_over_places(step, use);
   } else {

@@ -54,8 +54,9 @@ struct Step {
   // Written out: the one that C++ would make is preceded by filling all of that room with zeros.
   Step() {}
 
-  c10::ArrayRef<Span> spans_of(const Base& base) const {
-    const SpanList& list = lists[base.spans];
+  c10::ArrayRef<Span> spans_of(const Base& base) const { return spans_of(base.spans); }
+  c10::ArrayRef<Span> spans_of(size_t index) const {
+    const SpanList& list = lists[index];
     return c10::ArrayRef<Span>(spans.data() + list.begin, spans.data() + list.end);
   }
 };

@@ -10,9 +10,16 @@ from pathlib import Path
 import ascend_sim
 import torch
 from torch import Tensor
-from utils import copy_cache, filled
+from utils import assert_same_bytes, copy_cache, filled, reference_copy
+
+from llm_datadist_torch import Cache, CacheManager, LLMConfig
 
 TESTS = Path(__file__).parent.parent
+
+CODE = 507018
+"""An error of the runtime's, for faults."""
+
+PATIENT = CacheManager(LLMConfig(sync_kv_timeout=60_000))
 
 
 def scattered(
@@ -27,6 +34,23 @@ def scattered(
     buffer = buffer.pin_memory() if pinned else buffer
     tensors = [buffer[start : start + elements].view(shape) for start in starts]
     return tensors[::-1] if backward else tensors
+
+
+def caches(kind: str) -> tuple[Cache, Cache]:
+    """Two caches between which a copy is six commands, one strided command, or one batch of six."""
+    if kind == "strided":
+        return tuple(Cache.from_tensors(filled(6, 4, 8, device="npu", seed=seed), batch_dim=1) for seed in (0, 1))
+    dst = scattered(6, 4, 8)
+    device, pinned = ("cpu", True) if kind == "batch" else ("npu", False)
+    src = scattered(6, 4, 8, device=device, seed=1, pinned=pinned, backward=True)
+    return Cache.from_tensors(dst), Cache.from_tensors(src)
+
+
+def check_copy(dst: Cache, src: Cache) -> None:
+    """Copies with time enough, and checks the bytes."""
+    expected = reference_copy(dst.tensors, src.tensors, 1, 2, batch_dim=dst.batch_dim)
+    PATIENT.copy_cache(dst, src, 1, 2)
+    assert_same_bytes(dst.tensors, expected)
 
 
 def copy_calls() -> dict[str, int]:

@@ -1,35 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runtime fails: who is told, with which words, and what works afterwards."""
 
-import threading
 import time
 
 import ascend_sim
 import pytest
 import torch
-from npu_utils import block_the_queue, run_python, scattered, wait_for_copies
-from torch import Tensor
+from npu_utils import CODE, PATIENT, caches, check_copy, run_python
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
 
-from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
-
-CODE = 507018
-PATIENT = CacheManager(LLMConfig(sync_kv_timeout=60_000))
-
-
-def caches(kind: str) -> tuple[Cache, Cache]:
-    if kind == "strided":
-        return tuple(Cache.from_tensors(filled(6, 4, 8, device="npu", seed=seed), batch_dim=1) for seed in (0, 1))
-    dst = scattered(6, 4, 8)
-    device, pinned = ("cpu", True) if kind == "batch" else ("npu", False)
-    src = scattered(6, 4, 8, device=device, seed=1, pinned=pinned, backward=True)
-    return Cache.from_tensors(dst), Cache.from_tensors(src)
-
-
-def check_copy(dst: Cache, src: Cache) -> None:
-    expected = reference_copy(dst.tensors, src.tensors, 1, 2, batch_dim=dst.batch_dim)
-    PATIENT.copy_cache(dst, src, 1, 2)
-    assert_same_bytes(dst.tensors, expected)
+from llm_datadist_torch import Cache, LLMException, LLMStatusCode
 
 
 def failed(dst: Cache, src: Cache) -> LLMException:
@@ -53,6 +33,8 @@ class TestManager:
             ("batch", "aclrtMemcpyBatchAsync", 1, "host to device of 6 copies"),
             ("plain", "aclrtRecordEvent", 1, "before a blocking copy"),
             ("plain", "aclrtStreamWaitEvent", 1, "before a blocking copy"),
+            ("plain", "aclrtRecordEvent", 2, "after a blocking copy"),
+            ("plain", "aclrtStreamWaitEvent", 2, "after a blocking copy"),
             ("plain", "aclrtSynchronizeStreamWithTimeout", 1, "after a blocking copy"),
         ],
     )
@@ -92,17 +74,10 @@ except LLMException as error:
 expected = reference_copy(dst.tensors, src.tensors, 1, 2)
 CacheManager().copy_cache(dst, src, 1, 2)
 assert_same_bytes(dst.tensors, expected)
+print(ascend_sim.call_counts()["aclrtCreateStream"] - ascend_sim.call_counts()["aclrtDestroyStream"])
 """)
-        assert done.stdout == "LLM_FAILED True\n", done.stderr
-
-    def test_a_stream_whose_state_cannot_be_asked_is_not_used(self) -> None:
-        dst, src = caches("plain")
-        check_copy(dst, src)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        ascend_sim.fail_call("aclrtStreamQuery", CODE)
-        check_copy(dst, src)
-        assert ascend_sim.call_counts()["aclrtStreamQuery"] >= 1
+        # What could be had of the first one was given back.
+        assert done.stdout == "LLM_FAILED True\n{}\n".format(2 if name == "aclrtCreateStream" else 1), done.stderr
 
     def test_nothing_is_kept_after_the_call(self) -> None:
         before = torch.npu.memory_allocated()
@@ -142,106 +117,6 @@ assert_same_bytes(dst.tensors, expected)
         PATIENT.copy_cache(dst, src, 1, 2)
         with pytest.raises(RuntimeError):
             torch.npu.synchronize()
-
-
-def seconds_to_timeout(manager: CacheManager, dst: Cache, src: Cache) -> float:
-    started = time.monotonic()
-    with pytest.raises(LLMException, match=r"ms; what the destination range holds is undefined \(req_id 77\)") as late:
-        manager.copy_cache(dst, src, 1, 2, req_id=77)
-    assert late.value.status_code is LLMStatusCode.LLM_TIMEOUT
-    return time.monotonic() - started
-
-
-class TestTimeout:
-    @pytest.mark.parametrize("kind", ["plain", "strided", "batch"])
-    def test_stalled_stream(self, kind: str) -> None:
-        manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=50)), caches(kind)
-        check_copy(dst, src)
-        with ascend_sim.stall_device(0):
-            assert 0.05 <= seconds_to_timeout(manager, dst, src) < 10
-        torch.npu.synchronize()
-        check_copy(dst, src)
-
-    def test_caches_freed_after_a_timeout(self) -> None:
-        """The late copy must not write to memory that has gone to another tensor meanwhile."""
-        manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=20)), caches("plain")
-        stream = torch.npu.current_stream()
-        with ascend_sim.stall_stream(stream.npu_stream):
-            with pytest.raises(LLMException):
-                manager.copy_cache(dst, src, 1, 2)
-            del dst, src
-        others: list[Tensor] = scattered(6, 4, 8, seed=9)
-        torch.npu.synchronize()
-        check_copy(*caches("plain"))
-        assert_same_bytes(others, scattered(6, 4, 8, device="cpu", seed=9))
-
-    def test_the_task_itself_is_late(self) -> None:
-        """The queue is held up, so that two calls time out before their copies are even on a stream."""
-        manager, first, second = CacheManager(LLMConfig(sync_kv_timeout=20)), caches("plain"), caches("plain")
-        check_copy(*first)
-        expected = reference_copy(second[0].tensors, second[1].tensors, 1, 2)
-        torch.npu.synchronize()
-        rescue = threading.Timer(20, ascend_sim.reset)  # a call that waits for its task would wait for ever
-        rescue.start()
-        with ascend_sim.stall_device(0):
-            block_the_queue()
-            for dst, src in (first, second):
-                assert seconds_to_timeout(manager, dst, src) < 10
-            del first
-        rescue.cancel()
-        others = scattered(6, 4, 8, seed=9)
-        check_copy(*caches("plain"))
-        torch.npu.synchronize()
-        assert_same_bytes(second[0].tensors, expected)
-        assert_same_bytes(others, scattered(6, 4, 8, device="cpu", seed=9))
-
-    def test_nothing_is_freed_while_the_late_copy_may_run(self) -> None:
-        """By the op itself: an exception, or a log record of it, would keep the caches alive."""
-        dst, src = (cache(2, 4, 1 << 12, device="npu", seed=seed) for seed in (0, 1))
-        blocking = torch.ops.llm_datadist._copy_cache_blocking
-        blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=60_000)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        with ascend_sim.stall_device(0):
-            assert not blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=50)
-            wait_for_copies(1)
-            time.sleep(0.05)  # torch_npu has dropped the task
-            before = torch.npu.memory_allocated()
-            del dst, src
-            assert torch.npu.memory_allocated() == before
-        torch.npu.synchronize()
-
-    def test_gathering_pageable_memory_takes_too_long(self) -> None:
-        dst = Cache.from_tensors(torch.empty(1, 2**28, dtype=torch.uint8, device="npu"))
-        src = Cache.from_tensors(torch.empty(1, 2**28, dtype=torch.uint8))
-        with pytest.raises(LLMException) as late:
-            CacheManager(LLMConfig(sync_kv_timeout=1)).copy_cache(dst, src)
-        assert late.value.status_code is LLMStatusCode.LLM_TIMEOUT
-        torch.npu.synchronize()
-        assert ascend_sim.call_counts()["aclrtMemcpyAsync"] == 0
-
-    def test_streams_are_used_again(self) -> None:
-        manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=10)), caches("plain")
-        check_copy(dst, src)
-        ascend_sim.reset()
-        for _ in range(5):
-            with ascend_sim.stall_device(0), pytest.raises(LLMException):
-                manager.copy_cache(dst, src, 1, 2)
-            torch.npu.synchronize()
-            time.sleep(0.01)
-        assert ascend_sim.call_counts()["aclrtCreateStream"] <= 2
-
-    def test_waits_for_its_own_copies_only(self) -> None:
-        """Work that others queue on the stream, after the copy, is not waited for."""
-        dst, src = caches("plain")
-        check_copy(dst, src)
-        busy = torch.npu.Stream()
-        torch.npu.synchronize()
-        with ascend_sim.stall_stream(busy.npu_stream):
-            with torch.npu.stream(busy):
-                filled(4, 8, device="cpu").pin_memory().npu(non_blocking=True)
-            PATIENT.copy_cache(dst, src, 1, 2)
-            assert torch.npu.current_stream().query()
 
 
 class TestOp:
@@ -299,3 +174,39 @@ for _ in range(500):
 print("OK")
 """)
         assert (done.stdout, done.returncode) == ("OK\n", 0), done.stderr
+
+    @pytest.mark.parametrize("end", ["", "torch.npu.synchronize()"])
+    def test_exit_after_copies_to_pageable_memory_that_is_gone(self, end: str) -> None:
+        """A task is the last owner of such memory. If torch_npu's thread let go of it, the interpreter would end that
+        thread, and the process abort: 6 of 10 times, so that three processes find it mostly."""
+        for _ in range(3):
+            done = run_python(f"""
+src = [torch.ones(4, 1024).npu()]
+for _ in range(300):
+    torch.ops.llm_datadist.copy_cache([torch.empty(4, 1024)], src, 1, 2)
+{end}
+print("OK")
+""")
+            assert (done.stdout, done.returncode) == ("OK\n", 0), done.stderr
+
+    def test_a_queue_that_has_failed(self) -> None:
+        """It drops what is queued, as torch_npu does with all that comes after an error. The manager notices at once."""
+        done = run_python(
+            f"""
+from llm_datadist_torch import *
+held = Cache.from_tensors(torch.ones(4, 8).npu())
+CacheManager().copy_cache(held, held, 1, 2)
+torch.npu.synchronize()
+ascend_sim.fail_call("aclrtMemcpyAsync", {CODE})
+torch.ops.llm_datadist.copy_cache(held.tensors, held.tensors, 1, 2)
+for _ in range(3):
+    try:
+        CacheManager(LLMConfig(sync_kv_timeout=60_000)).copy_cache(held, held, 1, 2)
+    except LLMException as error:
+        print(error.status_code.name, end=" ")
+        text = str(error)
+print("has failed before" in text)
+""",
+            TASK_QUEUE_ENABLE="1",
+        )
+        assert done.stdout.startswith("LLM_FAILED LLM_FAILED LLM_FAILED True\n"), done.stdout + done.stderr

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocking copies that take too long: the call returns in time, and what comes of the copy that is late."""
+
+import gc
+import threading
+import time
+import weakref
+
+import ascend_sim
+import numpy as np
+import pytest
+import torch
+from npu_utils import CODE, PATIENT, block_the_queue, caches, check_copy, run_python, scattered, wait_for_copies
+from torch import Tensor
+from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, to_host
+
+from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
+
+
+def seconds_to_timeout(manager: CacheManager, dst: Cache, src: Cache) -> float:
+    started = time.monotonic()
+    with pytest.raises(LLMException, match=r"ms; what the destination range holds is undefined \(req_id 77\)") as late:
+        manager.copy_cache(dst, src, 1, 2, req_id=77)
+    assert late.value.status_code is LLMStatusCode.LLM_TIMEOUT
+    return time.monotonic() - started
+
+
+class TestTimeout:
+    @pytest.mark.parametrize("kind", ["plain", "strided", "batch"])
+    def test_stalled_stream(self, kind: str) -> None:
+        manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=50)), caches(kind)
+        check_copy(dst, src)
+        with ascend_sim.stall_device(0):
+            assert 0.05 <= seconds_to_timeout(manager, dst, src) < 10
+        torch.npu.synchronize()
+        check_copy(dst, src)
+
+    def test_caches_freed_after_a_timeout(self) -> None:
+        """The late copy must not write to memory that has gone to another tensor meanwhile."""
+        manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=20)), caches("plain")
+        stream = torch.npu.current_stream()
+        with ascend_sim.stall_stream(stream.npu_stream):
+            with pytest.raises(LLMException):
+                manager.copy_cache(dst, src, 1, 2)
+            del dst, src
+        others: list[Tensor] = scattered(6, 4, 8, seed=9)
+        torch.npu.synchronize()
+        check_copy(*caches("plain"))
+        assert_same_bytes(others, scattered(6, 4, 8, device="cpu", seed=9))
+
+    def test_the_task_itself_is_late(self) -> None:
+        """The queue is held up, so that a call times out before its copies are even on a stream. The next call waits for
+        them, and so has not begun when it times out too.
+        """
+        manager, first, second = CacheManager(LLMConfig(sync_kv_timeout=20)), caches("plain"), caches("plain")
+        check_copy(*first)
+        unchanged = [to_host(tensor) for tensor in second[0].tensors]
+        torch.npu.synchronize()
+        rescue = threading.Timer(20, ascend_sim.reset)  # a call that waits for its task would wait for ever
+        rescue.start()
+        with ascend_sim.stall_device(0):
+            block_the_queue()
+            for dst, src in (first, second):
+                assert seconds_to_timeout(manager, dst, src) < 10
+            del first
+        rescue.cancel()
+        others = scattered(6, 4, 8, seed=9)
+        check_copy(*caches("plain"))
+        torch.npu.synchronize()
+        assert_same_bytes(second[0].tensors, unchanged)
+        assert_same_bytes(others, scattered(6, 4, 8, device="cpu", seed=9))
+
+    def test_nothing_is_freed_while_the_late_copy_may_run(self) -> None:
+        """By the op itself: an exception, or a log record of it, would keep the caches alive."""
+        dst, src = (cache(2, 4, 1 << 12, device="npu", seed=seed) for seed in (0, 1))
+        blocking = torch.ops.llm_datadist._copy_cache_blocking
+        blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=60_000)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        with ascend_sim.stall_device(0):
+            assert not blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=50)
+            wait_for_copies(1)
+            time.sleep(0.05)  # torch_npu has dropped the task
+            before = torch.npu.memory_allocated()
+            del dst, src
+            assert torch.npu.memory_allocated() == before
+        torch.npu.synchronize()
+
+    def test_gathering_pageable_memory_takes_too_long(self) -> None:
+        dst = Cache.from_tensors(torch.empty(1, 2**28, dtype=torch.uint8, device="npu"))
+        src = Cache.from_tensors(torch.empty(1, 2**28, dtype=torch.uint8))
+        with pytest.raises(LLMException) as late:
+            CacheManager(LLMConfig(sync_kv_timeout=1)).copy_cache(dst, src)
+        assert late.value.status_code is LLMStatusCode.LLM_TIMEOUT
+        torch.npu.synchronize()
+        assert ascend_sim.call_counts()["aclrtMemcpyAsync"] == 0
+
+    def test_streams_are_used_again(self) -> None:
+        manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=10)), caches("plain")
+        check_copy(dst, src)
+        ascend_sim.reset()
+        for _ in range(5):
+            with ascend_sim.stall_device(0), pytest.raises(LLMException):
+                manager.copy_cache(dst, src, 1, 2)
+            torch.npu.synchronize()
+            time.sleep(0.01)
+        assert ascend_sim.call_counts()["aclrtCreateStream"] <= 2
+
+    def test_waits_for_its_own_copies_only(self) -> None:
+        """Work on another stream is not waited for."""
+        dst, src = caches("plain")
+        check_copy(dst, src)
+        busy = torch.npu.Stream()
+        torch.npu.synchronize()
+        with ascend_sim.stall_stream(busy.npu_stream):
+            with torch.npu.stream(busy):
+                filled(4, 8, device="cpu").pin_memory().npu(non_blocking=True)
+            PATIENT.copy_cache(dst, src, 1, 2)
+            assert torch.npu.current_stream().query()
+
+
+def whole(value: int, rows: int = 1, width: int = 1 << 12) -> Cache:
+    return Cache.from_tensors(torch.full((rows, width), value, dtype=torch.uint8).npu())
+
+
+class TestLateCopy:
+    """What was not done in time is done later, and must not be in the way of what comes after it."""
+
+    def late(self, dst: Cache, src: Cache) -> None:
+        with pytest.raises(LLMException) as late:
+            CacheManager(LLMConfig(sync_kv_timeout=30)).copy_cache(dst, src)
+        assert late.value.status_code is LLMStatusCode.LLM_TIMEOUT
+
+    def test_the_next_copy_comes_after_it(self) -> None:
+        """On another stream too, whose work is not held up."""
+        dst, first, second = whole(0), whole(1), whole(2)
+        PATIENT.copy_cache(dst, dst)
+        stalled = torch.npu.current_stream()
+        results = []
+
+        def copy_on_another_stream() -> None:
+            with torch.npu.stream(torch.npu.Stream()):
+                PATIENT.copy_cache(dst, second)
+                results.append(to_host(dst.tensors[0]).unique().tolist())
+
+        thread = threading.Thread(target=copy_on_another_stream)
+        with ascend_sim.stall_stream(stalled.npu_stream):
+            self.late(dst, first)
+            thread.start()
+            time.sleep(0.1)
+            assert not results
+        thread.join()
+        torch.npu.synchronize()
+        assert results == [[2]]
+        assert to_host(dst.tensors[0]).unique().tolist() == [2]
+
+    def test_later_work_of_the_stream_comes_after_it(self) -> None:
+        """The copy is slow on its stream; the caller's is free long before."""
+        dst, src, other = whole(0), whole(1), whole(9)
+        check_copy(*caches("plain"))
+        torch.npu.synchronize()
+        with ascend_sim.delay_tasks(100):
+            self.late(dst, src)
+            copy_cache(dst.tensors, other.tensors)
+            torch.npu.synchronize()
+        time.sleep(0.3)
+        assert to_host(dst.tensors[0]).unique().tolist() == [9]
+
+    def test_its_error_is_nobody_elses(self) -> None:
+        dst, src, other = whole(0), whole(1), whole(2)
+        PATIENT.copy_cache(dst, dst, 0, 0, 0, 1)
+        torch.npu.synchronize()
+        with ascend_sim.stall_device(0):
+            ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
+            self.late(dst, src)
+        PATIENT.copy_cache(dst, other)
+        assert to_host(dst.tensors[0]).unique().tolist() == [2]
+
+    def test_its_memory_is_kept_until_a_later_call_finds_it_done(self) -> None:
+        check_copy(*caches("plain"))
+        before = torch.npu.memory_allocated()
+        dst, src = whole(0, 2, 8 << 20), whole(1, 2, 8 << 20)  # larger than all that goes meanwhile
+        both = 2 * (16 << 20)
+        with ascend_sim.stall_device(0):
+            self.late(dst, src)
+            del dst, src
+            gc.collect()
+            assert torch.npu.memory_allocated() >= before + both // 2
+        check_copy(*caches("plain"))
+        assert torch.npu.memory_allocated() < before + both // 2
+
+    def test_many_timeouts_take_one_stream(self) -> None:
+        dst, src = caches("plain")
+        check_copy(dst, src)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        hasty = CacheManager(LLMConfig(sync_kv_timeout=1))
+        with ascend_sim.stall_device(0):
+            for _ in range(50):
+                with pytest.raises(LLMException):
+                    hasty.copy_cache(dst, src, 1, 2)
+        assert ascend_sim.call_counts()["aclrtCreateStream"] == 0
+
+    def test_what_it_owns_may_copy_when_it_goes(self) -> None:
+        """A finalizer that Python runs where the last owner lets go: no lock is held there."""
+        dst, src, done = whole(0), whole(1), []
+        array = np.zeros((1, 1 << 12), np.uint8)
+        another = CacheManager(LLMConfig(sync_kv_timeout=30_000))
+        weakref.finalize(array, lambda: (another.copy_cache(dst, src), done.append(True)))
+        PATIENT.copy_cache(dst, dst, 0, 0, 0, 1)
+        with ascend_sim.stall_device(0):
+            self.late(dst, Cache.from_tensors([torch.from_numpy(array)]))
+        del array
+        gc.collect()
+        PATIENT.copy_cache(dst, whole(2))
+        PATIENT.copy_cache(dst, whole(2))
+        assert done
+
+
+class TestPageableDestination:
+    """The runtime holds up whoever copies to pageable memory: that must be neither the caller nor the queue."""
+
+    RUN = """
+import time
+from llm_datadist_torch import *
+from utils import *
+dst, src = Cache.from_tensors(cache(2, 4, 8)), Cache.from_tensors(cache(2, 4, 8, device="npu", seed=1))
+other = cache(1, 4, 8, device="npu")
+expected = reference_copy(dst.tensors, src.tensors, 1, 2)
+torch.npu.synchronize()
+rescue = __import__("threading").Timer(60, ascend_sim.reset)
+rescue.daemon = True
+rescue.start()
+with ascend_sim.stall_device(0):
+    begin = time.monotonic()
+    try:
+        CacheManager(LLMConfig(sync_kv_timeout=50)).copy_cache(dst, src, 1, 2)
+    except LLMException as error:
+        print(error.status_code.name, time.monotonic() - begin < 30)
+CacheManager(LLMConfig(sync_kv_timeout=60_000)).copy_cache(dst, src, 1, 2)
+assert_same_bytes(dst.tensors, expected)
+"""
+
+    @pytest.mark.parametrize("mode", ["0", "1", "2"])
+    def test_times_out(self, mode: str) -> None:
+        """The first queued call of a process, for which torch_npu waits itself, and in every mode of the queue."""
+        done = run_python(self.RUN, TASK_QUEUE_ENABLE=mode)
+        assert done.stdout == "LLM_TIMEOUT True\n", done.stdout + done.stderr
+
+    def test_while_another_thread_captures(self) -> None:
+        on_npu, on_host = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
+        dst, src = Cache.from_tensors(on_host), Cache.from_tensors(on_npu)
+        expected = reference_copy(on_host, on_npu, 1, 2)
+        captured = cache(2, 4, 8, device="npu", seed=2)
+        torch.npu.synchronize()
+        thread = threading.Thread(target=PATIENT.copy_cache, args=(dst, src, 1, 2))
+        with torch.npu.graph(torch.npu.NPUGraph()):
+            copy_cache(captured, captured, 1, 2)
+            thread.start()
+            thread.join()
+        assert_same_bytes(on_host, expected)
