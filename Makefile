@@ -16,7 +16,8 @@ DEMO := $(if $(ASCEND_TOOLKIT_HOME),.venv-npu,.venv)
 demo: $(DEMO)/.built
 	$(DEMO)/bin/python examples/prefix_sharing.py
 
-test: lint .venv-npu/.built
+test:
+	$(MAKE) --jobs=2 --no-print-directory lint .venv-npu/.built
 	.venv/bin/python -m pytest
 	$(SIMULATED) .venv-npu/bin/python -m pytest
 

@@ -57,7 +57,7 @@ void enqueue(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, C
   at_npu::native::OpCommand::RunOpApiV2(std::string("llm_datadist::") + call.op, task);
   record_pinned(dst, stream);
   record_pinned(src, stream);
-  record_pinned(submission->owned, stream);
+  record_pinned(submission->buffers, stream);
 }
 
 // Puts copies on a side stream, between what is on the caller's stream before and what comes there after.
@@ -85,8 +85,9 @@ bool enqueue_and_wait(const Call& call, at::ITensorListRef dst, at::ITensorListR
     return false;
   }
   // The caller may free a cache after a timeout, with the copy still to run.
-  submission->owned.insert(submission->owned.end(), dst.begin(), dst.end());
-  submission->owned.insert(submission->owned.end(), src.begin(), src.end());
+  std::vector<at::Tensor> in_use = submission->buffers;
+  in_use.insert(in_use.end(), dst.begin(), dst.end());
+  in_use.insert(in_use.end(), src.begin(), src.end());
 
   const int device = submission->device.index();
   const auto side = borrow_side_stream(call, device, deadline);
@@ -112,7 +113,7 @@ bool enqueue_and_wait(const Call& call, at::ITensorListRef dst, at::ITensorListR
     at_npu::native::OpCommand::RunOpApiV2(std::string("llm_datadist::") + call.op, task);
   }
 
-  auto leave_it = c10::make_scope_exit([&] { leave(device, {enqueued, side, std::move(submission->owned)}); });
+  auto leave_it = c10::make_scope_exit([&] { leave(device, {enqueued, side, std::move(in_use)}); });
   if (enqueued.wait_until(deadline) != std::future_status::ready) {
     return false;
   }
@@ -121,6 +122,9 @@ bool enqueue_and_wait(const Call& call, at::ITensorListRef dst, at::ITensorListR
   } catch (const std::future_error&) {
     TORCH_CHECK(false, call.op, ": torch_npu's task queue has failed before, and runs nothing any more",
                 call.request());
+  } catch (...) {
+    synchronize_until(side->stream, deadline);  // the commands before the one that failed: whoever is told may look
+    throw;
   }
   const aclError code = synchronize_until(side->stream, deadline);
   if (code == ACL_ERROR_RT_STREAM_SYNC_TIMEOUT) {
@@ -129,10 +133,8 @@ bool enqueue_and_wait(const Call& call, at::ITensorListRef dst, at::ITensorListR
   CHECK_ACL(call, code, "aclrtSynchronizeStreamWithTimeout", "after a blocking copy");
   leave_it.release();
   give_back(device, side);
-  const bool done = std::all_of(submission->afterwards.begin(), submission->afterwards.end(),
-                                [&](const Step& step) { return copy_on_host(step, deadline); });
-  submission->owned.clear();
-  return done;
+  return std::all_of(submission->afterwards.begin(), submission->afterwards.end(),
+                     [&](const Step& step) { return copy_on_host(step, deadline); });
 }
 
 void copy_cache_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index, int64_t src_batch_index,

@@ -114,7 +114,7 @@ std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at
     for (Step& step : submission->plan.steps) {
       const at::Tensor buffer = host_buffer(step.bytes);
       submission->late = submission->late || !copy_on_host(through_buffer(step, buffer), deadline);
-      submission->owned.push_back(buffer);
+      submission->buffers.push_back(buffer);
     }
   } else if (kind == ACL_MEMCPY_DEVICE_TO_HOST && !all_pinned(dst)) {
     refuse_pageable_capture(call, "dst");
@@ -127,7 +127,7 @@ std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at
       const at::Tensor buffer = host_buffer(step.bytes);
       Step to_buffer = through_buffer(step, buffer);
       submission->afterwards.push_back(std::exchange(step, std::move(to_buffer)));
-      submission->owned.push_back(buffer);
+      submission->buffers.push_back(buffer);
     }
   }
   return submission;

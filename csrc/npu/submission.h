@@ -20,7 +20,9 @@ struct Submission {
   CopyPlan plan;
   // Host copies for when the device is done: of what it was given a buffer for.
   std::vector<Step> afterwards = {};
-  // What the device reads and writes and nothing else may keep alive. See Note [Tensors of Python].
+  // What the device reads and writes and nothing else may keep alive: buffers of ours, and tensors of the caller's. See
+  // Note [Tensors of Python].
+  std::vector<at::Tensor> buffers = {};
   std::vector<at::Tensor> owned = {};
   bool late = false;  // the deadline passed while host memory was gathered
 

@@ -178,6 +178,7 @@ class TestLateCopy:
 
     def test_its_memory_is_kept_until_a_later_call_finds_it_done(self) -> None:
         check_copy(*caches("plain"))
+        gc.collect()
         before = torch.npu.memory_allocated()
         dst, src = whole(0, 2, 8 << 20), whole(1, 2, 8 << 20)  # larger than all that goes meanwhile
         both = 2 * (16 << 20)

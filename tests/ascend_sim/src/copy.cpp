@@ -8,6 +8,7 @@
 #include "capture.h"
 #include "device.h"
 #include "memory.h"
+#include "throttle.h"
 
 namespace ascend_sim {
 namespace {
@@ -164,6 +165,7 @@ aclError SubmitCopies(Stream& stream, std::vector<Copy> copies) {
   Task task{name, [copies = std::move(copies)] { return RunCopies(copies); }};
   if (!pageable) return stream.Submit(std::move(task));
   task.fault = TakeTaskFault(name);
+  Throttle(stream);
   return RunTask(task);
 }
 

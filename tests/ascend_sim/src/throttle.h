@@ -5,7 +5,8 @@
 
 namespace ascend_sim {
 
-/// Called by a stream's worker before each task: sleeps out the delay, and blocks while a test stalls the stream.
+/// Called before each task of a stream, by who runs it: sleeps out the delay, and blocks while a test stalls the
+/// stream.
 void Throttle(Stream& stream);
 
 void StallStream(aclrtStream handle, bool stalled);
