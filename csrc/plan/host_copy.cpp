@@ -117,22 +117,28 @@ class Copier {
 
   bool streams(const Range& range) const { return large_ && range.bytes >= kStreamingRange; }
 
-  // Returns false if the deadline passes first.
-  bool copy(Range range) {
+  // Returns false if the deadline passes with bytes still to copy.
+  bool copy(const Range& range) {
     if (in_order_ && !disjoint(extent_of(range.dst, range.bytes), extent_of(range.src, range.bytes))) {
-      std::memmove(range.dst, range.src, range.bytes);
-      return in_time(range.bytes);
-    }
-    const bool streamed = streams(range);
-    while (range.bytes > kPieceBytes) {
-      copy_piece({range.dst, range.src, kPieceBytes}, streamed);
-      if (!in_time(kPieceBytes)) {
+      if (!in_time(range.bytes)) {
         return false;
       }
-      range = {range.dst + kPieceBytes, range.src + kPieceBytes, range.bytes - kPieceBytes};
+      std::memmove(range.dst, range.src, range.bytes);
+      return true;
     }
-    copy_piece(range, streamed);
-    return in_time(range.bytes);
+    const bool streamed = streams(range);
+    for (int64_t at = 0; at < range.bytes; at += kPieceBytes) {
+      const int64_t bytes = std::min(range.bytes - at, kPieceBytes);
+      if (!in_time(bytes)) {
+        return false;
+      }
+      if (streamed) {
+        copy_streaming(range.dst + at, range.src + at, bytes);
+      } else {
+        copy_cached(range.dst + at, range.src + at, bytes);
+      }
+    }
+    return true;
   }
 
   void finish() const {
@@ -142,27 +148,22 @@ class Copier {
   }
 
  private:
-  void copy_piece(const Range& piece, bool streamed) const {
-    if (streamed) {
-      copy_streaming(piece.dst, piece.src, piece.bytes);
-    } else {
-      copy_cached(piece.dst, piece.src, piece.bytes);
-    }
-  }
-
+  // Whether so many bytes may still be copied.
   bool in_time(int64_t bytes) {
-    since_look_ += bytes;
-    if (!deadline_ || since_look_ < kPieceBytes) {
-      return true;
+    if (deadline_ && since_look_ >= kPieceBytes) {
+      since_look_ = 0;
+      if (Clock::now() >= *deadline_) {
+        return false;
+      }
     }
-    since_look_ = 0;
-    return Clock::now() < *deadline_;
+    since_look_ += bytes;
+    return true;
   }
 
   const Deadline& deadline_;
   const bool in_order_;
   const bool large_;
-  int64_t since_look_ = 0;
+  int64_t since_look_ = kPieceBytes;
 };
 
 // Copies bytes [begin, end) of a step. Returns false if the deadline passes first.
