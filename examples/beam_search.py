@@ -51,7 +51,7 @@ def main() -> None:
         return model.generate(
             prompts,
             attention_mask=torch.ones_like(prompts),
-            past_key_values=cache,
+            cache=cache,
             num_beams=BEAMS,
             max_new_tokens=GENERATED,
             do_sample=False,

@@ -62,7 +62,7 @@ class Decoder:
     def forward(self, kv: KV, tokens: Tensor, seen: int) -> Tensor:
         """Runs tokens [requests, n], which follow the `seen` ones in kv, and adds them. Returns the last logits."""
         cache = Cache(layers=[GivenLayer(keys, values, seen) for keys, values in kv])
-        return self.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        return self.model(tokens, cache=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 
     def copy_prefix(self, kv: KV, prefix: int) -> None:
         """Copies the first `prefix` tokens of row 0 to every other row, in all layers.
