@@ -9,7 +9,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
 
-#include "../plan/boxed_call.h"
+#include "../boxed_call.h"
 #include "../plan/row_layout.h"
 
 namespace llm_datadist {

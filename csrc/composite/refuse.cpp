@@ -6,7 +6,7 @@
 #include <ATen/core/IListRef.h>
 #include <torch/library.h>
 
-#include "../plan/boxed_call.h"
+#include "../boxed_call.h"
 #include "../plan/row_layout.h"
 #include "../plan/slice.h"
 

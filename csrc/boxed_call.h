@@ -3,9 +3,9 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
-#include <algorithm>
+#include <optional>
 
-#include "call.h"
+#include "plan/call.h"
 
 namespace llm_datadist {
 
