@@ -345,6 +345,12 @@ class TestOpAlone:
         self.refused("dst_batch_index (2) out of range [0, 2), the batch of dst[1]", dst, src, 2)
         self.refused("src_batch_index (2) out of range [0, 2), the batch of src[1]", src, dst, 0, 2)
 
+    def test_second_tensor_outside_its_storage(self, device: str) -> None:
+        """Of the sizes and strides of the first one."""
+        whole, small = cache(2, 4, 8, device=device, seed=1), [filled(4, 8, device=device), shrunk(device)]
+        self.refused("expected dst[1] to lie inside its storage of 64 bytes", small, whole)
+        self.refused("expected src[1] to lie inside its storage of 64 bytes", whole, small)
+
     def test_wrapper_subclass_without_memory(self) -> None:
         """Its storage has a size but no address. Subclasses unwrap themselves before; this one does not."""
 
