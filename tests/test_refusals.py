@@ -310,6 +310,12 @@ class TestOpAlone:
         text = f"batch_dim ({batch_dim}) out of range [0, 2), the dimensions of dst[0]"
         self.refused(text, dst, src, batch_dim=batch_dim)
 
+    def test_batch_dim_out_of_range_of_meta_tensors(self) -> None:
+        """Which is seen while tracing."""
+        stacked, row = torch.empty(2, 4, 8, device="meta"), torch.empty(4, device="meta")
+        self.refused("batch_dim (1) out of range [0, 1), the dimensions of dst[0]", [row], [stacked], batch_dim=1)
+        self.refused("batch_dim (1) out of range [0, 1), the dimensions of src[0]", [stacked], [row], batch_dim=1)
+
     def test_empty_lists(self) -> None:
         self.refused("expected dst and src to hold at least one tensor, got empty lists", [], [])
 
