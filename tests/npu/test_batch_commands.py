@@ -77,6 +77,17 @@ class TestPitches:
         assert copy_calls() == {"aclrtMemcpyAsync": 3}
         assert_same_bytes([dst], expected)
 
+    def test_rows_that_together_are_wider_than_the_distance_of_places(self) -> None:
+        """Places side by side: each row by itself fits between them."""
+        dst, src = (filled(4, 3, 8, dtype=torch.uint8, device="npu", seed=seed).transpose(0, 1) for seed in (0, 1))
+        copies = [(0, 0, 0, -1), (2, 3, 0, -1)]
+        expected = reference_batch([dst], [src], copies, batch_dim=1)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        copy_cache_batch([dst], [src], torch.tensor(copies), batch_dim=1)
+        assert copy_calls() == {"aclrtMemcpy2dAsync": 2}
+        assert_same_bytes([dst], expected)
+
 
 class TestRuns:
     """Ranges of one width at equal distances on both sides are one strided copy, and no others are."""

@@ -217,6 +217,19 @@ def test_pageable_memory_that_a_copy_has_owned_goes_with_the_next_call(blocking:
     assert gone
 
 
+def test_pinned_and_pageable_memory_in_one_list() -> None:
+    """One pageable tensor is enough for all to be gathered when the op is called."""
+    dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
+    src[0] = src[0].pin_memory()
+    expected = reference_copy(dst, src, 1, 2)
+    torch.npu.synchronize()
+    with ascend_sim.stall_device(0):
+        copy_cache(dst, src, 1, 2)
+        src[1].fill_(7)
+    torch.npu.synchronize()
+    assert_same_bytes(dst, expected)
+
+
 def test_internal_format_is_refused() -> None:
     import torch_npu
 
