@@ -69,8 +69,9 @@ def test_same_cache() -> None:
 
 class TestTimeout:
     def test_too_slow_and_the_next_call_works(self) -> None:
-        # Half a gigabyte of fresh pages takes many times the one millisecond that is allowed.
-        big = [Cache.from_tensors(torch.empty(1, 2**29, dtype=torch.uint8)) for _ in range(2)]
+        # Half a gigabyte of fresh pages takes many times the one millisecond that is allowed. That is seen on the way:
+        # what is left of the last power of two is too little to look at the clock for.
+        big = [Cache.from_tensors(torch.empty(1, 2**29 + 1, dtype=torch.uint8)) for _ in range(2)]
         manager = CacheManager(LLMConfig(sync_kv_timeout=1))
         with pytest.raises(LLMException) as late:
             manager.copy_cache(*big, req_id=7)
@@ -83,6 +84,20 @@ class TestTimeout:
         expected = reference_copy(dst, src, 1, 2)
         manager.copy_cache(Cache.from_tensors(dst), Cache.from_tensors(src), 1, 2)
         assert_same_bytes(dst, expected)
+
+    @pytest.mark.parametrize("onto_itself", [False, True])
+    def test_too_slow_in_many_ranges(self, onto_itself: bool) -> None:
+        """Each of which is done in time, a row or a shift of one."""
+        size = 2**22
+        whole = [torch.empty(64, 2, size + 64, dtype=torch.uint8) for _ in range(1 if onto_itself else 2)]
+        dst, src = (Cache.from_tensors(t, batch_dim=1) for t in (whole[0][:, :, :size], whole[-1][:, :, 64:]))
+        with pytest.raises(LLMException, match="not done after sync_kv_timeout, 1 ms"):
+            CacheManager(LLMConfig(sync_kv_timeout=1)).copy_cache(dst, src)
+
+    def test_a_batch_that_is_too_slow(self) -> None:
+        held = Cache.from_tensors(torch.empty(2, 2**28, dtype=torch.uint8), is_blocks_cache=True)
+        with pytest.raises(LLMException, match="not done after sync_kv_timeout, 1 ms"):
+            CacheManager(LLMConfig(sync_kv_timeout=1)).copy_blocks(held, {0: [1]})
 
     def test_with_time_enough_a_large_copy_is_whole(self) -> None:
         dst, src = (filled(2, 40_000_003, dtype=torch.uint8, seed=seed) for seed in (0, 1))

@@ -110,6 +110,25 @@ class TestLayouts:
         dst, src = filled(1, 8, device=device), filled(4, 8, device=device, seed=1)
         check([dst.as_strided((1, 8), (1, 1))], [src], 0, 3)
 
+    def test_stride_of_a_dimension_of_one_in_a_row_means_nothing(self, device: str) -> None:
+        dst, src = (filled(4, 16, device=device, seed=seed).as_strided((4, 1, 8), (16, 3, 1)) for seed in (0, 1))
+        check([dst], [src], 1, 2)
+
+    def test_a_list_of_tensors_with_other_strides(self, device: str) -> None:
+        padded, dense = filled(4, 16, device=device)[:, :8], filled(4, 8, device=device, seed=1)
+        others = cache(2, 4, 8, device=device, seed=2)
+        check([dense, padded], others, 1, 2)
+        check(others, [dense, padded], 2, 1)
+
+    def test_a_list_in_which_a_tensor_has_fewer_dimensions(self, device: str) -> None:
+        """Its sizes and strides are those of the one before as far as they go, and its rows are shorter."""
+        dst, src = cache(2, 4, 16, device=device), cache(2, 4, 16, device=device, seed=1)
+        expected = [*reference_copy(dst[:1], src[:1], 1, 2), to_host(dst[1])]
+        expected[1][1, :8] = to_host(src[1])[2, :8]
+        views = [[side[0].as_strided((4, 8, 2), (16, 1, 8)), side[1][:, :8]] for side in (dst, src)]
+        copy_cache(*views, 1, 2)
+        assert_same_bytes(dst, expected)
+
     def test_one_source_for_many_destinations(self, device: str) -> None:
         src = filled(2, 8, device=device, seed=1)
         check(cache(3, 4, 8, device=device), [src] * 3, 1, 1)

@@ -42,6 +42,15 @@ def whole_rows(*pairs: tuple[int, int]) -> Copies:
     return [(d, s, 0, -1) for d, s in pairs]
 
 
+def test_copy_on_write_destination() -> None:
+    """A lazily cloned tensor shares its bytes until it is written; the op must not write the shared ones."""
+    original, src, copies = filled(4, 8), filled(4, 8, seed=1), whole_rows((1, 2), (2, 0))
+    before, expected = original.clone(), reference_batch([original], [src], copies)
+    lazy = torch._lazy_clone(original)
+    copy_cache_batch([lazy], [src], table(copies))
+    assert_same_bytes([lazy, original], [*expected, before])
+
+
 class TestOrder:
     """Copies within one cache, for which some order is wrong."""
 

@@ -310,6 +310,12 @@ class TestOpAlone:
         text = f"batch_dim ({batch_dim}) out of range [0, 2), the dimensions of dst[0]"
         self.refused(text, dst, src, batch_dim=batch_dim)
 
+    def test_batch_dim_out_of_range_of_meta_tensors(self) -> None:
+        """Which is seen while tracing."""
+        stacked, row = torch.empty(2, 4, 8, device="meta"), torch.empty(4, device="meta")
+        self.refused("batch_dim (1) out of range [0, 1), the dimensions of dst[0]", [row], [stacked], batch_dim=1)
+        self.refused("batch_dim (1) out of range [0, 1), the dimensions of src[0]", [stacked], [row], batch_dim=1)
+
     def test_empty_lists(self) -> None:
         self.refused("expected dst and src to hold at least one tensor, got empty lists", [], [])
 
@@ -344,6 +350,12 @@ class TestOpAlone:
         src = cache(2, 4, 8, device=device, seed=1)
         self.refused("dst_batch_index (2) out of range [0, 2), the batch of dst[1]", dst, src, 2)
         self.refused("src_batch_index (2) out of range [0, 2), the batch of src[1]", src, dst, 0, 2)
+
+    def test_second_tensor_outside_its_storage(self, device: str) -> None:
+        """Of the sizes and strides of the first one."""
+        whole, small = cache(2, 4, 8, device=device, seed=1), [filled(4, 8, device=device), shrunk(device)]
+        self.refused("expected dst[1] to lie inside its storage of 64 bytes", small, whole)
+        self.refused("expected src[1] to lie inside its storage of 64 bytes", whole, small)
 
     def test_wrapper_subclass_without_memory(self) -> None:
         """Its storage has a size but no address. Subclasses unwrap themselves before; this one does not."""

@@ -21,7 +21,18 @@ TYPES = ["test_cache.py", "test_cache_keys.py", "test_config.py", "test_datadist
 NPU_TESTS = [f"npu/test_{name}.py" for name in ("commands", "batch_commands", "directions", "streams")]  # those first
 # The mutants, the environment, and the tests that are to find them.
 SUITES = {
-    "core": (CORE, ".venv", [*OPS, "test_compile_batch.py", "test_compile.py", "test_cache_manager.py", CPP_PROGRAM]),
+    "core": (
+        CORE,
+        ".venv",
+        [
+            *OPS,
+            "test_compile_batch.py",
+            "test_compile.py",
+            "test_cache_manager.py",
+            "test_manager_caches.py",
+            CPP_PROGRAM,
+        ],
+    ),
     "npu": (NPU, ".venv-npu", [*NPU_TESTS, "npu", "test_copy_cache_batch.py", "test_copy_cache.py"]),
     "python": (PYTHON, ".venv", [*TYPES, *MANAGER, "test_refusals.py", "test_status.py", "test_interruptions.py"]),
 }

@@ -77,6 +77,56 @@ class TestPitches:
         assert copy_calls() == {"aclrtMemcpyAsync": 3}
         assert_same_bytes([dst], expected)
 
+    def test_rows_that_together_are_wider_than_the_distance_of_places(self) -> None:
+        """Places side by side: each row by itself fits between them."""
+        dst, src = (filled(4, 3, 8, dtype=torch.uint8, device="npu", seed=seed).transpose(0, 1) for seed in (0, 1))
+        copies = [(0, 0, 0, -1), (2, 3, 0, -1)]
+        expected = reference_batch([dst], [src], copies, batch_dim=1)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        copy_cache_batch([dst], [src], torch.tensor(copies), batch_dim=1)
+        assert copy_calls() == {"aclrtMemcpy2dAsync": 2}
+        assert_same_bytes([dst], expected)
+
+
+class TestRuns:
+    """Ranges of one width at equal distances on both sides are one strided copy, and no others are."""
+
+    @pytest.mark.parametrize(
+        ("copies", "calls"),
+        [
+            ([(0, 1, 0, 8), (2, 4, 0, 8), (4, 7, 0, 8)], {"aclrtMemcpy2dAsync": 1}),
+            ([(0, 1, 0, 8), (2, 4, 0, 8), (5, 7, 0, 8)], {"aclrtMemcpy2dAsync": 1, "aclrtMemcpyAsync": 1}),
+            ([(0, 1, 0, 8), (2, 4, 0, 8), (4, 6, 0, 8)], {"aclrtMemcpy2dAsync": 1, "aclrtMemcpyAsync": 1}),
+            ([(0, 1, 0, 8), (2, 4, 0, 8), (4, 7, 0, 4)], {"aclrtMemcpy2dAsync": 1, "aclrtMemcpyAsync": 1}),
+            ([(0, 7, 0, 8), (2, 4, 0, 8), (4, 1, 0, 8)], {"aclrtMemcpyAsync": 3}),
+            ([(0, 1, 0, 8), (2, 1, 0, 8), (4, 1, 0, 8)], {"aclrtMemcpyAsync": 3}),
+        ],
+        ids=["equal", "dst", "src", "width", "backward", "one source"],
+    )
+    def test_of_one_tensor(self, copies: list[tuple[int, ...]], calls: dict[str, int]) -> None:
+        dst, src = (filled(8, 16, dtype=torch.uint8, device="npu", seed=seed) for seed in (0, 1))
+        expected = reference_batch([dst], [src], copies)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        copy_cache_batch([dst], [src], torch.tensor(copies))
+        assert copy_calls() == calls
+        assert_same_bytes([dst], expected)
+
+    def test_over_places_where_that_is_fewer(self) -> None:
+        """The first pair has one run of ranges, the second three at each of four places; over places they are 3 + 9."""
+        copies = [(row, row, 0, -1) for row in (0, 1, 2, 6, 7, 8, 12, 13, 14)]
+        dst, src = (
+            [filled(1, 16, 8, device="npu", seed=seed), filled(4, 16, 16, device="npu", seed=seed)[:, :, :8]]
+            for seed in (0, 1)
+        )
+        expected = reference_batch(dst, src, copies, batch_dim=1)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        copy_cache_batch(dst, src, torch.tensor(copies), batch_dim=1)
+        assert copy_calls() == {"aclrtMemcpyAsync": 3, "aclrtMemcpy2dAsync": 9}
+        assert_same_bytes(dst, expected)
+
 
 class TestThousandBlocks:
     @pytest.mark.parametrize("pattern", patterns())

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host and device on either side, pinned and pageable, and what happens to the tensors right after the call."""
 
+import time
 import weakref
 
 import ascend_sim
+import numpy as np
 import pytest
 import torch
-from npu_utils import block_the_queue, scattered, wait_for_copies
+from npu_utils import PATIENT, block_the_queue, scattered, wait_for_copies
 from torch import Tensor
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
+
+from llm_datadist_torch import Cache
 
 PLACES = ["npu", "pinned", "pageable"]
 
@@ -191,6 +195,39 @@ class TestRightAfterTheCall:
                 others += [torch.zeros(4, 8) for _ in range(2)]
             torch.npu.synchronize()
         assert not any(other.any() for other in others)
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_pageable_memory_that_a_copy_has_owned_goes_with_the_next_call(blocking: bool) -> None:
+    """And what runs when it goes, a finalizer, may copy: no lock is held."""
+    src, gone = cache(1, 4, 8, device="npu"), []
+    array = np.zeros((4, 8), np.float32)
+    weakref.finalize(array, lambda: (copy_cache(src, src, 1, 2), gone.append(True)))
+    copy_cache([torch.from_numpy(array)], src, 1, 2)
+    del array
+    torch.npu.synchronize()
+    held = Cache.from_tensors(src)
+    patience = time.monotonic() + 10  # torch_npu drops a task that is done a moment later
+    while not gone and time.monotonic() < patience:
+        time.sleep(0.01)
+        if blocking:
+            PATIENT.copy_cache(held, held, 1, 2)
+        else:
+            copy_cache(src, src, 1, 2)
+    assert gone
+
+
+def test_pinned_and_pageable_memory_in_one_list() -> None:
+    """One pageable tensor is enough for all to be gathered when the op is called."""
+    dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
+    src[0] = src[0].pin_memory()
+    expected = reference_copy(dst, src, 1, 2)
+    torch.npu.synchronize()
+    with ascend_sim.stall_device(0):
+        copy_cache(dst, src, 1, 2)
+        src[1].fill_(7)
+    torch.npu.synchronize()
+    assert_same_bytes(dst, expected)
 
 
 def test_internal_format_is_refused() -> None:

@@ -86,6 +86,21 @@ class TestTimeout:
             assert torch.npu.memory_allocated() == before
         torch.npu.synchronize()
 
+    def test_a_deadline_that_has_passed(self) -> None:
+        """To the runtime, -1 ms are for ever."""
+        dst, src = (cache(2, 4, 8, device="npu", seed=seed) for seed in (0, 1))
+        blocking = torch.ops.llm_datadist._copy_cache_blocking
+        blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=60_000)
+        rescue = threading.Timer(20, ascend_sim.reset)
+        rescue.start()
+        with ascend_sim.stall_device(0):
+            assert not blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=50)
+            started = time.monotonic()
+            assert not blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=-1)
+            assert time.monotonic() - started < 10
+        rescue.cancel()
+        torch.npu.synchronize()
+
     def test_gathering_pageable_memory_takes_too_long(self) -> None:
         dst = Cache.from_tensors(torch.empty(1, 2**28, dtype=torch.uint8, device="npu"))
         src = Cache.from_tensors(torch.empty(1, 2**28, dtype=torch.uint8))
@@ -173,8 +188,10 @@ class TestLateCopy:
         with ascend_sim.stall_device(0):
             ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
             self.late(dst, src)
+        created = ascend_sim.call_counts()["aclrtCreateStream"]
         PATIENT.copy_cache(dst, other)
         assert to_host(dst.tensors[0]).unique().tolist() == [2]
+        assert ascend_sim.call_counts()["aclrtCreateStream"] == created + 1  # the stream that failed is used no more
 
     def test_its_memory_is_kept_until_a_later_call_finds_it_done(self) -> None:
         check_copy(*caches("plain"))
@@ -190,6 +207,34 @@ class TestLateCopy:
         check_copy(*caches("plain"))
         assert torch.npu.memory_allocated() < before + both // 2
 
+    @pytest.mark.parametrize("pinned", [True, False])
+    def test_host_memory_that_it_reads_is_kept(self, pinned: bool) -> None:
+        """The caller's, or that in which pageable memory was gathered."""
+        dst, source = whole(0), torch.full((1, 1 << 12), 1, dtype=torch.uint8)
+        src = Cache.from_tensors(source.pin_memory() if pinned else source)
+        PATIENT.copy_cache(dst, dst, 0, 0, 0, 1)
+        with ascend_sim.stall_device(0):
+            self.late(dst, src)
+            del src
+            time.sleep(0.05)  # torch_npu has dropped the task
+            gc.collect()
+            others = [torch.empty(1, 1 << 12, dtype=torch.uint8, pin_memory=True).fill_(7) for _ in range(8)]
+        torch.npu.synchronize()
+        assert to_host(dst.tensors[0]).unique().tolist() == [1]
+        del others
+
+    def test_host_memory_that_it_writes_is_kept(self) -> None:
+        """The buffer from which a pageable destination would have been filled."""
+        dst, src = Cache.from_tensors(torch.zeros(1, 1 << 12, dtype=torch.uint8)), whole(1)
+        PATIENT.copy_cache(src, src, 0, 0, 0, 1)
+        with ascend_sim.stall_device(0):
+            self.late(dst, src)
+            time.sleep(0.05)  # torch_npu has dropped the task
+            others = [torch.empty(1, 1 << 12, dtype=torch.uint8, pin_memory=True).fill_(7) for _ in range(8)]
+        torch.npu.synchronize()
+        assert torch.cat(others).unique().tolist() == [7]
+        assert not dst.tensors[0].any()
+
     def test_many_timeouts_take_one_stream(self) -> None:
         dst, src = caches("plain")
         check_copy(dst, src)
@@ -201,6 +246,33 @@ class TestLateCopy:
                 with pytest.raises(LLMException):
                     hasty.copy_cache(dst, src, 1, 2)
         assert ascend_sim.call_counts()["aclrtCreateStream"] == 0
+
+    def test_two_callers_wait_for_it(self) -> None:
+        """Each with a manager of its own, so that both wait for the late copy itself; one does not wait for ever."""
+        hasty, patient = (CacheManager(LLMConfig(sync_kv_timeout=ms)) for ms in (50, 60_000))
+        (dst, src), first, second = caches("plain"), caches("plain"), caches("plain")
+        check_copy(dst, src)
+        expected = [reference_copy(to.tensors, of.tensors, 1, 2) for to, of in (first, second)]
+        torch.npu.synchronize()
+        managers = (patient, CacheManager(LLMConfig(sync_kv_timeout=60_000)))
+        threads = [
+            threading.Thread(target=manager.copy_cache, args=(to, of, 1, 2))
+            for manager, (to, of) in zip(managers, (first, second), strict=True)
+        ]
+        rescue = threading.Timer(20, ascend_sim.reset)
+        rescue.start()
+        with ascend_sim.stall_device(0):
+            self.late(dst, src)
+            for thread in threads:
+                thread.start()
+            time.sleep(0.1)
+            assert seconds_to_timeout(hasty, dst, src) < 10
+        rescue.cancel()
+        for thread in threads:
+            thread.join()
+        for (to, _), result in zip((first, second), expected, strict=True):
+            assert_same_bytes(to.tensors, result)
+        check_copy(dst, src)
 
     def test_what_it_owns_may_copy_when_it_goes(self) -> None:
         """A finalizer that Python runs where the last owner lets go: no lock is held there."""
