@@ -18,7 +18,6 @@ void check_meta_lists(const Call& call, at::ITensorListRef dst_list, at::ITensor
   // Only another argument can have brought real caches here.
   CHECK_CALL(call, dst.front().get().is_meta() || src.front().get().is_meta(),
              "expected copies on the CPU, got meta, and dst and src on ", dst.front().get().device());
-  check_grad(call, dst);
   for (int64_t index = 0; index < static_cast<int64_t>(dst.size()); ++index) {
     check_batch_dim(call, {"dst", index}, dst[index], batch_dim);
     check_batch_dim(call, {"src", index}, src[index], batch_dim);

@@ -114,7 +114,6 @@ Memory checked_memory(const Call& call, Item item, const at::Tensor& tensor, uin
 }
 
 RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim) {
-  check_batch_dim(call, item, tensor, batch_dim);
   CHECK_CALL(call, has_dense_rows(tensor, batch_dim), "expected the rows of ", item,
              " to be dense (each one contiguous range of bytes), got shape ", tensor.sizes(), ", strides ",
              tensor.strides(), ", batch_dim ", batch_dim);

@@ -49,7 +49,7 @@ Memory checked_memory(const Call& call, Item item, const at::Tensor& tensor);
 // The same for a tensor that has the sizes and strides of one that takes so many bytes.
 Memory checked_memory(const Call& call, Item item, const at::Tensor& tensor, uint64_t bytes);
 
-// Checks that the rows of a tensor, whose memory has been checked, are dense and do not overlap.
+// Checks that the rows of a tensor, whose batch_dim and memory have been checked, are dense and do not overlap.
 RowLayout row_layout(const Call& call, Item item, const at::Tensor& tensor, int64_t batch_dim);
 
 }  // namespace llm_datadist
