@@ -295,7 +295,16 @@ class TestLargeCopies:
 
     @pytest.mark.parametrize(
         ("count", "row_bytes"),
-        [(1, 262_143), (1, 262_144), (1, 5_000_001), (3, 1_000_003), (160, 8_191), (7, 65_537), (2, 3_000_000)],
+        [
+            (1, 262_143),
+            (1, 262_144),
+            (1, 5_000_001),
+            (1, 17_000_001),
+            (3, 1_000_003),
+            (160, 8_191),
+            (7, 65_537),
+            (2, 3_000_000),
+        ],
     )
     @pytest.mark.parametrize("threads", [1, 2, 3])
     def test_shared_among_threads(self, count: int, row_bytes: int, threads: int) -> None:

@@ -278,9 +278,7 @@ NPU = [
     ("csrc/npu/copy_commands.cpp", "spans[next].src - last.src == spans[1].src - spans[0].src", "true"),
     ("csrc/npu/copy_commands.cpp", "runs_of[base.spans] * base.height", "runs_of[0] * base.height"),
     ("csrc/npu/copy_commands.cpp", "runs_of[base.spans] * base.height", "runs_of[base.spans]"),
-    ("csrc/npu/copy_commands.cpp", "failed < dst_.size() ? failed : 0", "0"),
     ("csrc/npu/copy_commands.cpp", "first_ = false;", ""),
-    ("csrc/npu/copy_commands.cpp", "span.width <= kMaxBytes", "true"),
     (
         "csrc/npu/copy_commands.cpp",
         "to_device ? on_device : on_host, to_device ? on_host : on_device",

@@ -6,7 +6,7 @@ import time
 import ascend_sim
 import pytest
 import torch
-from npu_utils import CODE, PATIENT, caches, check_copy, run_python
+from npu_utils import CODE, PATIENT, caches, check_copy, run_python, scattered
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
 
 from llm_datadist_torch import Cache, LLMException, LLMStatusCode
@@ -48,6 +48,25 @@ class TestManager:
         assert f"failed with code {CODE}" in str(error)
         assert "ascend_sim" in str(error)  # the runtime's own words
         check_copy(dst, src)
+
+    def test_what_was_enqueued_before_a_failure_has_ended_when_it_is_raised(self) -> None:
+        dst, src = caches("plain")
+        check_copy(dst, src)
+        expected = reference_copy(dst.tensors, src.tensors, 3, 0)
+        torch.npu.synchronize()
+        with ascend_sim.delay_tasks(50):
+            ascend_sim.fail_call("aclrtMemcpyAsync", CODE, 4)
+            with pytest.raises(LLMException):
+                PATIENT.copy_cache(dst, src, 3, 0)
+            assert_same_bytes([dst.tensors[2]], [expected[2]])  # the last one before, and asked for at once
+
+    def test_a_batch_that_is_refused_after_others_were_taken(self) -> None:
+        """That the runtime has no batches would have shown at the first one: this is an error, and nothing is copied anew."""
+        dst = Cache.from_tensors(scattered(5000, 4, 2))
+        src = Cache.from_tensors(scattered(5000, 4, 2, device="cpu", seed=1, pinned=True, backward=True))
+        torch.npu.synchronize()
+        ascend_sim.fail_call("aclrtMemcpyBatchAsync", 107000, 2)  # ACL_ERROR_RT_PARAM_INVALID
+        assert "aclrtMemcpyBatchAsync host to device of 904 copies" in str(failed(dst, src))
 
     @pytest.mark.parametrize("kind", ["plain", "strided", "batch"])
     def test_a_copy_fails_on_the_device(self, kind: str) -> None:
