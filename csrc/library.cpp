@@ -6,8 +6,7 @@
 //   all rely on the schema saying so.
 // - Nothing is returned: an operator must not return a tensor it was given, and the caller holds dst already.
 // - The tags say that compilers may rely on all of this, and that the op must be given tensors with the strides that
-// the
-//   program gave them: bytes are copied as they lie in memory.
+//   the program gave them: bytes are copied as they lie in memory.
 // - Numbers are SymInt, so that a compiled graph takes a new index, offset, size or req_id without compiling again.
 //   batch_dim says how the caches are laid out, which does not change from call to call: a plain int.
 //
