@@ -57,12 +57,12 @@ def library(name: str, folders: list[str], built_with: list[str], **kwargs: list
     return extension
 
 
-extensions = [library("libllm_datadist", [".", "plan", "ad_inplace_or_view", "composite", "cpu", "meta"], ["torch"])]
+extensions = [library("libllm_datadist", [".", "plan", "host", "ad_inplace_or_view", "cpu", "meta", "unsupported"], ["torch"])]
 if "torch_npu" in PACKAGES:
     extensions.append(
         library(
             "libllm_datadist_npu",
-            ["plan", "npu"],
+            ["plan", "host", "npu"],
             ["torch", "torch_npu"],
             include_dirs=[str(PACKAGES["torch_npu"] / "include")],
             library_dirs=[str(PACKAGES["torch_npu"] / "lib")],

@@ -2,21 +2,22 @@
 #include <ATen/core/IListRef.h>
 #include <torch/library.h>
 
-#include "../plan/copy_plan.h"
-#include "../plan/host_copy.h"
-#include "../plan/profiler_range.h"
+#include "../host/host_copy.h"
+#include "../plan/plan_batch.h"
+#include "../plan/plan_copy.h"
+#include "../profiler_range.h"
 
 namespace llm_datadist {
 namespace {
 
-bool run(const Call& call, const CopyPlan& plan, const Deadline& deadline) {
+bool run(const CallContext& call, const CopyPlan& plan, const Deadline& deadline) {
   const ProfilerRange range(call, plan);
   return copy_on_host(plan, deadline);
 }
 
 void copy_cache_cpu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index, int64_t src_batch_index,
                     int64_t offset, int64_t size, std::optional<int64_t> req_id, int64_t batch_dim) {
-  const Call call{"copy_cache", req_id};
+  const CallContext call{"copy_cache", req_id};
   const Slice slice{dst_batch_index, src_batch_index, offset, size};
   run(call, plan_copy(call, dst, src, slice, batch_dim), std::nullopt);
 }
@@ -25,21 +26,21 @@ bool copy_cache_blocking_cpu(at::ITensorListRef dst, at::ITensorListRef src, int
                              int64_t src_batch_index, int64_t offset, int64_t size, std::optional<int64_t> req_id,
                              int64_t batch_dim, int64_t timeout_ms) {
   const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
-  const Call call{"copy_cache", req_id};
+  const CallContext call{"copy_cache", req_id};
   const Slice slice{dst_batch_index, src_batch_index, offset, size};
   return run(call, plan_copy(call, dst, src, slice, batch_dim), deadline);
 }
 
 void copy_cache_batch_cpu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
                           std::optional<int64_t> req_id, int64_t batch_dim) {
-  const Call call{"copy_cache_batch", req_id};
+  const CallContext call{"copy_cache_batch", req_id};
   run(call, plan_batch(call, dst, src, copies, batch_dim), std::nullopt);
 }
 
 bool copy_cache_batch_blocking_cpu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
                                    std::optional<int64_t> req_id, int64_t batch_dim, int64_t timeout_ms) {
   const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
-  const Call call{"copy_cache_batch", req_id};
+  const CallContext call{"copy_cache_batch", req_id};
   return run(call, plan_batch(call, dst, src, copies, batch_dim), deadline);
 }
 

@@ -3,19 +3,19 @@
 #include <c10/core/SymInt.h>
 #include <torch/library.h>
 
-#include "../plan/row_layout.h"
-#include "../plan/slice.h"
+#include "../plan/checks.h"
 
 namespace llm_datadist {
 namespace {
 
-// Tracing sees the lists, not the numbers: looking at a SymInt would put a guard on it and compile again for the next
-// value. The numbers are checked when the graph runs.
-void check_meta_lists(const Call& call, at::ITensorListRef dst_list, at::ITensorListRef src_list, int64_t batch_dim) {
+// Checks the lists but not the numbers: reading a SymInt would add a guard, and each new value would recompile. The
+// numbers are checked when the graph runs.
+void check_meta_lists(const CallContext& call, at::ITensorListRef dst_list, at::ITensorListRef src_list,
+                      int64_t batch_dim) {
   const Tensors dst = tensors_of(dst_list);
   const Tensors src = tensors_of(src_list);
   check_lists(call, dst, src);
-  // Only another argument can have brought real caches here.
+  // Real caches reach this kernel only with a meta tensor in another argument.
   CHECK_CALL(call, dst.front().get().is_meta() || src.front().get().is_meta(),
              "expected copies on the CPU, got meta, and dst and src on ", dst.front().get().device());
   for (int64_t index = 0; index < static_cast<int64_t>(dst.size()); ++index) {
@@ -34,7 +34,7 @@ void copy_cache_meta(at::ITensorListRef dst, at::ITensorListRef src, c10::SymInt
 
 void copy_cache_batch_meta(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
                            std::optional<c10::SymInt>, int64_t batch_dim) {
-  const Call call{"copy_cache_batch", std::nullopt};
+  const CallContext call{"copy_cache_batch", std::nullopt};
   check_meta_lists(call, dst, src, batch_dim);
   check_copies(call, copies);
 }

@@ -4,11 +4,11 @@
 #include <acl/acl.h>
 #include <c10/util/Exception.h>
 
-#include "../plan/call.h"
+#include "../plan/call_context.h"
 
 namespace llm_datadist {
 
-// The runtime's own words about the last error of this thread.
+// The runtime's message for the last error of this thread.
 inline const char* acl_message() {
   const char* message = aclGetRecentErrMsg();
   return message != nullptr ? message : "no further message";
@@ -16,7 +16,8 @@ inline const char* acl_message() {
 
 }  // namespace llm_datadist
 
-// Throws a RuntimeError if an ACL function did not return 0: which function, what for, the code, the runtime's text.
+// Raises RuntimeError if an ACL function did not return 0, with the function, its purpose, the code and the runtime's
+// message.
 #define CHECK_ACL(call, code, function, ...)                                                                          \
   do {                                                                                                                \
     const aclError acl_code = (code);                                                                                 \

@@ -11,15 +11,14 @@
 namespace llm_datadist {
 namespace {
 
-// Limits of the runtime, from the documentation of aclrtMemcpy2dAsync; and the size at which LLM-DataDist splits
-// copies.
+// Limits of aclrtMemcpy2dAsync, from its documentation, and the size at which LLM-DataDist splits copies.
 constexpr int64_t kMax2dWidth = 5'000'000;
 constexpr int64_t kMax2dHeight = 5'242'880;
 constexpr int64_t kMaxBytes = int64_t{4} << 30;
-// Bounds the arrays of one batch. Any number would do; the gain per copy is gone long before.
+// Bounds the arrays of one batch. The gain per copy ends far below.
 constexpr size_t kMaxBatch = 4096;
 
-// Functions that not every version of CANN has. Looked up when first used, so that one build serves all of them.
+// Looks up a function that some versions of CANN lack, at its first use, so that one build serves all of them.
 template <typename Function>
 Function* optional_function(const char* name) {
   return reinterpret_cast<Function*>(dlsym(RTLD_DEFAULT, name));
@@ -36,8 +35,8 @@ const char* name_of(aclrtMemcpyKind kind) {
   }
 }
 
-// "cannot do that", as opposed to "something broke": the copy can be tried as plain copies.
-bool refused(aclError code) {
+// Whether the runtime does not support the command, as opposed to a failure: plain copies can be tried instead.
+bool unsupported(aclError code) {
   return code == ACL_ERROR_INVALID_PARAM || code == ACL_ERROR_RT_PARAM_INVALID ||
          code == ACL_ERROR_RT_FEATURE_NOT_SUPPORT;
 }
@@ -50,34 +49,37 @@ struct StridedCopy {
   int64_t src_pitch;
   int64_t width;
   int64_t height;
-  Item item;
+  TensorName name;
 };
 
-// Calls `use` with every span of every base as a strided copy over the places of the base.
+TensorName name_of(const Base& base) { return {"dst", base.tensor}; }
+
+// Calls `use` with a strided copy over the places of a base, for every span of every base.
 template <typename Use>
 void for_each_over_places(const Step& step, const Use& use) {
   for (const Base& base : step.bases) {
     for (const Span& span : step.spans_of(base)) {
-      use(StridedCopy{base.dst + span.dst, base.dst_pitch, base.src + span.src, base.src_pitch, span.width, base.height,
-                      base.item});
+      use(StridedCopy{base.dst + span.dst_offset, base.dst_pitch, base.src + span.src_offset, base.src_pitch,
+                      span.width, base.height, name_of(base)});
     }
   }
 }
 
-// How many spans from the first one on have its width and lie at equal distances, on both sides.
+// The number of spans, from the first one on, that have its width and lie at equal distances on both sides.
 int64_t run_length(c10::ArrayRef<Span> spans) {
   const auto follows = [&](size_t next) {
     const Span& last = spans[next - 1];
-    return spans[next].width == last.width && spans[next].dst - last.dst == spans[1].dst - spans[0].dst &&
-           spans[next].src - last.src == spans[1].src - spans[0].src;
+    return spans[next].width == last.width &&
+           spans[next].dst_offset - last.dst_offset == spans[1].dst_offset - spans[0].dst_offset &&
+           spans[next].src_offset - last.src_offset == spans[1].src_offset - spans[0].src_offset;
   };
   size_t length = 1;
   while (length < spans.size() && follows(length)) {
     ++length;
   }
-  // A pitch below the width is no strided copy.
-  const bool strided =
-      length > 1 && spans[1].dst - spans[0].dst >= spans[0].width && spans[1].src - spans[0].src >= spans[0].width;
+  // A strided copy needs pitches of at least the width.
+  const bool strided = length > 1 && spans[1].dst_offset - spans[0].dst_offset >= spans[0].width &&
+                       spans[1].src_offset - spans[0].src_offset >= spans[0].width;
   return strided ? static_cast<int64_t>(length) : 1;
 }
 
@@ -92,15 +94,15 @@ void for_each_over_spans(const Step& step, const Use& use) {
         const int64_t length = run_length(rest);
         const Span& first = rest.front();
         const Span& second = rest[length > 1 ? 1 : 0];
-        use(StridedCopy{dst + first.dst, second.dst - first.dst, src + first.src, second.src - first.src, first.width,
-                        length, base.item});
+        use(StridedCopy{dst + first.dst_offset, second.dst_offset - first.dst_offset, src + first.src_offset,
+                        second.src_offset - first.src_offset, first.width, length, name_of(base)});
         rest = rest.slice(length);
       }
     }
   }
 }
 
-int64_t runs(c10::ArrayRef<Span> spans) {
+int64_t count_runs(c10::ArrayRef<Span> spans) {
   int64_t count = 0;
   for (; !spans.empty(); spans = spans.slice(run_length(spans))) {
     ++count;
@@ -108,21 +110,21 @@ int64_t runs(c10::ArrayRef<Span> spans) {
   return count;
 }
 
-// Calls `use` with every strided copy of a step, in an order that the step allows: over places or over spans, whichever
-// are fewer.
+// Calls `use` with strided copies that make up a step, in an order that the step allows: over places or over spans,
+// whichever are fewer.
 template <typename Use>
 void for_each_strided(const Step& step, const Use& use) {
-  std::vector<int64_t> runs_of;
-  for (size_t list = 0; !step.in_order && list < step.lists.size(); ++list) {
-    runs_of.push_back(runs(step.spans_of(list)));
+  std::vector<int64_t> runs;  // of each span list
+  for (size_t list = 0; !step.order_matters && list < step.span_lists.size(); ++list) {
+    runs.push_back(count_runs(step.spans_of(step.span_lists[list])));
   }
   int64_t over_places = 0;
   int64_t over_spans = 0;
   for (const Base& base : step.bases) {
     over_places += static_cast<int64_t>(step.spans_of(base).size());
-    over_spans += step.in_order ? 0 : runs_of[base.spans] * base.height;
+    over_spans += step.order_matters ? 0 : runs[base.span_list] * base.height;
   }
-  if (step.in_order || over_places <= over_spans) {
+  if (step.order_matters || over_places <= over_spans) {
     for_each_over_places(step, use);
   } else {
     for_each_over_spans(step, use);
@@ -130,7 +132,7 @@ void for_each_strided(const Step& step, const Use& use) {
 }
 
 struct Commands {
-  const Call& call;
+  const CallContext& call;
   aclrtMemcpyKind kind;
   int32_t device;
   aclrtStream stream;
@@ -138,12 +140,12 @@ struct Commands {
   void strided(const StridedCopy& copy) const {
     if (copy.height == 1 || !as_2d(copy)) {
       for (int64_t row = 0; row < copy.height; ++row) {
-        plain(copy.dst + row * copy.dst_pitch, copy.src + row * copy.src_pitch, copy.width, copy.item);
+        plain(copy.dst + row * copy.dst_pitch, copy.src + row * copy.src_pitch, copy.width, copy.name);
       }
     }
   }
 
-  // Returns whether the runtime took the ranges as strided copies. If it refuses, it refuses the first one.
+  // Returns false if the runtime does not support strided copies, which it says at the first one.
   bool as_2d(const StridedCopy& copy) const {
     static auto* const memcpy_2d = optional_function<decltype(aclrtMemcpy2dAsync)>("aclrtMemcpy2dAsync");
     if (memcpy_2d == nullptr || copy.width > kMax2dWidth) {
@@ -153,54 +155,54 @@ struct Commands {
       const int64_t height = std::min(copy.height - row, kMax2dHeight);
       const aclError code = memcpy_2d(copy.dst + row * copy.dst_pitch, copy.dst_pitch, copy.src + row * copy.src_pitch,
                                       copy.src_pitch, copy.width, height, kind, stream);
-      if (row == 0 && refused(code)) {
+      if (row == 0 && unsupported(code)) {
         return false;
       }
       CHECK_ACL(call, code, "aclrtMemcpy2dAsync", name_of(kind), " of ", height, " x ", copy.width, " bytes to ",
-                copy.item);
+                copy.name);
     }
     return true;
   }
 
-  void plain(char* dst, const char* src, int64_t bytes, Item item) const {
+  void plain(char* dst, const char* src, int64_t bytes, TensorName name) const {
     for (int64_t done = 0; done < bytes; done += kMaxBytes) {
       const int64_t part = std::min(bytes - done, kMaxBytes);
       CHECK_ACL(call, aclrtMemcpyAsync(dst + done, part, src + done, part, kind, stream), "aclrtMemcpyAsync",
-                name_of(kind), " of ", part, " bytes to ", item);
+                name_of(kind), " of ", part, " bytes to ", name);
     }
   }
 };
 
-// Gathers copies and hands them over many at a time.
+// Collects copies and issues many in one command.
 class Batches {
  public:
   explicit Batches(const Commands& commands) : commands_(commands) {}
 
   void add(const StridedCopy& copy) {
-    for (int64_t row = 0; row < copy.height && !refused_; ++row) {
+    for (int64_t row = 0; row < copy.height && !unsupported_; ++row) {
       dst_.push_back(copy.dst + row * copy.dst_pitch);
       src_.push_back(const_cast<char*>(copy.src) + row * copy.src_pitch);
       bytes_.push_back(copy.width);
-      items_.push_back(copy.item);
+      names_.push_back(copy.name);
       if (dst_.size() == kMaxBatch) {
         flush();
       }
     }
   }
 
-  // Returns whether the runtime took them as batches. If it refuses, it refuses the first one.
+  // Returns false if the runtime does not support batches, which it says at the first one.
   bool finish() {
-    if (!dst_.empty() && !refused_) {
+    if (!dst_.empty() && !unsupported_) {
       flush();
     }
-    return !refused_;
+    return !unsupported_;
   }
 
  private:
   void flush() {
     static auto* const memcpy_batch = optional_function<decltype(aclrtMemcpyBatchAsync)>("aclrtMemcpyBatchAsync");
     if (memcpy_batch == nullptr) {
-      refused_ = true;
+      unsupported_ = true;
       return;
     }
     const aclrtMemLocation on_device{static_cast<uint32_t>(commands_.device), ACL_MEM_LOCATION_TYPE_DEVICE};
@@ -211,27 +213,27 @@ class Batches {
     size_t failed = SIZE_MAX;
     const aclError code = memcpy_batch(dst_.data(), bytes_.data(), src_.data(), bytes_.data(), dst_.size(), &attribute,
                                        &attribute_index, 1, &failed, commands_.stream);
-    if (first_ && refused(code)) {
-      refused_ = true;
+    if (first_ && unsupported(code)) {
+      unsupported_ = true;
       return;
     }
     const size_t at = failed < dst_.size() ? failed : 0;
     CHECK_ACL(commands_.call, code, "aclrtMemcpyBatchAsync", name_of(commands_.kind), " of ", dst_.size(),
-              " copies, at ", bytes_[at], " bytes to ", items_[at], ",");
+              " copies, at ", bytes_[at], " bytes to ", names_[at], ",");
     first_ = false;
     dst_.clear();
     src_.clear();
     bytes_.clear();
-    items_.clear();
+    names_.clear();
   }
 
   const Commands& commands_;
   std::vector<void*> dst_;
   std::vector<void*> src_;
   std::vector<size_t> bytes_;
-  std::vector<Item> items_;
+  std::vector<TensorName> names_;
   bool first_ = true;
-  bool refused_ = false;
+  bool unsupported_ = false;
 };
 
 bool fits_a_batch(const Step& step) {
@@ -240,9 +242,10 @@ bool fits_a_batch(const Step& step) {
 
 }  // namespace
 
-void enqueue_copies(const Call& call, const Step& step, aclrtMemcpyKind kind, int32_t device, aclrtStream stream) {
+void issue_commands(const CallContext& call, const Step& step, aclrtMemcpyKind kind, int32_t device,
+                    aclrtStream stream) {
   const Commands commands{call, kind, device, stream};
-  // Batches are for copies between host and device only.
+  // The runtime takes batches only for copies between host and device.
   const bool single = step.bases.size() == 1 && step.spans_of(step.bases.front()).size() == 1;
   if (kind != ACL_MEMCPY_DEVICE_TO_DEVICE && !single && fits_a_batch(step)) {
     Batches batches(commands);

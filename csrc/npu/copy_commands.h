@@ -3,12 +3,14 @@
 
 #include <acl/acl.h>
 
-#include "../plan/copy_plan.h"
+#include "../plan/call_context.h"
+#include "../plan/step.h"
 
 namespace llm_datadist {
 
-// Hands a step to the runtime, in as few commands as it takes. Called on the thread that makes the ACL calls. Throws if
-// the runtime refuses a command; those before it are then on the stream.
-void enqueue_copies(const Call& call, const Step& step, aclrtMemcpyKind kind, int32_t device, aclrtStream stream);
+// Issues the copies of a step on a stream, in as few commands as possible. Call on the thread that makes the ACL calls.
+// Raises if the runtime refuses a command; the earlier ones are then on the stream.
+void issue_commands(const CallContext& call, const Step& step, aclrtMemcpyKind kind, int32_t device,
+                    aclrtStream stream);
 
 }  // namespace llm_datadist

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Note [Stream ordering]
-// torch_npu does not call the runtime where an op is called. It queues tasks, and a second thread makes the ACL calls.
-// A kernel that makes ACL calls itself either overtakes what is queued, or has to wait until the queue is empty, which
-// costs the overlap of host and device that the queue is there for. So the copies are a task of that queue
-// (RunOpApiV2), and their stream is asked for with stream(false), which does not wait. The task owns what it uses: the
-// plan, host memory that nothing else keeps alive, staging buffers. Device memory needs no owner: the caching allocator
-// hands a freed block only to work that is queued later.
+// An op of torch_npu does not call the runtime itself. It queues a task, and a second thread makes the ACL calls. A
+// kernel that made ACL calls on the caller's thread would overtake queued tasks, or would have to drain the queue and
+// lose its overlap of host and device. So the copies are a task of the queue (RunOpApiV2), and the stream is taken with
+// stream(false), which does not drain it. The task owns what it uses: the plan, staging buffers, and host memory that
+// has no other owner. Device memory needs no owner: the caching allocator gives a freed block only to later work.
 //
-// A task that fails is an error of the queue: torch_npu raises it at its next synchronisation and takes no task after
-// it, as for its own ops. The blocking op carries its errors to its caller itself, and leaves the queue in order.
+// A failed task is an error of the queue: torch_npu raises it at its next synchronisation and drops every later task,
+// as for its own ops. The blocking op passes its errors to its caller itself, and does not fail the queue.
 
 #include <ATen/core/CachingHostAllocator.h>
 #include <c10/core/DeviceGuard.h>
@@ -23,7 +22,9 @@
 #include <future>
 #include <string>
 
-#include "../plan/profiler_range.h"
+#include "../plan/plan_batch.h"
+#include "../plan/plan_copy.h"
+#include "../profiler_range.h"
 #include "acl_check.h"
 #include "side_stream.h"
 #include "submission.h"
@@ -31,7 +32,7 @@
 namespace llm_datadist {
 namespace {
 
-// Keeps pinned memory from being used again before the stream has done what was queued so far.
+// Keeps pinned memory from being reused before the work queued so far on the stream is done.
 void record_pinned(at::ITensorListRef tensors, const c10_npu::NPUStream& stream) {
   for (const at::Tensor& tensor : tensors) {
     if (tensor.is_cpu()) {
@@ -41,89 +42,90 @@ void record_pinned(at::ITensorListRef tensors, const c10_npu::NPUStream& stream)
   }
 }
 
-void enqueue(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan) {
-  release_retired();
+std::string queue_name(const CallContext& call) { return c10::str("llm_datadist::", call.op); }
+
+void submit_async(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan) {
+  release_deferred();
   const ProfilerRange range(call, plan);
-  const auto submission = prepare(call, dst, src, std::move(plan), std::nullopt);
+  const auto submission = make_submission(call, dst, src, std::move(plan), std::nullopt);
   if (submission == nullptr) {
     return;
   }
   const c10::DeviceGuard guard(submission->device);
   const c10_npu::NPUStream stream = c10_npu::getCurrentNPUStream(submission->device.index());
   const auto task = [submission, handle = stream.stream(false)]() -> int {
-    submission->enqueue(handle);
+    submission->issue_commands(handle);
     return ACL_SUCCESS;
   };
-  at_npu::native::OpCommand::RunOpApiV2(std::string("llm_datadist::") + call.op, task);
+  at_npu::native::OpCommand::RunOpApiV2(queue_name(call), task);
   record_pinned(dst, stream);
   record_pinned(src, stream);
   record_pinned(submission->buffers, stream);
 }
 
-// Puts copies on a side stream, between what is on the caller's stream before and what comes there after.
-void enqueue_aside(const Submission& submission, const SideStream& side, aclrtStream current) {
-  const Call& call = submission.call;
+// Issues copies on a side stream, after the earlier and before the later work of the caller's stream.
+void issue_on_side_stream(const Submission& submission, const SideStream& side, aclrtStream current) {
+  const CallContext& call = submission.call;
   CHECK_ACL(call, aclrtRecordEvent(side.before, current), "aclrtRecordEvent", "before a blocking copy");
   CHECK_ACL(call, aclrtStreamWaitEvent(side.stream, side.before), "aclrtStreamWaitEvent", "before a blocking copy");
-  submission.enqueue(side.stream);
+  submission.issue_commands(side.stream);
   CHECK_ACL(call, aclrtRecordEvent(side.after, side.stream), "aclrtRecordEvent", "after a blocking copy");
   CHECK_ACL(call, aclrtStreamWaitEvent(current, side.after), "aclrtStreamWaitEvent", "after a blocking copy");
 }
 
 // Returns whether the copies were done before the deadline.
-bool enqueue_and_wait(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan,
-                      Clock::time_point deadline) {
+bool submit_and_wait(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan,
+                     Clock::time_point deadline) {
   const ProfilerRange range(call, plan);
-  const auto submission = prepare(call, dst, src, std::move(plan), deadline);
+  const auto submission = make_submission(call, dst, src, std::move(plan), deadline);
   if (submission == nullptr) {
     return true;
   }
   const c10::DeviceGuard guard(submission->device);
   TORCH_CHECK(c10_npu::currentStreamCaptureStatusMayInitCtx() == c10_npu::CaptureStatus::None, call.op,
               ": a blocking copy cannot be captured in a graph; use torch.ops.llm_datadist.", call.op, call.request());
-  if (submission->late) {
+  if (submission->timed_out) {
     return false;
   }
-  // The caller may free a cache after a timeout, with the copy still to run.
+  // After a timeout, the caller may free a cache before the copy has run.
   std::vector<at::Tensor> in_use = submission->buffers;
   in_use.insert(in_use.end(), dst.begin(), dst.end());
   in_use.insert(in_use.end(), src.begin(), src.end());
 
   const int device = submission->device.index();
-  const auto side = borrow_side_stream(call, device, deadline);
-  release_retired();
+  const auto side = acquire_side_stream(call, device, deadline);
+  release_deferred();
   if (side == nullptr) {
     return false;
   }
-  std::shared_future<void> enqueued;
+  std::shared_future<void> issued;
   {
-    // Owned by the task alone: a queue that has failed drops it, which is how that is noticed.
+    // Owned by the task alone: a queue that has failed drops the task, which breaks the promise.
     const auto promise = std::make_shared<std::promise<void>>();
-    enqueued = promise->get_future().share();
+    issued = promise->get_future().share();
     const auto task = [submission, side, promise,
                        current = c10_npu::getCurrentNPUStream(device).stream(false)]() -> int {
       try {
-        enqueue_aside(*submission, *side, current);
+        issue_on_side_stream(*submission, *side, current);
         promise->set_value();
       } catch (...) {
         promise->set_exception(std::current_exception());
       }
       return ACL_SUCCESS;
     };
-    at_npu::native::OpCommand::RunOpApiV2(std::string("llm_datadist::") + call.op, task);
+    at_npu::native::OpCommand::RunOpApiV2(queue_name(call), task);
   }
 
-  auto leave_it = c10::make_scope_exit([&] { leave(device, {enqueued, side, std::move(in_use)}); });
-  if (enqueued.wait_until(deadline) != std::future_status::ready) {
+  auto park_copy = c10::make_scope_exit([&] { park(device, {issued, side, std::move(in_use)}); });
+  if (issued.wait_until(deadline) != std::future_status::ready) {
     return false;
   }
   try {
-    enqueued.get();
+    issued.get();
   } catch (const std::future_error&) {
-    TORCH_CHECK(false, call.op, ": torch_npu's task queue has failed before, and runs nothing any more",
-                call.request());
+    TORCH_CHECK(false, call.op, ": torch_npu's task queue has failed before and runs no more tasks", call.request());
   } catch (...) {
-    synchronize_until(side->stream, deadline);  // the commands before the one that failed: whoever is told may look
+    synchronize_until(side->stream, deadline);  // so that the earlier commands have ended when the error is raised
     throw;
   }
   const aclError code = synchronize_until(side->stream, deadline);
@@ -131,39 +133,39 @@ bool enqueue_and_wait(const Call& call, at::ITensorListRef dst, at::ITensorListR
     return false;
   }
   CHECK_ACL(call, code, "aclrtSynchronizeStreamWithTimeout", "after a blocking copy");
-  leave_it.release();
-  give_back(device, side);
-  return std::all_of(submission->afterwards.begin(), submission->afterwards.end(),
+  park_copy.release();
+  release_side_stream(device, side);
+  return std::all_of(submission->host_steps_after.begin(), submission->host_steps_after.end(),
                      [&](const Step& step) { return copy_on_host(step, deadline); });
 }
 
 void copy_cache_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index, int64_t src_batch_index,
                     int64_t offset, int64_t size, std::optional<int64_t> req_id, int64_t batch_dim) {
-  const Call call{"copy_cache", req_id};
+  const CallContext call{"copy_cache", req_id};
   const Slice slice{dst_batch_index, src_batch_index, offset, size};
-  enqueue(call, dst, src, plan_copy(call, dst, src, slice, batch_dim));
+  submit_async(call, dst, src, plan_copy(call, dst, src, slice, batch_dim));
 }
 
 void copy_cache_batch_npu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
                           std::optional<int64_t> req_id, int64_t batch_dim) {
-  const Call call{"copy_cache_batch", req_id};
-  enqueue(call, dst, src, plan_batch(call, dst, src, copies, batch_dim));
+  const CallContext call{"copy_cache_batch", req_id};
+  submit_async(call, dst, src, plan_batch(call, dst, src, copies, batch_dim));
 }
 
 bool copy_cache_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index,
                              int64_t src_batch_index, int64_t offset, int64_t size, std::optional<int64_t> req_id,
                              int64_t batch_dim, int64_t timeout_ms) {
   const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
-  const Call call{"copy_cache", req_id};
+  const CallContext call{"copy_cache", req_id};
   const Slice slice{dst_batch_index, src_batch_index, offset, size};
-  return enqueue_and_wait(call, dst, src, plan_copy(call, dst, src, slice, batch_dim), deadline);
+  return submit_and_wait(call, dst, src, plan_copy(call, dst, src, slice, batch_dim), deadline);
 }
 
 bool copy_cache_batch_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
                                    std::optional<int64_t> req_id, int64_t batch_dim, int64_t timeout_ms) {
   const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
-  const Call call{"copy_cache_batch", req_id};
-  return enqueue_and_wait(call, dst, src, plan_batch(call, dst, src, copies, batch_dim), deadline);
+  const CallContext call{"copy_cache_batch", req_id};
+  return submit_and_wait(call, dst, src, plan_batch(call, dst, src, copies, batch_dim), deadline);
 }
 
 }  // namespace

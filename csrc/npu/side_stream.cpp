@@ -13,13 +13,13 @@ namespace llm_datadist {
 namespace {
 
 struct Device {
-  std::timed_mutex finishing;  // held by who waits for late copies: they alone take them off
-  std::mutex mutex;            // of what follows
+  std::timed_mutex waiting;  // held to wait for unfinished copies and remove them
+  std::mutex mutex;          // guards the members below
   std::vector<std::shared_ptr<SideStream>> idle;
-  std::deque<LateCopy> late;
+  std::deque<UnfinishedCopy> unfinished;
 };
 
-// Never destroyed: at exit the runtime is gone before static objects are.
+// Never destroyed: at exit, the runtime is gone before static objects are destroyed.
 Device& state_of(int device) {
   static auto* const mutex = new std::mutex;
   static auto* const devices = new std::map<int, Device>;
@@ -27,25 +27,25 @@ Device& state_of(int device) {
   return (*devices)[device];
 }
 
-// Waits for the late copies of a device. Returns false if one is not done at the deadline.
-bool finish_late(int index, Clock::time_point deadline) {
+// Waits for the unfinished copies of a device. Returns false if the deadline passed first.
+bool wait_for_unfinished(int index, Clock::time_point deadline) {
   Device& device = state_of(index);
-  // Let go of when no lock is held any more: what it owns may be Python's, and have Python code run.
-  std::vector<LateCopy> finished;
-  const std::unique_lock finishing(device.finishing, deadline);
-  if (!finishing) {
+  // Destroyed after all locks are released: releasing a tensor may run Python code.
+  std::vector<UnfinishedCopy> finished;
+  const std::unique_lock waiting(device.waiting, deadline);
+  if (!waiting) {
     return false;
   }
   while (true) {
-    const LateCopy* copy = nullptr;  // others only add copies behind it
+    const UnfinishedCopy* copy = nullptr;  // other threads only append behind it
     {
       const std::lock_guard lock(device.mutex);
-      if (device.late.empty()) {
+      if (device.unfinished.empty()) {
         return true;
       }
-      copy = &device.late.front();
+      copy = &device.unfinished.front();
     }
-    if (copy->enqueued.wait_until(deadline) != std::future_status::ready) {
+    if (copy->issued.wait_until(deadline) != std::future_status::ready) {
       return false;
     }
     const aclError code = synchronize_until(copy->side->stream, deadline);
@@ -53,11 +53,11 @@ bool finish_late(int index, Clock::time_point deadline) {
       return false;
     }
     if (code == ACL_SUCCESS) {
-      give_back(index, copy->side);
+      release_side_stream(index, copy->side);
     }
     const std::lock_guard lock(device.mutex);
-    finished.push_back(std::move(device.late.front()));
-    device.late.pop_front();
+    finished.push_back(std::move(device.unfinished.front()));
+    device.unfinished.pop_front();
   }
 }
 
@@ -74,8 +74,8 @@ SideStream::~SideStream() {
   }
 }
 
-std::shared_ptr<SideStream> borrow_side_stream(const Call& call, int device, Clock::time_point deadline) {
-  if (!finish_late(device, deadline)) {
+std::shared_ptr<SideStream> acquire_side_stream(const CallContext& call, int device, Clock::time_point deadline) {
+  if (!wait_for_unfinished(device, deadline)) {
     return nullptr;
   }
   {
@@ -96,20 +96,20 @@ std::shared_ptr<SideStream> borrow_side_stream(const Call& call, int device, Clo
   return side;
 }
 
-void give_back(int device, std::shared_ptr<SideStream> side) {
+void release_side_stream(int device, std::shared_ptr<SideStream> side) {
   Device& state = state_of(device);
   const std::lock_guard lock(state.mutex);
   state.idle.push_back(std::move(side));
 }
 
-void leave(int device, LateCopy copy) {
+void park(int device, UnfinishedCopy copy) {
   Device& state = state_of(device);
   const std::lock_guard lock(state.mutex);
-  state.late.push_back(std::move(copy));
+  state.unfinished.push_back(std::move(copy));
 }
 
 aclError synchronize_until(aclrtStream stream, Clock::time_point deadline) {
-  // At least one millisecond: for 0, versions of the runtime differ between "look once" and refusing it.
+  // At least one millisecond: versions of the runtime differ in whether they poll or refuse a timeout of 0.
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
   return aclrtSynchronizeStreamWithTimeout(stream, static_cast<int32_t>(std::max<int64_t>(1, left)));
 }

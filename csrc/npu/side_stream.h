@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Note [Late copies]
-// A blocking copy that nobody waits for any more is still to come, or runs. Three things hold until it is done:
-// - what it reads and writes is kept alive;
-// - later work of the stream it was called on comes after it, because that stream waits for it;
-// - no other blocking copy begins on its device. So copies come one after the other also when one is late, its error is
-//   nobody else's, and there are never more side streams than threads.
+// Note [Unfinished copies]
+// After a timeout, a blocking copy is still queued or running. Until it ends:
+// - the memory that it reads and writes is kept alive;
+// - later work on the stream of the call runs after it, because that stream waits for it;
+// - no other blocking copy starts on its device. So copies stay in order, its error is not reported to another call,
+// and
+//   there are never more side streams than threads.
 
 #pragma once
 
@@ -16,13 +17,13 @@
 #include <memory>
 #include <vector>
 
-#include "../plan/call.h"
-#include "../plan/host_copy.h"
+#include "../host/host_copy.h"
+#include "../plan/call_context.h"
 
 namespace llm_datadist {
 
-// A stream of our own, for copies that somebody waits for: synchronising it waits for those copies alone, and tells
-// their errors and nobody else's. Its events order it with the caller's stream, before the copies and after.
+// A stream for blocking copies. Synchronising it waits for these copies alone and returns only their errors. Its events
+// order it with the caller's stream, before and after the copies.
 struct SideStream {
   aclrtStream stream = nullptr;
   aclrtEvent before = nullptr;
@@ -33,23 +34,24 @@ struct SideStream {
   ~SideStream();
 };
 
-// A copy that has not been seen to end.
-struct LateCopy {
-  std::shared_future<void> enqueued;  // whether its commands are on the stream
+// A blocking copy that timed out or failed, and is not known to have ended.
+struct UnfinishedCopy {
+  std::shared_future<void> issued;  // ready when its commands are on the stream
   std::shared_ptr<SideStream> side;
   std::vector<at::Tensor> in_use;
 };
 
-// Lends a side stream of the current device, with nothing on it, when no late copy is left there. Returns nothing if
-// that takes longer than the deadline.
-std::shared_ptr<SideStream> borrow_side_stream(const Call& call, int device, Clock::time_point deadline);
+// Waits for the unfinished copies of the current device, then returns an idle side stream. Returns nothing if the
+// deadline passed first.
+std::shared_ptr<SideStream> acquire_side_stream(const CallContext& call, int device, Clock::time_point deadline);
 
-// Gives back a stream with nothing left on it. One that failed is let go of instead.
-void give_back(int device, std::shared_ptr<SideStream> side);
+// Returns an idle stream to the pool. A stream that failed is not returned, which destroys it.
+void release_side_stream(int device, std::shared_ptr<SideStream> side);
 
-void leave(int device, LateCopy copy);
+// Keeps an unfinished copy until acquire_side_stream sees it end.
+void park(int device, UnfinishedCopy copy);
 
-// Waits for a stream. Returns ACL_ERROR_RT_STREAM_SYNC_TIMEOUT if it has work left at the deadline.
+// Waits for a stream. Returns ACL_ERROR_RT_STREAM_SYNC_TIMEOUT if it still has work at the deadline.
 aclError synchronize_until(aclrtStream stream, Clock::time_point deadline);
 
 }  // namespace llm_datadist

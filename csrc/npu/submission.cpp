@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Note [Tensors of Python]
-// The last owner of a tensor that Python knows takes the GIL to let go of it. torch_npu's thread must not be that
-// owner: when the interpreter ends, a thread that asks for the GIL is ended too, and the process aborts. So what a
-// submission owns is put aside when it is destroyed, wherever that is, and the next call lets go of it.
+// Releasing the last reference to a tensor that Python knows takes the GIL. torch_npu's thread must not do that: while
+// the interpreter shuts down, a thread that asks for the GIL is ended, and the process aborts. So the destructor of a
+// submission, on any thread, defers the release of its tensors to the next call.
 
 #include "submission.h"
 
@@ -18,40 +18,39 @@
 #include <typeinfo>
 #include <utility>
 
-#include "../plan/staging.h"
 #include "copy_commands.h"
 
 namespace llm_datadist {
 namespace {
 
-struct Retired {
+struct DeferredReleases {
   std::mutex mutex;
   std::vector<at::Tensor> tensors;
 };
 
-// Never destroyed: at exit torch_npu's thread may still come by.
-Retired& retired() {
-  static auto* const instance = new Retired;
+// Never destroyed: torch_npu's thread may still use it at exit.
+DeferredReleases& deferred_releases() {
+  static auto* const instance = new DeferredReleases;
   return *instance;
 }
 
 // The rows of a tensor in an internal format (FRACTAL_NZ, ...) are not plain byte ranges.
-void check_format(const Call& call, const char* list, at::ITensorListRef tensors) {
+void check_format(const CallContext& call, const char* list, at::ITensorListRef tensors) {
   int64_t index = 0;
   for (const at::Tensor& tensor : tensors) {
     if (tensor.is_cpu()) {
       return;
     }
     const c10::StorageImpl& storage = *tensor.storage().unsafeGetStorageImpl();
-    // A storage that torch_npu has not made has no format. (That of torch_npu cannot be asked for by its type: the
-    // library keeps the type to itself.)
+    // A storage that torch_npu did not make has no format. typeid, because NPUStorageImpl is a hidden symbol of
+    // libtorch_npu, so dynamic_cast does not link.
     const aclFormat format = typeid(storage) == typeid(c10::StorageImpl)
                                  ? ACL_FORMAT_ND
                                  : static_cast<const torch_npu::NPUStorageImpl&>(storage).npu_desc_.npu_format_;
     const bool plain = format == ACL_FORMAT_ND || format == ACL_FORMAT_NCHW || format == ACL_FORMAT_NHWC ||
                        format == ACL_FORMAT_NCDHW || format == ACL_FORMAT_NDHWC || format == ACL_FORMAT_NCL ||
                        format == ACL_FORMAT_UNDEFINED;
-    CHECK_CALL(call, plain, "expected ", (Item{list, index}), " to be in a plain format such as ND, got format ",
+    CHECK_CALL(call, plain, "expected ", (TensorName{list, index}), " to be in a plain format such as ND, got format ",
                static_cast<int>(format), "; torch_npu.npu_format_cast(tensor, 2) makes it ND");
     ++index;
   }
@@ -61,8 +60,8 @@ bool all_pinned(at::ITensorListRef tensors) {
   return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) { return tensor.is_pinned(); });
 }
 
-void refuse_pageable_capture(const Call& call, const char* list) {
-  // Its bytes are read, or written, by the host when the copy is called: a replay could not do it again.
+void refuse_pageable_capture(const CallContext& call, const char* list) {
+  // The host reads or writes pageable memory during the call, which a replay would not repeat.
   CHECK_CALL(call, c10_npu::currentStreamCaptureStatusMayInitCtx() == c10_npu::CaptureStatus::None, "expected ", list,
              " to be in pinned memory, as a graph is being captured; got pageable memory");
 }
@@ -70,7 +69,7 @@ void refuse_pageable_capture(const Call& call, const char* list) {
 at::Tensor host_buffer(int64_t bytes) {
   at::Tensor buffer = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(true));
   if (buffer.const_data_ptr() == nullptr) {
-    // What torch_npu hands out where the host has no more memory to pin. Other memory is slower, and as good.
+    // torch_npu returns a null pointer if no more memory can be pinned. Pageable memory is slower but works.
     buffer = at::empty({bytes}, at::kByte);
   }
   return buffer;
@@ -79,18 +78,18 @@ at::Tensor host_buffer(int64_t bytes) {
 }  // namespace
 
 Submission::~Submission() {
-  const std::lock_guard lock(retired().mutex);
-  std::move(owned.begin(), owned.end(), std::back_inserter(retired().tensors));
+  const std::lock_guard lock(deferred_releases().mutex);
+  std::move(owned.begin(), owned.end(), std::back_inserter(deferred_releases().tensors));
 }
 
-void Submission::enqueue(aclrtStream stream) const {
+void Submission::issue_commands(aclrtStream stream) const {
   for (const Step& step : plan.steps) {
-    enqueue_copies(call, step, kind, device.index(), stream);
+    llm_datadist::issue_commands(call, step, kind, device.index(), stream);
   }
 }
 
-std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan,
-                                    const Deadline& deadline) {
+std::shared_ptr<Submission> make_submission(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src,
+                                            CopyPlan plan, const Deadline& deadline) {
   const at::Device dst_device = dst.front().device();
   const at::Device src_device = src.front().device();
   const at::Device device = dst_device.is_cpu() ? src_device : dst_device;
@@ -109,11 +108,11 @@ std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at
                                                      : ACL_MEMCPY_DEVICE_TO_DEVICE;
   auto submission = std::make_shared<Submission>(call, device, kind, std::move(plan));
   if (kind == ACL_MEMCPY_HOST_TO_DEVICE && !all_pinned(src)) {
-    // The caller may write to pageable memory as soon as the op returns, and the task reads it later.
+    // The caller may write to pageable memory once the op returns, before the task reads it.
     refuse_pageable_capture(call, "src");
     for (Step& step : submission->plan.steps) {
       const at::Tensor buffer = host_buffer(step.bytes);
-      submission->late = submission->late || !copy_on_host(through_buffer(step, buffer), deadline);
+      submission->timed_out = submission->timed_out || !copy_on_host(stage_through(step, buffer), deadline);
       submission->buffers.push_back(buffer);
     }
   } else if (kind == ACL_MEMCPY_DEVICE_TO_HOST && !all_pinned(dst)) {
@@ -122,21 +121,21 @@ std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at
       submission->owned.assign(dst.begin(), dst.end());
       return submission;
     }
-    // The runtime holds up whoever asks for a copy to pageable memory until it is done, and that is torch_npu's thread.
+    // A copy to pageable memory would block torch_npu's thread in the runtime until it is done.
     for (Step& step : submission->plan.steps) {
       const at::Tensor buffer = host_buffer(step.bytes);
-      Step to_buffer = through_buffer(step, buffer);
-      submission->afterwards.push_back(std::exchange(step, std::move(to_buffer)));
+      Step to_buffer = stage_through(step, buffer);
+      submission->host_steps_after.push_back(std::exchange(step, std::move(to_buffer)));
       submission->buffers.push_back(buffer);
     }
   }
   return submission;
 }
 
-void release_retired() {
-  std::vector<at::Tensor> tensors;
-  const std::lock_guard lock(retired().mutex);
-  tensors.swap(retired().tensors);
+void release_deferred() {
+  std::vector<at::Tensor> tensors;  // destroyed after the lock is released
+  const std::lock_guard lock(deferred_releases().mutex);
+  tensors.swap(deferred_releases().tensors);
 }
 
 }  // namespace llm_datadist

@@ -7,38 +7,38 @@
 #include <memory>
 #include <vector>
 
-#include "../plan/copy_plan.h"
-#include "../plan/host_copy.h"
+#include "../host/host_copy.h"
+#include "../plan/call_context.h"
+#include "../plan/step.h"
 
 namespace llm_datadist {
 
-// One call, ready for the runtime.
+// A plan with everything that the runtime needs to run it.
 struct Submission {
-  Call call;
+  CallContext call;
   at::Device device;
   aclrtMemcpyKind kind;
   CopyPlan plan;
-  // Host copies for when the device is done: of what it was given a buffer for.
-  std::vector<Step> afterwards = {};
-  // What the device reads and writes and nothing else may keep alive: buffers of ours, and tensors of the caller's. See
-  // Note [Tensors of Python].
+  std::vector<Step> host_steps_after = {};  // copies from our buffers to pageable memory, for when the device is done
+  // Kept alive for the device: our buffers, and tensors of the caller. See Note [Tensors of Python].
   std::vector<at::Tensor> buffers = {};
   std::vector<at::Tensor> owned = {};
-  bool late = false;  // the deadline passed while host memory was gathered
+  bool timed_out = false;  // the deadline passed while pageable memory was gathered
 
-  Submission(const Call& call, at::Device device, aclrtMemcpyKind kind, CopyPlan plan)
+  Submission(const CallContext& call, at::Device device, aclrtMemcpyKind kind, CopyPlan plan)
       : call(call), device(device), kind(kind), plan(std::move(plan)) {}
   ~Submission();
 
-  void enqueue(aclrtStream stream) const;
+  void issue_commands(aclrtStream stream) const;
 };
 
-// Makes a plan ready. Returns nothing if there is nothing to move. With a deadline somebody waits for the copies, so
-// that none needs to touch pageable memory from the queue or the device.
-std::shared_ptr<Submission> prepare(const Call& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan,
-                                    const Deadline& deadline);
+// Checks what only the NPU can know (devices, formats, capture) and gives pageable host memory pinned buffers. Returns
+// nothing if there is nothing to copy. A deadline means that the caller waits for the copies: then copies to pageable
+// memory go through a buffer too, and are finished by host_steps_after.
+std::shared_ptr<Submission> make_submission(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src,
+                                            CopyPlan plan, const Deadline& deadline);
 
-// Lets go of what submissions have owned. Called where Python's threads come by, with no lock held.
-void release_retired();
+// Releases tensors of destroyed submissions. Call where the GIL may be taken; hold no lock.
+void release_deferred();
 
 }  // namespace llm_datadist

@@ -4,14 +4,15 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "extent.h"
+#include "address_range.h"
+#include "byte_copy.h"
 
 namespace llm_datadist {
 namespace {
 
-// Whether the ranges of one base are clear of one another, seen from their distances alone: both sides step by
-// the same pitch, and the sources lie in the gaps between the destinations (or each on its own destination).
-bool clear_by_pitch(const Base& base, int64_t width) {
+// Whether the ranges of one base are apart, or copied onto themselves. Decided by distances alone: both sides have the
+// same pitch, and the sources lie in the gaps between the destinations.
+bool apart_by_pitch(const Base& base, int64_t width) {
   if (base.dst == base.src) {
     return base.height == 1 || base.dst_pitch == base.src_pitch;
   }
@@ -22,105 +23,64 @@ bool clear_by_pitch(const Base& base, int64_t width) {
   return gap >= width && base.dst_pitch - gap >= width;
 }
 
-// Whether extents come in the order of their addresses, or in the opposite one, and none overlaps the next.
-struct Order {
-  bool ascends = true;
-  bool descends = true;
-  Extent last{0, 0};
-
-  void add(const Extent& extent, bool first) {
-    ascends = ascends && (first || extent.begin >= last.end);
-    descends = descends && (first || extent.end <= last.begin);
-    last = extent;
-  }
-  bool apart() const { return ascends || descends; }
-};
-
-// The quick answer, in one pass and without sorting: true for the layouts caches really have (tensors in the order of
-// their addresses, rows of one stacked tensor), false where only find_conflict's sorting can tell.
+// A quick test in one pass without sorting: true for the layouts of most caches (tensors at ascending addresses, rows
+// of one stacked tensor). If it returns false, only sorting can tell.
 bool clearly_apart(const Step& step) {
-  Order dst_order;
-  Order pair_order;
-  Extent all_dst{};
-  Extent all_src{};
-  bool pairs_clear = true;
+  AddressRange last_dst{0, 0};
+  AddressRange last_pair{0, 0};
+  AddressRange all_src{UINTPTR_MAX, 0};
+  bool dst_ascends = true;
+  bool pairs_ascend = true;
   for (const Base& base : step.bases) {
-    const bool first = &base == step.bases.begin();
-    const int64_t width = step.lists[base.spans].bytes;
-    const Extent dst = extent_of(base.dst, (base.height - 1) * base.dst_pitch + width);
-    const Extent src = extent_of(base.src, (base.height - 1) * base.src_pitch + width);
-    dst_order.add(dst, first);
-    pair_order.add(hull(dst, src), first);
-    pairs_clear = pairs_clear && (disjoint(dst, src) || clear_by_pitch(base, width));
-    all_dst = first ? dst : hull(all_dst, dst);
-    all_src = first ? src : hull(all_src, src);
+    const int64_t width = step.span_list_of(base).bytes;
+    const AddressRange dst = range_of(base.dst, (base.height - 1) * base.dst_pitch + width);
+    const AddressRange src = range_of(base.src, (base.height - 1) * base.src_pitch + width);
+    const AddressRange pair = hull(dst, src);
+    dst_ascends = dst_ascends && dst.begin >= last_dst.end;
+    pairs_ascend = pairs_ascend && pair.begin >= last_pair.end && (disjoint(dst, src) || apart_by_pitch(base, width));
+    all_src = hull(all_src, src);
+    last_dst = dst;
+    last_pair = pair;
   }
-  return (pair_order.apart() && pairs_clear) || (dst_order.apart() && disjoint(all_dst, all_src));
+  const AddressRange all_dst = hull(range_of(step.bases.front().dst, 0), last_dst);
+  return pairs_ascend || (dst_ascends && disjoint(all_dst, all_src));
 }
 
-struct Range {
-  Extent extent;
-  int64_t position;
-  bool is_dst;
-  bool onto_itself;
-};
+TensorName dst_of(const ByteCopy& copy) { return {"dst", copy.tensor}; }
+TensorName src_of(const ByteCopy& copy) { return {"src", copy.tensor}; }
+
+void refuse(const CallContext& call, TensorName written, const char* verb, TensorName other) {
+  CHECK_CALL(call, false, "the range to write in ", written, " overlaps the range to ", verb, " in ", other,
+             ": the result would depend on the order of the copies");
+}
 
 }  // namespace
 
-std::optional<Conflict> find_conflict(const Step& step, bool& shifts) {
-  shifts = false;
+bool check_overlap(const CallContext& call, const Step& step) {
   if (clearly_apart(step)) {
-    return std::nullopt;
+    return false;
   }
-
-  c10::SmallVector<Range, 384> ranges;
-  int64_t position = 0;
-  for (const Base& base : step.bases) {
-    const int64_t width = step.lists[base.spans].bytes;
-    for (int64_t place = 0; place < base.height; ++place, ++position) {
-      const Extent dst = extent_of(base.dst + place * base.dst_pitch, width);
-      const Extent src = extent_of(base.src + place * base.src_pitch, width);
-      const bool onto_itself = dst.begin == src.begin;
-      ranges.push_back({dst, position, true, onto_itself});
-      ranges.push_back({src, position, false, onto_itself});
-      shifts = shifts || (!onto_itself && !disjoint(dst, src));
+  std::vector<ByteCopy> copies;
+  copies.reserve(step.bases.size());
+  const char* const origin = step.bases.front().dst;
+  for_each_place(step, [&](const Base& base, const char* dst, const char* src) {
+    copies.push_back({distance(origin, dst), distance(origin, src), step.span_list_of(base).bytes, base.tensor});
+  });
+  if (const auto twice = find_double_write(copies)) {
+    refuse(call, dst_of(twice->second), "write", dst_of(twice->first));
+  }
+  std::erase_if(copies, [](const ByteCopy& copy) { return copy.onto_itself(); });
+  const std::vector<Writers> writers = find_writers(copies);
+  bool self_overlap = false;
+  for (size_t copy = 0; copy < copies.size(); ++copy) {
+    for (int64_t writer = writers[copy].begin; writer < writers[copy].end; ++writer) {
+      if (writer != static_cast<int64_t>(copy)) {
+        refuse(call, dst_of(copies[writer]), "read", src_of(copies[copy]));
+      }
+      self_overlap = true;
     }
   }
-  std::sort(ranges.begin(), ranges.end(),
-            [](const Range& a, const Range& b) { return a.extent.begin < b.extent.begin; });
-
-  // One pass over the ranges by where they begin. A range conflicts with an earlier one that ends after its begin.
-  // Destinations are disjoint as far as the pass has come, so only the last one can reach further; of the sources, the
-  // furthest-reaching one and, where that is the range's own, the furthest-reaching other one.
-  const Range* last_dst = nullptr;
-  const Range* last_written = nullptr;  // the last destination that is not a range copied onto itself
-  const Range* far_src = nullptr;
-  const Range* far_other_src = nullptr;
-  for (const Range& range : ranges) {
-    const auto reaches = [&](const Range* earlier) { return earlier && earlier->extent.end > range.extent.begin; };
-    if (range.is_dst) {
-      if (reaches(last_dst)) {
-        return Conflict{range.position, last_dst->position, true};
-      }
-      const Range* src = far_src && far_src->position == range.position ? far_other_src : far_src;
-      if (!range.onto_itself && reaches(src)) {
-        return Conflict{range.position, src->position, false};
-      }
-      last_dst = &range;
-      last_written = range.onto_itself ? last_written : &range;
-    } else {
-      if (reaches(last_written) && last_written->position != range.position) {
-        return Conflict{last_written->position, range.position, false};
-      }
-      if (!far_src || range.extent.end >= far_src->extent.end) {
-        far_other_src = far_src;
-        far_src = &range;
-      } else if (!far_other_src || range.extent.end > far_other_src->extent.end) {
-        far_other_src = &range;
-      }
-    }
-  }
-  return std::nullopt;
+  return self_overlap;
 }
 
 }  // namespace llm_datadist

@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <optional>
-
-#include "copy_plan.h"
+#include "call_context.h"
+#include "step.h"
 
 namespace llm_datadist {
 
-// Two ranges of a step that may not both be there, by their position in the step. One is always a destination.
-struct Conflict {
-  int64_t dst;
-  int64_t other;
-  bool other_is_dst;
-};
-
-// Of a step whose lists have one span each, looks for a destination range that overlaps another destination, or a
-// source other than its own. Sets `shifts` if a destination partly overlaps its own source. A range copied onto itself
-// reads and writes nothing new, so it conflicts only with another destination.
-std::optional<Conflict> find_conflict(const Step& step, bool& shifts);
+// Checks the ranges of a step of copy_cache, whose span lists have one span each. Refuses a destination that overlaps
+// another destination, or a source other than its own. Returns whether a destination partly overlaps its own source. A
+// range copied onto itself changes nothing: only another destination may not overlap it.
+bool check_overlap(const CallContext& call, const Step& step);
 
 }  // namespace llm_datadist

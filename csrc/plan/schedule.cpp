@@ -8,90 +8,72 @@
 namespace llm_datadist {
 namespace {
 
-// The moves [begin, end) that write into what a move reads. They are neighbours, since moves are sorted by what they
-// write.
-struct Writers {
-  int64_t begin;
-  int64_t end;
-};
-
-std::vector<Writers> find_writers(const std::vector<Move>& moves) {
-  std::vector<Writers> writers;
-  writers.reserve(moves.size());
-  for (const Move& move : moves) {
-    const auto begin = std::partition_point(moves.begin(), moves.end(),
-                                            [&](const Move& other) { return other.dst + other.width <= move.src; });
-    const auto end =
-        std::partition_point(begin, moves.end(), [&](const Move& other) { return other.dst < move.src + move.width; });
-    writers.push_back({begin - moves.begin(), end - moves.begin()});
-  }
-  return writers;
-}
-
-// The graph has an edge from each move to every other one that writes into its source: that one must come later. Where
-// a walk along edges comes back to itself, no order is right, and the move that closes the cycle is staged: it reads
-// before all others, which takes its edges away.
+// Orders copies by depth-first search. The graph has an edge from each copy to every other one that writes into its
+// source: the writer must come later. Where the search meets its own path (a cycle), no order is right, and the copy
+// that closes the cycle is staged: it reads before all others, which removes its edges.
 class Orderer {
  public:
-  explicit Orderer(const std::vector<Move>& moves)
-      : moves_(moves), writers_(find_writers(moves)), state_(moves.size(), State::kNew), staged_(moves.size(), false) {}
+  explicit Orderer(const std::vector<ByteCopy>& copies)
+      : copies_(copies),
+        writers_(find_writers(copies)),
+        state_(copies.size(), State::kNew),
+        staged_(copies.size(), false) {}
 
-  void stage_shifts() {
-    for (size_t move = 0; move < moves_.size(); ++move) {
-      staged_[move] = staged_[move] || shifts(move);
+  void stage_self_overlaps() {
+    for (size_t copy = 0; copy < copies_.size(); ++copy) {
+      staged_[copy] = staged_[copy] || std::abs(copies_[copy].dst - copies_[copy].src) < copies_[copy].width;
     }
   }
 
-  // Copies that read ranges with very many writers in them, as no cache's do, would make more edges than can be
-  // walked. They are all staged.
+  // Bounds the time of the search. Sources with this many writers do not occur in caches; the copies of such a call are
+  // all staged.
   void stage_if_tangled() {
-    constexpr int64_t kEdgesPerMove = 16;
+    constexpr int64_t kEdgesPerCopy = 16;
     int64_t edges = 0;
     for (const Writers& writers : writers_) {
       edges += writers.end - writers.begin;
     }
-    if (edges > kEdgesPerMove * static_cast<int64_t>(moves_.size())) {
-      for (size_t move = 0; move < moves_.size(); ++move) {
-        staged_[move] = writers_[move].begin < writers_[move].end;
+    if (edges > kEdgesPerCopy * static_cast<int64_t>(copies_.size())) {
+      for (size_t copy = 0; copy < copies_.size(); ++copy) {
+        staged_[copy] = writers_[copy].begin < writers_[copy].end;
       }
     }
   }
 
-  // A depth-first walk; a move is put in the list when all that must come after it are there. Returns the list
-  // backwards.
+  // The search finishes a copy after all that must come later, so the order is the reverse of that of finishing.
   std::vector<int64_t> order() {
-    std::vector<int64_t> done;
-    done.reserve(moves_.size());
+    std::vector<int64_t> finished;
+    finished.reserve(copies_.size());
     std::vector<Visit> path;
-    for (auto root = static_cast<int64_t>(moves_.size()) - 1; root >= 0; --root) {
+    for (auto root = static_cast<int64_t>(copies_.size()) - 1; root >= 0; --root) {
       enter(root, path);
       while (!path.empty()) {
         Visit& visit = path.back();
-        const int64_t move = visit.move;
-        if (staged_[move] || visit.next == writers_[move].end) {
-          state_[move] = State::kDone;
-          done.push_back(move);
+        const int64_t copy = visit.copy;
+        if (staged_[copy] || visit.next_writer == writers_[copy].end) {
+          state_[copy] = State::kFinished;
+          finished.push_back(copy);
           path.pop_back();
           continue;
         }
-        const int64_t writer = visit.next++;
-        if (writer != move && state_[writer] == State::kOnPath) {
-          staged_[move] = true;
-        } else if (writer != move) {
+        const int64_t writer = visit.next_writer++;
+        if (writer != copy && state_[writer] == State::kOnPath) {
+          staged_[copy] = true;
+        } else if (writer != copy) {
           enter(writer, path);
         }
       }
     }
-    std::reverse(done.begin(), done.end());
-    return done;
+    std::reverse(finished.begin(), finished.end());
+    return finished;
   }
 
-  bool staged(int64_t move) const { return staged_[move]; }
+  bool staged(int64_t copy) const { return staged_[copy]; }
 
-  // Whether a move that is not staged has to come before another such, or overlaps its own source.
+  // Whether a direct copy has a direct writer, which may be itself.
   bool order_matters() const {
-    for (size_t move = 0; move < moves_.size(); ++move) {
-      for (int64_t writer = writers_[move].begin; !staged_[move] && writer < writers_[move].end; ++writer) {
+    for (size_t copy = 0; copy < copies_.size(); ++copy) {
+      for (int64_t writer = writers_[copy].begin; !staged_[copy] && writer < writers_[copy].end; ++writer) {
         if (!staged_[writer]) {
           return true;
         }
@@ -101,88 +83,73 @@ class Orderer {
   }
 
  private:
-  enum class State : char { kNew, kOnPath, kDone };
+  enum class State : char { kNew, kOnPath, kFinished };
 
   struct Visit {
-    int64_t move;
-    int64_t next;  // the next writer to look at
+    int64_t copy;
+    int64_t next_writer;
   };
 
-  void enter(int64_t move, std::vector<Visit>& path) {
-    if (state_[move] == State::kNew) {
-      state_[move] = State::kOnPath;
-      path.push_back({move, writers_[move].begin});
+  void enter(int64_t copy, std::vector<Visit>& path) {
+    if (state_[copy] == State::kNew) {
+      state_[copy] = State::kOnPath;
+      path.push_back({copy, writers_[copy].begin});
     }
   }
 
-  bool shifts(size_t move) const { return std::abs(moves_[move].dst - moves_[move].src) < moves_[move].width; }
-
-  const std::vector<Move>& moves_;
+  const std::vector<ByteCopy>& copies_;
   std::vector<Writers> writers_;
   std::vector<State> state_;
   std::vector<char> staged_;
 };
 
-// Adds a move to a list of spans, as part of the last one where it goes on from there.
-void append(std::vector<Span>& spans, const Move& move, bool may_overlap) {
-  if (!spans.empty()) {
-    Span& last = spans.back();
-    const int64_t width = last.width + move.width;
-    // Ranges that are copied in their order may not become one that overlaps its own source.
-    if (last.dst + last.width == move.dst && last.src + last.width == move.src &&
-        (may_overlap || std::abs(move.dst - move.src) >= width)) {
-      last.width = width;
-      return;
-    }
-    spans.push_back({move.dst, move.src, move.width, last.before + last.width});
+// Appends a copy to a list of spans, merged into the last one where it continues it. Spans that are copied in order may
+// not grow into one that overlaps its own source, unless `may_overlap`.
+void append(std::vector<Span>& spans, const ByteCopy& copy, bool may_overlap) {
+  if (spans.empty()) {
+    spans.push_back({copy.dst, copy.src, copy.width, 0});
     return;
   }
-  spans.push_back({move.dst, move.src, move.width, 0});
+  Span& last = spans.back();
+  const int64_t width = last.width + copy.width;
+  if (last.dst_offset + last.width == copy.dst && last.src_offset + last.width == copy.src &&
+      (may_overlap || std::abs(copy.dst - copy.src) >= width)) {
+    last.width = width;
+  } else {
+    spans.push_back({copy.dst, copy.src, copy.width, last.bytes_before + last.width});
+  }
 }
 
 }  // namespace
 
-std::optional<std::pair<int64_t, int64_t>> find_double_write(std::vector<Move>& moves) {
-  const auto by_dst = [](const Move& a, const Move& b) { return a.dst < b.dst; };
-  if (!std::is_sorted(moves.begin(), moves.end(), by_dst)) {
-    std::sort(moves.begin(), moves.end(), by_dst);
-  }
-  for (size_t i = 1; i < moves.size(); ++i) {
-    if (moves[i].dst < moves[i - 1].dst + moves[i - 1].width) {
-      return std::pair<int64_t, int64_t>(std::minmax(moves[i - 1].index, moves[i].index));
-    }
-  }
-  return std::nullopt;
-}
-
-Schedule schedule(const std::vector<Move>& sorted, bool shared, bool can_shift) {
+Schedule schedule(const std::vector<ByteCopy>& sorted, bool shared_memory, bool memmove) {
   Schedule result;
-  if (!shared) {
-    for (const Move& move : sorted) {
-      append(result.direct, move, true);
+  if (!shared_memory) {
+    for (const ByteCopy& copy : sorted) {
+      append(result.direct, copy, true);
     }
     return result;
   }
-  std::vector<Move> moves;
-  moves.reserve(sorted.size());
-  std::copy_if(sorted.begin(), sorted.end(), std::back_inserter(moves),
-               [](const Move& move) { return move.dst != move.src; });
-  Orderer orderer(moves);
-  if (!can_shift) {
-    orderer.stage_shifts();
+  std::vector<ByteCopy> copies;
+  copies.reserve(sorted.size());
+  std::remove_copy_if(sorted.begin(), sorted.end(), std::back_inserter(copies),
+                      [](const ByteCopy& copy) { return copy.onto_itself(); });
+  Orderer orderer(copies);
+  if (!memmove) {
+    orderer.stage_self_overlaps();
   }
   orderer.stage_if_tangled();
-  for (const int64_t move : orderer.order()) {
-    if (!orderer.staged(move)) {
-      append(result.direct, moves[move], false);
+  for (const int64_t copy : orderer.order()) {
+    if (!orderer.staged(copy)) {
+      append(result.direct, copies[copy], false);
     }
   }
-  for (size_t move = 0; move < moves.size(); ++move) {
-    if (orderer.staged(move)) {
-      append(result.staged, moves[move], true);
+  for (size_t copy = 0; copy < copies.size(); ++copy) {
+    if (orderer.staged(copy)) {
+      append(result.staged, copies[copy], true);
     }
   }
-  result.in_order = orderer.order_matters();
+  result.order_matters = orderer.order_matters();
   return result;
 }
 

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <vector>
 
-#include "row_layout.h"
+#include "byte_copy.h"
+#include "tensor_pair.h"
 
 namespace llm_datadist {
 
@@ -17,15 +16,11 @@ struct Slice {
   int64_t size;
 };
 
-// Checks that the slice lies in the rows of one tensor of dst and one of src. Returns the bytes to copy from each row.
-int64_t checked_width(const Call& call, const Slice& slice, Item dst_item, const RowLayout& dst, Item src_item,
-                      const RowLayout& src);
+// Checks that a slice lies in the rows of a pair. Returns the copy, its positions counted from row 0 of either side.
+ByteCopy checked_copy(const CallContext& call, const Slice& slice, const TensorPair& pair);
 
-// Checks what the copies argument of a batch is, without looking at how many copies there are: for real and fake
-// tensors alike.
-void check_copies(const Call& call, const at::Tensor& copies);
-
-// Reads the copies argument of a batch, once: what is checked is what is used, whoever writes to it meanwhile.
-std::vector<Slice> read_slices(const Call& call, const at::Tensor& copies);
+// Checks and reads the `copies` argument of a batch. It is read once, so that what is checked is what is used even if
+// another thread writes to it.
+std::vector<Slice> read_slices(const CallContext& call, const at::Tensor& copies);
 
 }  // namespace llm_datadist

@@ -7,58 +7,60 @@
 #include <atomic>
 #include <cstring>
 
+#include "../plan/address_range.h"
 #include "copy_bytes.h"
-#include "extent.h"
 
 namespace llm_datadist {
 namespace {
 
-// Below this many bytes, waking the intra-op threads costs more than they save.
+// Below this size, waking the intra-op threads takes longer than it saves.
 constexpr int64_t kParallelBytes = 256 * 1024;
-// Threads share the bytes in whole units, so that no two of them write to one cache line more than need be.
+// Threads share the bytes in units of this size, so that they rarely write to the same cache line.
 constexpr int64_t kUnitBytes = 4 * 1024;
-// From this many bytes on, what is written is out of the cache before anybody reads it; but a range must have lines
-// enough of its own for that to pay.
+// Copies of this size or more use streaming stores, because their destination leaves the cache before it is read;
+// ranges below kStreamingRange have too few whole lines for it.
 constexpr int64_t kStreamingBytes = 24 * 1024 * 1024;
 constexpr int64_t kStreamingRange = 512;
-// How far ahead of the copy memory is fetched, in bytes and in ranges (a power of two), and how much of each range: the
-// processor guesses the rest of it.
+// How far ahead of the copy to prefetch, in bytes and in ranges (a power of two), and how much of each range: the
+// hardware prefetcher fetches the rest.
 constexpr int64_t kAheadBytes = 8 * 1024;
 constexpr uint64_t kAheadRanges = 64;
 constexpr int64_t kPrefetchBytes = 512;
-// A copy with a deadline looks at the clock between pieces of this size (about a millisecond each).
+// A copy with a deadline reads the clock between pieces of this size (about a millisecond each).
 constexpr int64_t kPieceBytes = 8 * 1024 * 1024;
 
-// Bytes to copy in one piece.
+// Contiguous bytes to copy.
 struct Range {
   char* dst;
   const char* src;
   int64_t bytes;
 };
 
-// Walks the ranges of a step: its bases, their places, the spans of each place.
+// Iterates over the ranges of a step: base by base, place by place, span by span.
 class Ranges {
  public:
-  // Begins at byte `skip` of the step, counted in this order.
+  // Starts at byte `skip` of the step, in this order.
   Ranges(const Step& step, int64_t skip) : step_(step), base_(step.bases.begin()) {
-    for (; skip >= step.lists[base_->spans].bytes * base_->height; ++base_) {
-      skip -= step.lists[base_->spans].bytes * base_->height;
+    for (; skip >= step.span_list_of(*base_).bytes * base_->height; ++base_) {
+      skip -= step.span_list_of(*base_).bytes * base_->height;
     }
     enter_base();
-    const int64_t place_bytes = step.lists[base_->spans].bytes;
+    const int64_t place_bytes = step.span_list_of(*base_).bytes;
     const int64_t places = skip / place_bytes;
     dst_ += places * base_->dst_pitch;
     src_ += places * base_->src_pitch;
     places_ -= places;
     skip %= place_bytes;
-    span_ = std::upper_bound(span_, end_, skip, [](int64_t byte, const Span& span) { return byte < span.before; }) - 1;
-    column_ = skip - span_->before;
+    span_ =
+        std::upper_bound(span_, end_, skip, [](int64_t byte, const Span& span) { return byte < span.bytes_before; }) -
+        1;
+    column_ = skip - span_->bytes_before;
   }
 
-  // Takes the next range, or its first `most` bytes. Not to be called after the last one.
+  // Takes the next range, at most `most` bytes of it. Must not be called after the last one.
   void take(Range& range, int64_t most) {
-    range.dst = dst_ + span_->dst + column_;
-    range.src = src_ + span_->src + column_;
+    range.dst = dst_ + span_->dst_offset + column_;
+    range.src = src_ + span_->src_offset + column_;
     range.bytes = std::min(span_->width - column_, most);
     column_ += range.bytes;
     if (column_ == span_->width) {
@@ -91,13 +93,13 @@ class Ranges {
 
   const Step& step_;
   const Base* base_;
-  int64_t places_ = 0;  // of the base, from this one on
+  int64_t places_ = 0;  // left of the base, including the current one
   char* dst_ = nullptr;
   const char* src_ = nullptr;
   const Span* begin_ = nullptr;
   const Span* span_ = nullptr;
   const Span* end_ = nullptr;
-  int64_t column_ = 0;
+  int64_t column_ = 0;  // bytes already taken of the span
 };
 
 void prefetch(const Range& range, bool dst_too) {
@@ -109,17 +111,17 @@ void prefetch(const Range& range, bool dst_too) {
   }
 }
 
-// Copies the bytes of ranges, of which some may overlap their own source, until a deadline.
+// Copies ranges until a deadline.
 class Copier {
  public:
   Copier(const Step& step, const Deadline& deadline)
-      : deadline_(deadline), in_order_(step.in_order), large_(step.bytes >= kStreamingBytes) {}
+      : deadline_(deadline), memmove_(step.order_matters), large_(step.bytes >= kStreamingBytes) {}
 
   bool streams(const Range& range) const { return large_ && range.bytes >= kStreamingRange; }
 
-  // Returns false if the deadline passes with bytes still to copy.
+  // Returns false if the deadline passed before all bytes were copied.
   bool copy(const Range& range) {
-    if (in_order_ && !disjoint(extent_of(range.dst, range.bytes), extent_of(range.src, range.bytes))) {
+    if (memmove_ && !disjoint(range_of(range.dst, range.bytes), range_of(range.src, range.bytes))) {
       if (!in_time(range.bytes)) {
         return false;
       }
@@ -148,38 +150,38 @@ class Copier {
   }
 
  private:
-  // Whether so many bytes may still be copied.
+  // Whether the next `bytes` may be copied.
   bool in_time(int64_t bytes) {
-    if (deadline_ && since_look_ >= kPieceBytes) {
-      since_look_ = 0;
+    if (deadline_ && since_check_ >= kPieceBytes) {
+      since_check_ = 0;
       if (Clock::now() >= *deadline_) {
         return false;
       }
     }
-    since_look_ += bytes;
+    since_check_ += bytes;
     return true;
   }
 
   const Deadline& deadline_;
-  const bool in_order_;
+  const bool memmove_;
   const bool large_;
-  int64_t since_look_ = kPieceBytes;
+  int64_t since_check_ = kPieceBytes;
 };
 
-// Copies bytes [begin, end) of a step. Returns false if the deadline passes first.
+// Copies bytes [begin, end) of a step. Returns false if the deadline passed first.
 bool copy_part(const Step& step, int64_t begin, int64_t end, const Deadline& deadline) {
   Ranges ranges(step, begin);
   Copier copier(step, deadline);
-  // Ranges that are fetched from memory and not yet copied, in a ring. Rows and separate tensors lie where the
-  // processor cannot guess.
+  // A ring of ranges that are prefetched but not yet copied. The hardware prefetcher does not follow from one row or
+  // tensor to the next.
   Range ring[kAheadRanges];
-  uint64_t fetched = 0;
+  uint64_t prefetched = 0;
   uint64_t copied = 0;
   int64_t ahead = 0;
   int64_t left = end - begin;
   do {
-    while (left > 0 && ahead < kAheadBytes && fetched - copied < kAheadRanges) {
-      Range& range = ring[fetched++ % kAheadRanges];
+    while (left > 0 && ahead < kAheadBytes && prefetched - copied < kAheadRanges) {
+      Range& range = ring[prefetched++ % kAheadRanges];
       ranges.take(range, left);
       prefetch(range, !copier.streams(range));
       left -= range.bytes;
@@ -190,17 +192,17 @@ bool copy_part(const Step& step, int64_t begin, int64_t end, const Deadline& dea
     if (!copier.copy(range)) {
       return false;
     }
-  } while (left > 0 || copied != fetched);
+  } while (left > 0 || copied != prefetched);
   copier.finish();
   return true;
 }
 
-// Where a place begins, in bytes of the step. Places are counted through the bases.
-int64_t byte_of(const Step& step, int64_t place) {
+// The byte of the step at which a place begins. Places are numbered through all bases.
+int64_t first_byte_of(const Step& step, int64_t place) {
   int64_t bytes = 0;
   for (const Base& base : step.bases) {
     const int64_t places = std::min(place, base.height);
-    bytes += places * step.lists[base.spans].bytes;
+    bytes += places * step.span_list_of(base).bytes;
     place -= places;
   }
   return bytes;
@@ -218,15 +220,15 @@ bool copy_on_host(const Step& step, const Deadline& deadline) {
       done = false;
     }
   };
-  if (step.in_order) {
-    // Places are independent of one another, so they are what threads share.
+  if (step.order_matters) {
+    // The threads share whole places, which are independent of one another.
     int64_t places = 0;
     for (const Base& base : step.bases) {
       places += base.height;
     }
     const int64_t places_worth_a_thread = std::max<int64_t>(1, kParallelBytes / 2 / (step.bytes / places));
     at::parallel_for(0, places, places_worth_a_thread,
-                     [&](int64_t first, int64_t last) { copy(byte_of(step, first), byte_of(step, last)); });
+                     [&](int64_t first, int64_t last) { copy(first_byte_of(step, first), first_byte_of(step, last)); });
   } else {
     const int64_t units = (step.bytes + kUnitBytes - 1) / kUnitBytes;
     at::parallel_for(0, units, kParallelBytes / 2 / kUnitBytes, [&](int64_t first, int64_t last) {

@@ -6,21 +6,21 @@
 
 #if defined(__x86_64__)
 #include <emmintrin.h>
-// Compiled once for each of these, and the best one that the processor has is picked when the library is loaded.
-#define FOR_EVERY_X86 __attribute__((target_clones("avx512f", "avx2", "default")))
+// Compiled once for each target. The loader picks the best one that the processor supports.
+#define MULTIVERSIONED __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
-#define FOR_EVERY_X86
+#define MULTIVERSIONED
 #endif
 
 namespace llm_datadist {
 namespace {
 
-// A cache line that may lie anywhere and holds anything. One register, or as many as the processor takes for it.
+// A cache line at any address, with any contents. The compiler holds it in as many vector registers as it needs.
 using Line = char __attribute__((vector_size(64), aligned(1), may_alias));
 constexpr int64_t kLine = sizeof(Line);
 
-// Where memcpy may be slow: from about 1 KiB on it uses an instruction (rep movsb) that on AMD's processors takes up to
-// 20 times as long for some addresses (docs/measurements.md).
+// From about 1 KiB on, memcpy uses rep movsb, which on AMD's processors takes up to 20 times as long for some addresses
+// (docs/measurements.md).
 constexpr int64_t kSmall = 1024;
 bool memcpy_is_slow() {
 #if defined(__x86_64__)
@@ -35,8 +35,8 @@ bool memcpy_is_slow() {
 }
 
 // Copies kSmall bytes or more.
-FOR_EVERY_X86 void copy_lines(char* dst, const char* src, int64_t bytes) {
-  // The first line at any address, then whole lines of dst, then the last line, over bytes that are there already.
+MULTIVERSIONED void copy_lines(char* dst, const char* src, int64_t bytes) {
+  // Whole lines of dst, aligned; then the first and the last line, which overlap them.
   const Line first = *reinterpret_cast<const Line*>(src);
   const Line last = *reinterpret_cast<const Line*>(src + bytes - kLine);
   int64_t at = kLine - static_cast<int64_t>(reinterpret_cast<uintptr_t>(dst) % kLine);
@@ -65,7 +65,7 @@ void copy_cached(char* dst, const char* src, int64_t bytes) {
 
 #if defined(__x86_64__)
 void copy_streaming(char* dst, const char* src, int64_t bytes) {
-  // Streaming stores want an aligned destination, and whole lines.
+  // Streaming stores need an aligned destination, and write whole lines.
   const int64_t head = std::min<int64_t>(bytes, -reinterpret_cast<uintptr_t>(dst) % kLine);
   std::memcpy(dst, src, head);
   int64_t at = head;

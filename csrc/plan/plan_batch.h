@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "slice.h"
+
+namespace llm_datadist {
+
+// Checks a call of copy_cache_batch and turns it into a plan. Raises ValueError, with nothing written.
+CopyPlan plan_batch(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
+                    int64_t batch_dim);
+
+}  // namespace llm_datadist
