@@ -63,16 +63,17 @@ class TestThreads:
                 manager.remove_cache_key(key)
                 manager.deallocate_cache(src)
 
+        gc.collect()  # the caches of earlier tests
         begun = torch.npu.memory_allocated() if device == "npu" else 0
         self.run(work)
         gc.collect()
         if device == "npu":
             torch.npu.synchronize()
-            for _ in range(500):  # torch_npu lets go of what a finished task held a moment later
-                if torch.npu.memory_allocated() == begun:
+            for _ in range(500):  # torch_npu releases the tensors of a finished task a little later
+                if torch.npu.memory_allocated() <= begun:
                     break
                 time.sleep(0.01)
-            assert torch.npu.memory_allocated() == begun
+            assert torch.npu.memory_allocated() <= begun
         assert sorted(number for thread in ids for number in thread) == list(range(1, 20_001))  # none lost, none twice
         full = [manager.allocate_cache(desc) for _ in range(16)]  # all of the pool is there again
         with pytest.raises(LLMException, match="memory_size"):
