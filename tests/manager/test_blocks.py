@@ -38,7 +38,7 @@ class TestBlocks:
         manager, on_host = CacheManager(), Cache.create_cpu_cache(desc(), [t.data_ptr() for t in owners])
         on_device = manager.allocate_blocks_cache(desc(device))
         fill(on_device)
-        expected = reference_batch(owners, on_device.separate_tensors, [(1, 3, 0, -1)])
+        expected = reference_batch(owners, on_device.unstacked, [(1, 3, 0, -1)])
         manager.swap_blocks(on_device, on_host, {3: 1})
         assert_same_bytes(owners, expected)
 
