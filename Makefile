@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every target does its own set-up, on a fresh clone too. Two environments: .venv has torch alone, .venv-npu has
-# torch_npu as well, and runs it on the simulated Ascend runtime of tests/ascend_sim.
+# Every target does its own set-up, also on a fresh clone. Three environments: .venv-lint has the linters and formatters
+# and needs no build, .venv has torch, .venv-npu has torch_npu as well and runs it on the simulated Ascend runtime of
+# tests/ascend_sim.
 
 PYTHON ?= python3
 SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
-CPP = $(shell git ls-files '*.cpp' '*.h')
+# Runs $(2) under a heading, and prints its time.
+part = @printf '\n======== %s ========\n' '$(1)'; begin=$$(date +%s); $(2) && \
+	printf '======== %s: passed in %d s ========\n' '$(1)' $$(($$(date +%s) - begin))
 
-.PHONY: build demo test sanitize fuzz mutate bench lint format
+.PHONY: build demo test quick sanitize fuzz mutate bench lint format typecheck
 
 build: .venv/.built .venv-npu/.built
 
@@ -17,9 +20,15 @@ demo: $(DEMO)/.built
 	$(DEMO)/bin/python examples/prefix_sharing.py
 
 test:
-	$(MAKE) --jobs=2 --no-print-directory lint .venv-npu/.built
-	.venv/bin/python -m pytest
-	$(SIMULATED) .venv-npu/bin/python -m pytest
+	$(call part,lint,$(MAKE) --no-print-directory lint)
+	$(call part,build,$(MAKE) --no-print-directory build)
+	$(call part,types,$(MAKE) --no-print-directory typecheck)
+	$(call part,CPU tests,.venv/bin/python -m pytest)
+	$(call part,NPU tests,$(SIMULATED) .venv-npu/bin/python -m pytest)
+
+# The tests worth running while working: under a minute.
+quick: .venv/.built
+	.venv/bin/python -m pytest -q -m 'not slow'
 
 # The C++ core under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
 sanitize: .venv/.built
@@ -41,18 +50,24 @@ bench: .venv-npu/.built
 	.venv/bin/python benchmarks/growth.py
 	$(SIMULATED) .venv-npu/bin/python benchmarks/npu_host.py
 
-lint: .venv/.built
-	.venv/bin/ruff check
-	.venv/bin/ruff format --check
-	.venv/bin/clang-format --dry-run --Werror $(CPP)
-	.venv/bin/mypy
-	.venv/bin/codespell
-	! git grep -L 'SPDX-License-Identifier: Apache-2.0' -- '*.py' '*.cpp' '*.h' Makefile
+# Every hook of .pre-commit-config.yaml. One that can repair a file does so, and fails.
+lint: .venv-lint/.built
+	.venv-lint/bin/pre-commit run --all-files --show-diff-on-failure
 
-format: .venv/.built
-	.venv/bin/ruff check --fix
-	.venv/bin/ruff format
-	.venv/bin/clang-format -i $(CPP)
+format: .venv-lint/.built
+	.venv-lint/bin/ruff check --fix
+	.venv-lint/bin/ruff format
+	git ls-files '*.cpp' '*.h' | xargs .venv-lint/bin/clang-format -i
+
+# Not among the hooks: it needs the types of torch.
+typecheck: .venv/.built
+	.venv/bin/mypy
+
+.venv-lint/.built: pyproject.toml
+	$(PYTHON) -m venv .venv-lint
+	.venv-lint/bin/pip install --quiet --upgrade 'pip>=25.1'
+	.venv-lint/bin/pip install --quiet --group lint
+	touch $@
 
 # torch first and by its exact version: a range would be resolved to a build for another accelerator.
 .venv/.torch:

@@ -72,7 +72,7 @@ if "torch_npu" in PACKAGES:
 
 setup(
     # The libraries use torch's C++ ABI, which changes with every minor version.
-    install_requires=[f"torch=={VERSIONS['torch']}", "numpy"],
+    install_requires=[f"torch=={VERSIONS['torch']}"],
     ext_modules=extensions,
     cmdclass={"build_ext": Build.with_options(no_python_abi_suffix=True)},
     # No library uses Python's C API, so one wheel serves every Python.

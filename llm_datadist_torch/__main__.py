@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m llm_datadist_torch``: what a report of a problem needs. Exits with 1 where something is broken.
+"""``python -m llm_datadist_torch``: prints what a problem report needs. Exits with 1 if something is broken.
 
-Where the package cannot even be imported, Python does not come here: the ImportError says why, with the versions.
+If the package cannot be imported, this module does not run: the text of the ImportError gives the reason and the versions.
 """
 
 import sys
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import torch
 
 from . import _library, ops
-from ._products import check_served
+from ._memory import check_served
 from .status import LLMException
 
 _KEYS = ("CPU", "PrivateUse1", "Meta", "CompositeExplicitAutograd", "ADInplaceOrView")  # PrivateUse1 is the NPU
 
 
 def _report() -> Iterator[tuple[str, bool]]:
-    """The lines of the report, each with whether what it tells of is in order."""
+    """The lines of the report, each with False if it reports something broken."""
     has_npu = "torch_npu" in sys.modules
     yield _library.environment(), True
     for library in (_library.LIBRARY, *([_library.NPU_LIBRARY] if has_npu else [])):
@@ -56,16 +56,16 @@ def _self_check(device: str) -> tuple[str, bool]:
         ops.copy_cache([copied], [src.to(device)], 1, 2, 5, 900, batch_dim=1)
         right = torch.equal(copied.cpu(), expected)
         return f"copy_cache on {device}: {'the bytes are right' if right else 'wrong bytes'}", right
-    except Exception as error:  # whatever it is belongs into the report
+    except Exception as error:  # any error belongs in the report
         return f"copy_cache on {device}: {type(error).__name__}: {error}", False
 
 
 def main() -> int:
     """Prints the report and returns the exit status."""
     status = 0
-    for line, in_order in _report():
-        print(line if in_order else f"BROKEN: {line}")
-        status = status if in_order else 1
+    for line, works in _report():
+        print(line if works else f"BROKEN: {line}")
+        status = status if works else 1
     return status
 
 

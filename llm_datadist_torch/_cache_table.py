@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a CacheManager knows of its caches. Every method may be called from any thread.
+"""The caches of a CacheManager, by id and by key. Every method is thread-safe.
 
-Also from a destructor or a signal handler, which Python runs between any two steps of the thread that holds the lock.
-So the lock is reentrant, and no step takes for granted that what the one before it saw is still there.
+The lock is reentrant, because Python may run a destructor or a signal handler, which calls the manager too, in the thread
+that holds it.
 """
 
+import itertools
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,23 +21,24 @@ from .status import LLMException, LLMParamInvalid, LLMStatusCode
 @dataclass
 class _Entry:
     cache: Cache
-    tensors: list[Tensor]  # kept for the keys when the cache itself has been given up
+    tensors: list[Tensor]  # keeps the memory for the keys when the cache itself has ended
     keys: set[Hashable]
     registered: bool
-    given_up: bool = False
+    ended: bool = False
 
     @property
-    def charged(self) -> int:
-        """The bytes that count towards the limit: registered memory is not the manager's."""
+    def accounted_bytes(self) -> int:
+        """The bytes that count towards the limit: none for registered memory, which belongs to the user."""
         desc = self.cache.cache_desc
         return 0 if self.registered else desc.num_tensors * desc.size
 
 
 class CacheTable:
-    """Caches by number and by key, and the bytes they take. A cache lives until it is given up and has no key left.
+    """Caches by id and by key, and the bytes they use. A cache stays until it has ended and has no keys left.
 
     Args:
-        limits: The bytes that all allocated caches of a placement may take together. No limit where there is none.
+        limits: The bytes that all allocated caches of a placement may use together. A placement that is not in it has
+            no limit.
     """
 
     def __init__(self, limits: Mapping[Placement, int]) -> None:
@@ -46,13 +48,19 @@ class CacheTable:
         self._used = dict.fromkeys(Placement, 0)
         self._entries: dict[int, _Entry] = {}
         self._cache_of: dict[Hashable, int] = {}
-        self._last_id = 0
+        self._ids = itertools.count(1)
         self._closed = False
 
     def allocate(
         self, cache_desc: CacheDesc, keys: Sequence[CacheKey | BlocksCacheKey], make: Callable[[], Cache]
     ) -> Cache:
         """Makes a cache within the limit of its placement, and adds it.
+
+        Args:
+            cache_desc: The description of the cache.
+            keys: Its keys.
+            make: Allocates the cache. Runs without the lock: it may take long, and may run destructors that wait for
+                other threads.
 
         Raises:
             LLMException: LLM_OUT_OF_MEMORY beyond the limit, what ``make`` raises, and as for ``register``.
@@ -67,7 +75,6 @@ class CacheTable:
                 )
             self._checked(keys)
             self._used[placement] += wanted
-        # The lock is free meanwhile: an allocation may take long, and may run destructors that wait for other threads.
         try:
             cache = make()
             with self._lock:
@@ -78,7 +85,7 @@ class CacheTable:
             raise
 
     def register(self, cache: Cache, keys: Sequence[CacheKey | BlocksCacheKey]) -> Cache:
-        """Adds a cache over memory that is not the manager's.
+        """Adds a cache over memory that belongs to the user.
 
         Raises:
             LLMException: LLM_PARAM_INVALID for a key that is taken; LLM_ENGINE_FINALIZED after ``close``.
@@ -87,47 +94,47 @@ class CacheTable:
             return self._add(cache, self._checked(keys), registered=True)
 
     def find(self, cache_id: int) -> Cache | None:
-        """The cache of a number, if it has not been given up."""
+        """The cache with this id, unless it has ended."""
         with self._lock:
             entry = self._entries.get(cache_id)
-            return None if entry is None or entry.given_up else entry.cache
+            return None if entry is None or entry.ended else entry.cache
 
-    def give_up(self, cache_id: int, *, registered: bool) -> None:
-        """Ends a cache for its user. Its memory stays as long as it has keys, which those of a blocks cache end too.
+    def end(self, cache_id: int, *, registered: bool) -> None:
+        """Ends a cache: copies refuse it from now on. Its memory stays until its last key is removed.
 
-        Does nothing if there is none of that number, or it has been given up already.
+        The key of a blocks cache is removed too. Does nothing if there is no cache with this id, or it has ended.
 
         Args:
-            cache_id: The number of the cache.
-            registered: Whether it has to be a registered one, or an allocated one.
+            cache_id: The id of the cache.
+            registered: Whether the cache must be a registered one; otherwise it must be an allocated one.
 
         Raises:
-            LLMException: LLM_PARAM_INVALID if it is one of the other kind.
+            LLMException: LLM_PARAM_INVALID for a cache of the other kind.
         """
         with self._lock:
             entry = self._entries.get(cache_id)
-            if entry is None or entry.given_up:
+            if entry is None or entry.ended:
                 return
             if registered and not entry.registered:
                 raise LLMParamInvalid(f"cache_id ({cache_id}) is an allocated cache, not a registered one")
             if entry.registered and not registered:
                 raise LLMParamInvalid(f"cache {cache_id} is registered, not allocated: use unregister_cache")
-            entry.given_up = True
+            entry.ended = True
             entry.cache.tensors = []
             if entry.cache.is_blocks_cache:
                 self._remove_keys(entry, entry.keys)
             self._drop_if_unused(entry)
 
     def remove_key(self, key: CacheKey | BlocksCacheKey) -> None:
-        """Does nothing if no cache has the key."""
+        """Removes a key, and with the last key of an ended cache its memory. Does nothing if no cache has the key."""
         with self._lock:
-            entry = self._entries.get(self._cache_of.get(key.identity, 0))  # 0 is the number of no cache
+            entry = self._entries.get(self._cache_of.get(key.identity, 0))  # 0 is never an id
             if entry is not None:
                 self._remove_keys(entry, {key.identity})
                 self._drop_if_unused(entry)
 
     def close(self) -> None:
-        """Ends every cache, whatever its keys, and takes no more."""
+        """Ends every cache, with or without keys. No more can be added."""
         with self._lock:
             self._closed = True
             ended, self._entries, self._cache_of = self._entries, {}, {}
@@ -146,8 +153,7 @@ class CacheTable:
         return identities
 
     def _add(self, cache: Cache, identities: set[Hashable], *, registered: bool) -> Cache:
-        self._last_id += 1
-        cache.cache_id = self._last_id
+        cache.cache_id = next(self._ids)
         self._entries[cache.cache_id] = _Entry(cache, cache.tensors, identities, registered)
         self._cache_of.update(dict.fromkeys(identities, cache.cache_id))
         return cache
@@ -158,6 +164,6 @@ class CacheTable:
         entry.keys = entry.keys - identities
 
     def _drop_if_unused(self, entry: _Entry) -> None:
-        charged = entry.charged
-        if entry.given_up and not entry.keys and self._entries.pop(entry.cache.cache_id, None) is not None:
-            self._used[entry.cache.cache_desc.placement] -= charged
+        if entry.ended and not entry.keys and self._entries.pop(entry.cache.cache_id, None) is not None:
+            freed = entry.accounted_bytes  # not below: a destructor that runs in there may change self._used
+            self._used[entry.cache.cache_desc.placement] -= freed

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of single Python arguments: a wrong type is a TypeError, a number outside its C type a ValueError."""
+"""Checks of single arguments (TypeError, ValueError), and the calls that are always refused."""
 
-from typing import Any
+from typing import Any, NoReturn
+
+from .status import LLMException, LLMStatusCode
 
 INT32 = (-(2**31), 2**31 - 1)
 INT64 = (-(2**63), 2**63 - 1)
@@ -10,29 +12,42 @@ UINT64 = (0, 2**64 - 1)
 
 
 def as_int64(value: int) -> int:
-    """The int64 with the bits of a uint64, for C++ that takes no other."""
+    """The int64 with the bits of a uint64, for C++ functions that take an int64 only."""
     return value if value <= INT64[1] else value - 2**64
 
 
-def in_words(value: Any) -> str:
-    """A value for a message: its type, and itself where it is a number or a text.
+def describe(value: Any) -> str:
+    """A value for a message: its type, and its value if that is a number or a string.
 
-    Nothing else is printed: that could be a list of tensors, and printing an NPU tensor computes and waits for it.
+    Nothing else is printed: the value may be a list of tensors, and printing an NPU tensor computes and synchronises.
     """
     name = type(value).__name__
     return f"{name}: {value!r}" if isinstance(value, int | float | str) else name
 
 
 def check_type(name: str, value: Any, *types: type) -> None:
-    """Refuses a value of another type. A bool is not taken for an int."""
+    """Raises TypeError unless the value has one of the types. A bool does not count as an int."""
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         expected = " or ".join(t.__name__ for t in types)
-        raise TypeError(f"{name} must be {expected}, got {in_words(value)}")
+        raise TypeError(f"{name} must be {expected}, got {describe(value)}")
 
 
 def check_int(name: str, value: Any, limits: tuple[int, int]) -> None:
-    """Refuses what is not an int, or does not fit between the limits, both counted."""
+    """Raises TypeError for a value that is not an int, ValueError for an int outside the limits (both inclusive)."""
     check_type(name, value, int)
     low, high = limits
     if not low <= value <= high:
         raise ValueError(f"{name} ({value}) out of range [{low}, {high}]")
+
+
+class RemoteCall:
+    """Takes the place of a method of LLM-DataDist that reaches other machines. Raises LLM_FEATURE_NOT_ENABLED."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"{owner.__name__}.{name}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise LLMException(
+            f"{self._name} reaches other machines, which llm_datadist_torch does not: use LLM-DataDist or HIXL for it",
+            LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
+        )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the blocking ops on caches: one at a time, in time, and with LLM-DataDist's errors."""
+"""Runs the blocking ops on caches: one at a time, within the timeout, with LLM-DataDist's errors."""
 
 import threading
 import time
@@ -11,16 +11,16 @@ import torch
 from . import ops
 from ._checks import check_type
 from ._fork import renew_lock_in_children
-from ._products import check_served
+from ._memory import check_served
 from .cache import Cache
 from .status import LLMException, LLMParamInvalid, LLMStatusCode
 
 
 class Copier:
-    """Copies of one manager, which wait for one another. Waiting counts towards the time they have.
+    """Runs the copies of one manager, one after the other. The wait for the previous copy counts towards the timeout.
 
     Args:
-        timeout_ms: Milliseconds that a copy may take.
+        timeout_ms: Milliseconds that a copy may take, including that wait.
     """
 
     def __init__(self, timeout_ms: int) -> None:
@@ -30,20 +30,27 @@ class Copier:
         self._closed = False
 
     def close(self) -> None:
-        """Waits for the copy that runs, and lets no other one begin.
+        """Waits for the running copy, and refuses new ones.
 
-        Called by a signal handler or a destructor, it cannot wait for a copy of its own thread, in which that runs.
-        Such a copy finds the manager closed, or goes on with the tensors that it has taken already.
+        A signal handler or a destructor that interrupts a copy cannot wait for it. That copy is refused after the
+        handler returns, or completes if it already holds its tensors.
         """
         with self._lock:
             self._closed = True
 
     def copy(self, op: Callable[..., bool], dst: tuple[str, Cache], src: tuple[str, Cache], *args: Any) -> None:
-        """Calls an op with the tensors of two caches, each given with its name in messages.
+        """Calls an op with the tensors of two caches.
+
+        Args:
+            op: The op. Takes the tensors of dst and of src, ``args``, ``batch_dim`` and ``timeout_ms``; returns False
+                if it timed out.
+            dst: The cache to write to, with its name in messages.
+            src: The cache to read from, with its name in messages.
+            args: What else the op takes.
 
         Raises:
             LLMException: LLM_KV_CACHE_NOT_EXIST for a cache that has ended, LLM_FEATURE_NOT_ENABLED on a chip that is
-                not served, LLM_PARAM_INVALID for what the op refuses, LLM_FAILED for its other errors, LLM_TIMEOUT,
+                not served, LLM_PARAM_INVALID if the op refuses the call, LLM_FAILED for its other errors, LLM_TIMEOUT,
                 LLM_ENGINE_FINALIZED after ``close``.
         """
         begin = time.monotonic()
@@ -59,7 +66,7 @@ class Copier:
                 raise
             except ValueError as error:
                 raise LLMParamInvalid(str(error)) from error
-            except (RuntimeError, MemoryError) as error:  # std::bad_alloc comes as a MemoryError
+            except (RuntimeError, MemoryError) as error:  # std::bad_alloc becomes a MemoryError
                 raise LLMException(str(error), LLMStatusCode.LLM_FAILED) from error
             finally:
                 self._lock.release()
@@ -72,22 +79,22 @@ class Copier:
     def copy_rows(
         self, argument: str, dst: tuple[str, Cache], src: tuple[str, Cache], rows: list[tuple[int, int]]
     ) -> None:
-        """Copies whole rows, given as one to write and one to read, all in one call. Raises what ``copy`` does.
+        """Copies whole rows, all in one call. Raises the errors of ``copy``.
 
-        The op would refuse a row that is not there too, but as one of a table that the caller has not seen.
+        Checks the rows itself: the op's error would name a row of the ``copies`` table, which the caller has not seen.
 
         Args:
-            argument: What the caller calls the rows.
-            dst: The cache to write to.
-            src: The cache to read from.
-            rows: For each copy the row to write and the one to read.
+            argument: The name of the caller's argument that gave the rows, for messages.
+            dst: The cache to write to, with its name in messages.
+            src: The cache to read from, with its name in messages.
+            rows: For each copy, the row to write and the row to read.
         """
         for pair in rows:
             for row in pair:
                 check_type(f"a block of {argument}", row, int)
 
         def op(into: list[torch.Tensor], out_of: list[torch.Tensor], **kwargs: int) -> bool:
-            # Here, and not before: a cache that has ended is refused as such, whatever the rows.
+            # Checked here, after the caches: a cache that has ended is refused as such, with any rows.
             for side, (name, cache) in enumerate((dst, src)):
                 blocks = cache.cache_desc.batch_size
                 for pair in rows:
@@ -95,20 +102,20 @@ class Copier:
                         raise LLMParamInvalid(
                             f"{argument}: block {pair[side]} out of range [0, {blocks}), the blocks of {name}"
                         )
-            copies = torch.tensor([(to, of, 0, -1) for to, of in rows], dtype=torch.int64).view(-1, 4)
+            copies = torch.tensor([(target, source, 0, -1) for target, source in rows], dtype=torch.int64).view(-1, 4)
             return ops.copy_cache_batch_blocking(into, out_of, copies, None, **kwargs)
 
         self.copy(op, dst, src)
 
 
 def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[list[torch.Tensor]], int]:
-    """The tensors of both caches as an op takes them, and their batch_dim. Refuses those that cannot be copied."""
-    # A stacked cache and a list can be copied to one another, tensor by tensor.
+    """The tensors of both caches as an op takes them, and their batch_dim. Refuses caches that cannot be copied."""
+    # A stacked cache and a list of tensors are copied tensor by tensor.
     alike = dst[1].batch_dim == src[1].batch_dim
     both = []
     for name, cache in (dst, src):
-        # Read once: another thread may end the cache.
-        tensors = cache.tensors if alike else cache.separate_tensors
+        # Read once, because another thread may end the cache.
+        tensors = cache.tensors if alike else cache.unstacked
         if not tensors:
             raise LLMException(
                 f"{name}: cache {cache.cache_id} was deallocated or unregistered", LLMStatusCode.LLM_KV_CACHE_NOT_EXIST

@@ -10,7 +10,7 @@ _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def renew_lock_in_children(owner: Any) -> None:
-    """Has ``owner._lock`` replaced in every forked child: the thread that may hold it at that moment is not there."""
+    """Replaces ``owner._lock`` in every forked child, where the thread that may hold it does not exist."""
     _owners.add(owner)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds and loads the compiled libraries, and says what is wrong where that fails."""
+"""Finds and loads the compiled libraries, and explains failures."""
 
 import json
 import platform
@@ -14,9 +14,9 @@ _BUILD = "build it, in a checkout, with `pip install --no-build-isolation --forc
 
 
 def load() -> None:
-    """Registers the ops and their kernels with torch: the NPU's only where torch_npu has been imported.
+    """Registers the ops and their kernels with torch. Loads the NPU kernels only if torch_npu has been imported.
 
-    torch imports torch_npu by itself where that is installed, unless TORCH_DEVICE_BACKEND_AUTOLOAD=0.
+    torch imports an installed torch_npu itself, unless TORCH_DEVICE_BACKEND_AUTOLOAD=0.
 
     Raises:
         ImportError: torch or a library cannot be loaded, or is of another version than was built against; the text
@@ -25,8 +25,8 @@ def load() -> None:
     try:
         import torch  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        # With torch_npu installed, `import torch` imports that too, and fails where the Ascend runtime is not found:
-        # the name of the library that is missing is in the cause.
+        # `import torch` imports an installed torch_npu, and fails if that does not find the Ascend runtime. The cause
+        # names the missing library.
         reason = f"{error}\n{error.__cause__}" if error.__cause__ else f"{error}"
         raise _failure(
             f"llm_datadist_torch needs torch, and importing torch failed: {reason}\n"
@@ -41,12 +41,12 @@ def load() -> None:
 
 
 def built_with(library: Path) -> Path:
-    """The file beside a library in which setup.py left the versions it was built against, by package."""
+    """The file beside a library that records the versions it was built against, by package. Written by setup.py."""
     return library.with_suffix(".built_with.json")
 
 
 def environment() -> str:
-    """The versions that every report of a problem needs, in one line."""
+    """The versions that a problem report needs, in one line."""
     packages = ("llm_datadist_torch", "torch", "torch_npu")
     return ", ".join((*map(_found, packages), f"Python {platform.python_version()}", platform.platform()))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The logger, with the name and the level switch that users of LLM-DataDist know, and what it says of errors."""
+"""The logger, with LLM-DataDist's name and level switch, and the context of errors."""
 
 import contextlib
 import logging
@@ -15,13 +15,13 @@ _LEVELS = {"0": logging.DEBUG, "1": logging.INFO, "2": logging.WARNING, "3": log
 logger = logging.getLogger("LLM_DATADIST")
 if (_level := os.environ.get("ASCEND_GLOBAL_LOG_LEVEL")) in _LEVELS:
     logger.setLevel(_LEVELS[_level])
-# Who sets the level wants to see the lines, also in a program that has not set up logging. Where it has, they go there.
+# Lines go to stderr if the program has not set up logging, so that setting the level is enough to see them.
 _to_stderr = logging.StreamHandler()
 _to_stderr.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
 
 
 def _not_set_up(_: logging.LogRecord) -> bool:
-    _to_stderr.stream = sys.stderr  # the one of the moment: that of the import may be closed
+    _to_stderr.stream = sys.stderr  # the current one: the one at import time may have been closed
     return not logging.getLogger().handlers and logger.handlers == [_to_stderr]
 
 
@@ -30,18 +30,27 @@ logger.addHandler(_to_stderr)
 
 
 @contextlib.contextmanager
-def reporting(call: str, req_id: Any = None) -> Iterator[None]:
-    """Names the call and its request in each error that leaves it, and logs those with a status code."""
+def error_context(call: str, req_id: Any = None) -> Iterator[None]:
+    """Raises the errors of a block again, with the call and the request in their text. Logs those with a status code.
+
+    Args:
+        call: The name of the call, which goes in front of the text.
+        req_id: The request, which goes behind the text if it is an int.
+    """
+
+    def in_context(text: str) -> str:
+        # The op's own messages have both already.
+        text = text if text.startswith(f"{call}: ") else f"{call}: {text}"
+        request = f" (req_id {req_id})"
+        return text if type(req_id) is not int or request in text else text + request
+
     try:
         yield
-    except (TypeError, ValueError, LLMException) as error:
-        text, request = str(error.args[0]), f" (req_id {req_id})"
-        if not text.startswith(f"{call}: "):
-            text = f"{call}: {text}"
-        if type(req_id) is int and request not in text:
-            text += request
-        error.args = (text, *error.args[1:])
-        if isinstance(error, LLMException):
-            # The text: a handler that keeps records would keep the error, its traceback, and so the caches in it.
-            logger.error("%s", str(error))
-        raise
+    except LLMException as error:
+        named = type(error)(in_context(error.args[0]), error.status_code)
+        # The text, not the error: a handler that keeps records would keep its traceback, and with it the caches.
+        logger.error("%s", str(named))
+        raise named.with_traceback(error.__traceback__) from error.__cause__
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(in_context(str(error))).with_traceback(error.__traceback__) from error.__cause__

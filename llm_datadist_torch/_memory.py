@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory of caches: allocated by torch, or wrapped where it lies."""
+"""The devices of caches and their memory: allocated by torch, or wrapped in place."""
 
 import ctypes
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,20 +11,43 @@ import torch
 from torch import Tensor
 
 from ._checks import INT64, UINT64, as_int64, check_int
-from ._products import check_served
 from .status import LLMException, LLMParamInvalid, LLMStatusCode
+
+# The chips of A2 and A3. LLM-DataDist's pages exclude A2 training boxes, but those carry the same chips as A2 inference
+# boxes, so all of A2 is served.
+SERVED = ("Ascend910B", "Ascend910_93")
+
+
+@functools.cache
+def check_served(device: torch.device) -> None:
+    """Refuses an NPU that LLM-DataDist does not serve.
+
+    Raises:
+        LLMException: LLM_FEATURE_NOT_ENABLED, naming the chip and those that are served.
+    """
+    if device.type == "npu":
+        name = torch.get_device_module(device).get_device_name(device)
+        if not name.startswith(SERVED):
+            raise LLMException(
+                f"{device} is an {name}, which is not served; served are {' and '.join(f'{n}*' for n in SERVED)}",
+                LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
+            )
 
 
 def has_npu() -> bool:
-    """Whether there is an NPU. torch_npu, where it is installed, makes torch.npu."""
+    """Whether there is an NPU. Importing torch_npu adds torch.npu."""
     return hasattr(torch, "npu") and bool(torch.npu.is_available())
 
 
 def device_of(on_device: bool, device_id: int | None) -> torch.device:
-    """Where a cache lies: on an NPU, the current one unless said otherwise, or on the CPU where there is none.
+    """The device of a cache.
+
+    Args:
+        on_device: Whether the cache belongs on the NPU. If there is no NPU, it goes to the CPU.
+        device_id: The index of the NPU, or None for the current one.
 
     Raises:
-        LLMException: LLM_PARAM_INVALID for a number that no NPU has, LLM_FEATURE_NOT_ENABLED for a chip that is not
+        LLMException: LLM_PARAM_INVALID for an index that no NPU has, LLM_FEATURE_NOT_ENABLED for a chip that is not
             served.
     """
     if not on_device or not has_npu():
@@ -39,16 +63,16 @@ def device_of(on_device: bool, device_id: int | None) -> torch.device:
 
 
 def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor from torch's allocator, with anything in it. On the host of an NPU it is pinned.
+    """An uninitialised tensor from torch's allocator. Host memory is pinned if there is an NPU.
 
     Raises:
         LLMException: LLM_DEVICE_OUT_OF_MEMORY or, for host memory, LLM_OUT_OF_MEMORY.
     """
     try:
         tensor = torch.empty(shape, dtype=dtype, device=device, pin_memory=device.type == "cpu" and has_npu())
-        if tensor.data_ptr() == 0:  # torch_npu's answer where the host has no more memory to pin
+        if tensor.data_ptr() == 0:  # torch_npu returns this when the host has no memory left to pin
             raise torch.OutOfMemoryError("no pinned memory")
-    except RuntimeError as error:  # torch.OutOfMemoryError, and what the host's allocator raises
+    except RuntimeError as error:  # torch.OutOfMemoryError, or the error of the host's allocator
         code = LLMStatusCode.LLM_OUT_OF_MEMORY if device.type == "cpu" else LLMStatusCode.LLM_DEVICE_OUT_OF_MEMORY
         raise LLMException(f"cannot allocate shape {tuple(shape)}, {dtype} on {device}: {error}", code) from error
     return tensor
@@ -57,13 +81,20 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
 def wrap(
     addrs: Sequence[Any], count: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> list[Tensor]:
-    """Tensors over memory that somebody else owns and that must outlive them; or the tensors given, if they fit.
+    """Tensors over memory owned by the caller, which must outlive them; or the given tensors, if they match.
+
+    Args:
+        addrs: The address of each tensor, or the tensors.
+        count: How many there must be.
+        shape: The shape of each tensor.
+        dtype: The element type of each tensor.
+        device: The device of the memory.
 
     Raises:
-        TypeError: An address that is not an int, nor all of them tensors.
-        ValueError: An address that is no uint64.
-        LLMException: LLM_PARAM_INVALID for another number than ``count``, address 0, memory beyond the last address, or
-            tensors that are not as described.
+        TypeError: An address that is not an int, unless all are tensors.
+        ValueError: An address that does not fit a uint64.
+        LLMException: LLM_PARAM_INVALID for a length other than ``count``, address 0, memory beyond the last address, or
+            tensors that do not match the description.
     """
     if len(addrs) != count:
         raise LLMParamInvalid(f"addrs must hold {count} addresses (num_tensors), got {len(addrs)}")
@@ -87,6 +118,6 @@ def wrap(
         return [torch.frombuffer(memory(addr), dtype=dtype).view(tuple(shape)) for addr in addrs]
     import torch_npu
 
-    # torch's own function of that name makes a storage that lacks what torch_npu keeps in its own.
+    # torch's own function of that name makes a storage without the fields that torch_npu adds to its storages.
     storages = [torch_npu._C._construct_storage_from_data_pointer(as_int64(addr), device, size) for addr in addrs]
     return [torch.empty(0, dtype=dtype, device=device).set_(storage).view(tuple(shape)) for storage in storages]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Caches and their descriptions: data only, nothing here calls an op."""
+"""Caches and their descriptions. Data only: nothing here calls an op."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,11 @@ from torch import Tensor
 
 from . import _memory
 from ._checks import INT32, INT64, UINT32, check_int, check_type
-from ._enum import NamedIntEnum
-from .status import LLMParamInvalid
+from .status import LLMParamInvalid, NamedIntEnum
 
 
 class DataType(Enum):
-    """Element types, with LLM-DataDist's names. Each but DT_STRING has a torch dtype."""
+    """Element types, with LLM-DataDist's names. Each has a torch dtype, except DT_STRING."""
 
     DT_FLOAT = 0
     DT_FLOAT16 = 1
@@ -35,7 +34,7 @@ class DataType(Enum):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The dtype of torch.
+        """The torch dtype.
 
         Raises:
             LLMException: LLM_PARAM_INVALID for DT_STRING.
@@ -49,7 +48,7 @@ class DataType(Enum):
         """The DataType of a torch dtype.
 
         Raises:
-            LLMException: LLM_PARAM_INVALID for a dtype that has none, such as the float8 kinds.
+            LLMException: LLM_PARAM_INVALID for a dtype without one, such as the float8 dtypes.
         """
         check_type("dtype", dtype, torch.dtype)
         if dtype not in _DATA_TYPES:
@@ -76,7 +75,7 @@ _DATA_TYPES = {dtype: data_type for data_type, dtype in _TORCH_DTYPES.items()}
 
 
 class Placement(NamedIntEnum):
-    """Where a cache lies."""
+    """The memory of a cache: the host's or the device's."""
 
     HOST = 0
     DEVICE = 1
@@ -84,22 +83,22 @@ class Placement(NamedIntEnum):
 
 @dataclass(frozen=True)
 class CacheDesc:
-    """Describes a cache: ``num_tensors`` tensors of one shape and type.
+    """Describes a cache: ``num_tensors`` tensors of the same shape and element type.
 
     Args:
-        num_tensors: How many tensors, a uint32 greater than 0.
-        shape: The shape of each tensor, greater than 0 in every dimension. Kept as a tuple.
-        data_type: The element type: a DataType, or a torch dtype (kept as such only if it has no DataType).
+        num_tensors: The number of tensors, a uint32 greater than 0.
+        shape: The shape of each tensor, greater than 0 in every dimension. Stored as a tuple.
+        data_type: The element type: a DataType, or a torch dtype (stored as one only if it has no DataType).
         placement: In host memory or on the device.
-        batch_dim_index: Which dimension of ``shape`` is the batch. The dimensions before it are as good as separate
-            tensors.
-        seq_len_dim_index: Which dimension is the sequence, or -1 for none. Recorded, not used.
+        batch_dim_index: The dimension of ``shape`` that is the batch. Each index of the dimensions before it counts as a
+            separate tensor.
+        seq_len_dim_index: The dimension that is the sequence, or -1 for none. Recorded, not used.
         kv_tensor_format: A name for the layout. Recorded, not used.
 
     Raises:
         TypeError: A value of the wrong type.
         ValueError: A number that does not fit its integer type.
-        LLMException: LLM_PARAM_INVALID, any other value that is not allowed.
+        LLMException: LLM_PARAM_INVALID for any other value that is not allowed.
     """
 
     num_tensors: int
@@ -139,12 +138,12 @@ class CacheDesc:
 
     @property
     def batch_dim(self) -> int:
-        """Which dimension of ``shape`` is the batch."""
+        """The dimension of ``shape`` that is the batch."""
         return self.batch_dim_index
 
     @property
     def batch_size(self) -> int:
-        """How many rows each tensor has."""
+        """The number of rows of each tensor."""
         return self.shape[self.batch_dim_index]
 
     @property
@@ -154,24 +153,24 @@ class CacheDesc:
 
     @property
     def size(self) -> int:
-        """Bytes of one tensor."""
+        """The size of one tensor in bytes."""
         return math.prod(self.shape) * self.torch_dtype.itemsize
 
 
 class Cache:
-    """A KV cache: tensors of one shape, dtype and device, wrapped and never copied.
+    """A KV cache: tensors of the same shape, dtype and device, wrapped and never copied.
 
-    Made by ``from_tensors`` or ``create_cpu_cache``, or by a CacheManager. ``tensors`` and ``batch_dim`` can be handed
-    to the op, in compiled code too::
+    Created by ``from_tensors``, ``create_cpu_cache`` or a CacheManager. Pass ``tensors`` and ``batch_dim`` to the op, also
+    in compiled code::
 
         torch.ops.llm_datadist.copy_cache(dst.tensors, src.tensors, 0, 1, batch_dim=dst.batch_dim)
 
     Attributes:
-        tensors: The tensors that were wrapped: one per tensor of the description, or all stacked in one. Empty when
-            the manager of the cache has deallocated or unregistered it.
+        tensors: The wrapped tensors: one per tensor of the description, or one stack of all. Empty after the manager
+            of the cache has deallocated or unregistered it.
         batch_dim: The dimension of ``tensors`` that is the batch, as the op takes it.
-        cache_desc: The description. A stacked cache is described by the tensors in the stack.
-        cache_id: The number that a manager knows the cache by, or -1.
+        cache_desc: The description. For a stacked cache, it describes the tensors in the stack.
+        cache_id: The id of the cache in its manager, or -1 if it has none.
         is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
     """
 
@@ -186,7 +185,7 @@ class Cache:
         self.tensors = list(tensors)
         for tensor in self.tensors:
             if tensor.device.type != "cpu":
-                # A backend that captures graphs copies every input, whole, unless it knows that the address stays.
+                # A backend that captures graphs copies every input in full unless its address is declared static.
                 torch._dynamo.mark_static_address(tensor)
         self.cache_desc = cache_desc
         self.batch_dim = batch_dim
@@ -200,13 +199,13 @@ class Cache:
         """Wraps tensors as a cache.
 
         Args:
-            tensors: A sequence of tensors of one shape, dtype and device, or one tensor. With ``batch_dim`` > 0,
-                dimension 0 of a single tensor is taken for a stack: ``[num_tensors, ..., batch, ...]``.
+            tensors: A sequence of tensors of the same shape, dtype and device, or one tensor. With ``batch_dim`` > 0,
+                a single tensor is a stack of tensors: ``[num_tensors, ..., batch, ...]``.
             batch_dim: The dimension of each given tensor that is the batch.
             is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
 
         Raises:
-            TypeError: Something else than tensors, an int and a bool.
+            TypeError: An argument of the wrong type.
             LLMException: LLM_PARAM_INVALID for no tensors, tensors that differ, or a batch_dim they do not have.
         """
         check_type("tensors", tensors, Tensor, Sequence)
@@ -218,12 +217,10 @@ class Cache:
             raise LLMParamInvalid("tensors must hold at least one tensor, got an empty list")
         for index, tensor in enumerate(wrapped):
             check_type(f"tensors[{index}]", tensor, Tensor)
-            for what in ("shape", "dtype", "device"):
-                if getattr(tensor, what) != getattr(wrapped[0], what):
-                    raise LLMParamInvalid(
-                        f"tensors[{index}] must have the {what} of tensors[0], {getattr(wrapped[0], what)}, "
-                        f"got {getattr(tensor, what)}"
-                    )
+            for name in ("shape", "dtype", "device"):
+                got, expected = getattr(tensor, name), getattr(wrapped[0], name)
+                if got != expected:
+                    raise LLMParamInvalid(f"tensors[{index}] must have the {name} of tensors[0], {expected}, got {got}")
         shape = tuple(wrapped[0].shape)
         if not 0 <= batch_dim < len(shape):
             raise LLMParamInvalid(f"batch_dim ({batch_dim}) out of range [0, {len(shape)}), the dimensions of tensors")
@@ -242,13 +239,13 @@ class Cache:
         """Wraps host memory as a cache. The memory must outlive the cache.
 
         Args:
-            cache_desc: What lies there; its placement must be HOST.
-            addrs: The address of each tensor, ``cache_desc.size`` bytes from there on being its own. Or the tensors,
-                which the cache keeps alive.
+            cache_desc: The description of the cache. Its placement must be HOST.
+            addrs: The address of each tensor, which occupies ``cache_desc.size`` bytes. Or the tensors themselves, which
+                the cache keeps alive.
 
         Raises:
-            TypeError: Arguments of the wrong type.
-            ValueError: An address that is no uint64.
+            TypeError: An argument of the wrong type.
+            ValueError: An address that does not fit a uint64.
             LLMException: LLM_PARAM_INVALID for another placement, another number of addresses, or address 0.
         """
         check_type("cache_desc", cache_desc, CacheDesc)
@@ -260,7 +257,7 @@ class Cache:
         return cls(tensors, cache_desc, cache_desc.batch_dim, is_blocks_cache=False)
 
     @property
-    def separate_tensors(self) -> list[Tensor]:
+    def unstacked(self) -> list[Tensor]:
         """The cache as ``num_tensors`` tensors of the described shape: views, if it is stacked."""
         tensors = self.tensors
         if self.batch_dim == self.cache_desc.batch_dim:
@@ -270,7 +267,7 @@ class Cache:
     @property
     def tensor_addrs(self) -> list[int]:
         """The address of each of the ``num_tensors`` tensors."""
-        return [tensor.data_ptr() for tensor in self.separate_tensors]
+        return [tensor.data_ptr() for tensor in self.unstacked]
 
     def __repr__(self) -> str:
         return f"Cache(cache_id={self.cache_id}, cache_desc={self.cache_desc}, is_blocks_cache={self.is_blocks_cache})"

@@ -3,18 +3,22 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
-from ._checks import INT64, UINT32, UINT64, check_int, check_type, in_words
+from ._checks import INT64, UINT32, UINT64, check_int, check_type, describe
 from .cache import CacheDesc
 from .status import LLMParamInvalid
 
 NO_ID = UINT64[1]
-"""The number that stands for no request and no prefix."""
+"""The number that stands for no request and for no prefix."""
 
 
 def _set_fields(key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """What a dataclass does by itself, with LLM-DataDist's other name of cluster_id and its errors."""
+    """Sets the fields of a key, with the checks and errors of LLM-DataDist instead of Python's.
+
+    The written signatures of the keys are for type checkers. Python would raise TypeError for a missing or an unknown
+    argument; users of LLM-DataDist expect LLM_PARAM_INVALID.
+    """
     name, parameters = type(key).__name__, {parameter.name: parameter for parameter in fields(key)}
     if len(args) > len(parameters):
         raise LLMParamInvalid(f"Unsupported: {name} takes {len(parameters)} arguments, got {len(args)}")
@@ -29,38 +33,38 @@ def _set_fields(key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None
         if value is MISSING:
             raise LLMParamInvalid(f"{parameter} is required by {name}")
         if type(value) is not int:
-            raise TypeError(f"{name}: {parameter} only support int, got {in_words(value)}")
+            raise TypeError(f"{name}: {parameter} only support int, got {describe(value)}")
         check_int(f"{name}: {parameter}", value, described.metadata.get("limits", UINT64))
         object.__setattr__(key, parameter, value)
 
 
-class _OtherName:
-    """prompt_cluster_id, as which LLM-DataDist knows cluster_id too."""
+class _PromptClusterId:
+    """``prompt_cluster_id``, LLM-DataDist's other name for ``cluster_id``."""
 
     cluster_id: int
 
     @property
     def prompt_cluster_id(self) -> int:
-        """Another name of ``cluster_id``."""
+        """Another name for ``cluster_id``."""
         return self.cluster_id
 
 
 @dataclass(frozen=True, init=False)
-class CacheKey(_OtherName):
+class CacheKey(_PromptClusterId):
     """The key of one batch entry of a cache.
 
     Args:
-        cluster_id: The cluster that has the cache, a uint64; also called ``prompt_cluster_id``. Not looked at where a
-            cache is allocated or registered: there it is this one.
-        req_id: The request in the batch entry, a uint64. 2**64 - 1 is none: such a key, with no prefix_id either, holds
-            the place of an entry that is not used.
+        cluster_id: The cluster that has the cache, a uint64; also called ``prompt_cluster_id``. Ignored when a cache is
+            allocated or registered: it is always the local cluster.
+        req_id: The request in the batch entry, a uint64. 2**64 - 1 means none: such a key, without a prefix_id, marks
+            a batch entry that is not used.
         model_id: The model, a uint64.
-        prefix_id: The prefix in the batch entry instead of a request, a uint64. 2**64 - 1 is none.
+        prefix_id: The prefix in the batch entry instead of a request, a uint64. 2**64 - 1 means none.
 
     Raises:
         TypeError: A value that is not an int.
-        ValueError: A number that is no uint64.
-        LLMException: LLM_PARAM_INVALID for a missing argument or one that there is not.
+        ValueError: A number that does not fit a uint64.
+        LLMException: LLM_PARAM_INVALID for a missing or an unknown argument.
     """
 
     cluster_id: int
@@ -68,17 +72,21 @@ class CacheKey(_OtherName):
     model_id: int = 0
     prefix_id: int = NO_ID
 
+    @overload
+    def __init__(self, cluster_id: int, req_id: int, model_id: int = 0, prefix_id: int = NO_ID) -> None: ...
+    @overload
+    def __init__(self, *, prompt_cluster_id: int, req_id: int, model_id: int = 0, prefix_id: int = NO_ID) -> None: ...
     def __init__(self, *args: int, **kwargs: int) -> None:
         _set_fields(self, args, kwargs)
 
     @property
     def identity(self) -> Hashable:
-        """What a manager tells keys apart by, or None for a key that only holds a place."""
+        """What a manager distinguishes keys by, or None for a key that only marks an unused batch entry."""
         return None if self.req_id == self.prefix_id == NO_ID else (self.req_id, self.prefix_id, self.model_id)
 
 
 @dataclass(frozen=True, init=False)
-class BlocksCacheKey(_OtherName):
+class BlocksCacheKey(_PromptClusterId):
     """The key of a blocks cache.
 
     Args:
@@ -92,22 +100,26 @@ class BlocksCacheKey(_OtherName):
     cluster_id: int
     model_id: int = 0
 
+    @overload
+    def __init__(self, cluster_id: int, model_id: int = 0) -> None: ...
+    @overload
+    def __init__(self, *, prompt_cluster_id: int, model_id: int = 0) -> None: ...
     def __init__(self, *args: int, **kwargs: int) -> None:
         _set_fields(self, args, kwargs)
 
     @property
     def identity(self) -> Hashable:
-        """What a manager tells keys apart by."""
+        """What a manager distinguishes keys by."""
         return ("blocks", self.model_id)
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class CacheKeyByIdAndIndex:
-    """A batch entry of a cache by the number of the cache.
+    """A batch entry of a cache, named by the id of the cache.
 
     Args:
         cluster_id: The cluster that has the cache, a uint64.
-        cache_id: The cache there, an int64.
+        cache_id: The id of the cache there, an int64.
         batch_index: The batch entry, a uint32.
 
     Raises:
@@ -118,12 +130,14 @@ class CacheKeyByIdAndIndex:
     cache_id: int = field(metadata={"limits": INT64})
     batch_index: int = field(default=0, metadata={"limits": UINT32})
 
-    def __init__(self, *args: int, **kwargs: int) -> None:
-        _set_fields(self, args, kwargs)
+    if not TYPE_CHECKING:  # type checkers derive the signature from the fields
+
+        def __init__(self, *args: int, **kwargs: int) -> None:
+            _set_fields(self, args, kwargs)
 
 
 def checked_keys(cache_desc: CacheDesc, cache_keys: Sequence[CacheKey]) -> Sequence[CacheKey]:
-    """Refuses other things than keys, and more of them than the cache has batch entries."""
+    """The keys of a cache: CacheKeys, at most as many as the cache has batch entries."""
     check_type("cache_desc", cache_desc, CacheDesc)
     check_type("cache_keys", cache_keys, Sequence)
     for index, key in enumerate(cache_keys):
@@ -136,7 +150,7 @@ def checked_keys(cache_desc: CacheDesc, cache_keys: Sequence[CacheKey]) -> Seque
 
 
 def checked_key(blocks_cache_key: BlocksCacheKey | None) -> Sequence[BlocksCacheKey]:
-    """Refuses another thing than a key, or None for no key."""
+    """The keys of a blocks cache: the one given, or none."""
     if blocks_cache_key is None:
         return ()
     check_type("blocks_cache_key", blocks_cache_key, BlocksCacheKey)

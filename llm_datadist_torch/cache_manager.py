@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CacheManager: LLM-DataDist's calls that concern one machine. They block, and raise LLMException."""
+"""CacheManager: the calls of LLM-DataDist for one machine. They block, and raise LLMException."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,10 +7,9 @@ from torch import Tensor
 
 from . import _memory, ops
 from ._cache_table import CacheTable
-from ._checks import INT64, UINT32, UINT64, as_int64, check_int, check_type
+from ._checks import INT64, UINT32, UINT64, RemoteCall, as_int64, check_int, check_type
 from ._copier import Copier
-from ._logging import logger, reporting
-from ._remote import RemoteCall
+from ._logging import error_context, logger
 from .cache import Cache, CacheDesc, Placement
 from .cache_keys import BlocksCacheKey, CacheKey, checked_key, checked_keys
 from .config import LLMConfig
@@ -22,22 +21,20 @@ _DEFAULT_TIMEOUT_MS = 1000
 class CacheManager:
     """Allocates caches, wraps memory as caches, and copies between caches. For code written for LLM-DataDist.
 
-    Model code calls ``torch.ops.llm_datadist.copy_cache`` and ``copy_cache_batch`` instead, which do not wait. All
-    methods may be called from any thread; copies of one manager run one after the other. The contract is that of
-    LLM-DataDist's pages. Every method raises
+    Model code calls ``torch.ops.llm_datadist.copy_cache`` and ``copy_cache_batch`` instead, which are asynchronous. All
+    methods are thread-safe; copies of one manager run one after the other. The contract is that of LLM-DataDist's pages.
+    A method that raises has changed nothing, except after LLM_TIMEOUT and LLM_FAILED. All methods raise:
 
     - TypeError for an argument of the wrong type, ValueError for a number that does not fit its integer type;
-    - LLMException, by ``status_code``: LLM_PARAM_INVALID (also a ValueError) for any other argument that is refused,
+    - LLMException with the ``status_code`` LLM_PARAM_INVALID (also a ValueError) for any other invalid argument, and
       LLM_FEATURE_NOT_ENABLED on a chip that is not served;
-    - LLM_ENGINE_FINALIZED after ``finalize`` of its LLMDataDist from those that allocate, register or copy; those that
-      end a cache, or remove a key, have nothing to do then;
-    - LLM_KV_CACHE_NOT_EXIST from those that copy, for a cache that was deallocated or unregistered;
-
-    and has changed nothing then.
+    - LLM_ENGINE_FINALIZED after ``finalize`` of the LLMDataDist, if they allocate, register or copy. Methods that end a
+      cache or remove a key do nothing then;
+    - LLM_KV_CACHE_NOT_EXIST for a cache that was deallocated or unregistered, if they copy.
 
     Args:
-        config: The settings, read when the manager is made: ``sync_kv_timeout``, ``device_id``, and the
-            ``memory_size`` of ``mem_pool_cfg`` and ``host_mem_pool_cfg``.
+        config: The settings, read by the constructor: ``sync_kv_timeout``, ``device_id``, and the ``memory_size`` of
+            ``mem_pool_cfg`` and ``host_mem_pool_cfg``.
     """
 
     def __init__(self, config: LLMConfig | None = None) -> None:
@@ -48,31 +45,31 @@ class CacheManager:
         self._copier = Copier(_DEFAULT_TIMEOUT_MS if config.sync_kv_timeout is None else int(config.sync_kv_timeout))
 
     def allocate_cache(self, cache_desc: CacheDesc, cache_keys: Sequence[CacheKey] = ()) -> Cache:
-        """Allocates a cache, as one stacked tensor, with anything in it.
+        """Allocates a cache as one stacked, uninitialised tensor.
 
-        With placement DEVICE it lies on the NPU, or on the CPU where there is none. With placement HOST it lies on the
-        CPU, in pinned memory where there is an NPU.
+        Placement DEVICE allocates on the NPU, or on the CPU if there is no NPU. Placement HOST allocates on the CPU, in
+        pinned memory if there is an NPU.
 
         Args:
-            cache_desc: What to allocate.
-            cache_keys: A key for each batch entry in turn, at most ``batch_size``; one with no req_id and no prefix_id
-                skips an entry. A cache with keys keeps its memory until it is deallocated and all are removed.
+            cache_desc: The description of the cache.
+            cache_keys: The keys of the batch entries, in order, at most ``batch_size``. A key without req_id and
+                prefix_id skips an entry. The memory stays until the cache is deallocated and all keys are removed.
 
         Raises:
-            LLMException: LLM_OUT_OF_MEMORY if ``memory_size`` of the placement would be passed, or the host has no
-                more; LLM_DEVICE_OUT_OF_MEMORY if the device has no more.
+            LLMException: LLM_OUT_OF_MEMORY beyond the ``memory_size`` of the placement, or if the host is out of memory;
+                LLM_DEVICE_OUT_OF_MEMORY if the device is.
         """
-        with reporting("allocate_cache"):
+        with error_context("allocate_cache"):
             return self._allocate(cache_desc, checked_keys(cache_desc, cache_keys), is_blocks_cache=False)
 
     def allocate_blocks_cache(self, cache_desc: CacheDesc, blocks_cache_key: BlocksCacheKey | None = None) -> Cache:
-        """Allocates a blocks cache: one whose batch entries are the blocks of a paged cache. See ``allocate_cache``.
+        """Allocates a blocks cache, whose batch entries are the blocks of a paged cache. See ``allocate_cache``.
 
         Args:
-            cache_desc: What to allocate.
-            blocks_cache_key: A key, which the cache has until it is deallocated.
+            cache_desc: The description of the cache.
+            blocks_cache_key: The key of the cache. Deallocating the cache removes it.
         """
-        with reporting("allocate_blocks_cache"):
+        with error_context("allocate_blocks_cache"):
             return self._allocate(cache_desc, checked_key(blocks_cache_key), is_blocks_cache=True)
 
     def register_cache(
@@ -82,17 +79,17 @@ class CacheManager:
         cache_keys: Sequence[CacheKey] = (),
         remote_accessible: bool | None = None,
     ) -> Cache:
-        """Makes a cache of memory that is there already. Nothing is copied.
+        """Creates a cache over existing memory, without copying it.
 
         Args:
-            cache_desc: What lies there.
-            addrs: The address of each tensor, ``cache_desc.size`` bytes from there on being its own: of the device for
-                placement DEVICE, where there is one, else of the host. The memory must outlive the cache. Or the
-                tensors themselves, which the cache then keeps alive.
+            cache_desc: The description of the cache.
+            addrs: The address of each tensor, which occupies ``cache_desc.size`` bytes. Placement DEVICE takes device
+                addresses, or host addresses if there is no NPU. The memory must outlive the cache. Or the tensors
+                themselves, which the cache keeps alive.
             cache_keys: As for ``allocate_cache``.
-            remote_accessible: Whether other machines may read it, which they cannot: True is refused.
+            remote_accessible: Whether other machines may read the cache. They cannot, so True is refused.
         """
-        with reporting("register_cache"):
+        with error_context("register_cache"):
             keys = checked_keys(cache_desc, cache_keys)
             return self._register(cache_desc, addrs, keys, remote_accessible, is_blocks_cache=False)
 
@@ -103,37 +100,37 @@ class CacheManager:
         blocks_cache_key: BlocksCacheKey | None = None,
         remote_accessible: bool | None = None,
     ) -> Cache:
-        """Makes a blocks cache of memory that is there already. See ``register_cache``.
+        """Creates a blocks cache over existing memory. See ``register_cache``.
 
         Args:
-            cache_desc: What lies there.
+            cache_desc: The description of the cache.
             addrs: The address of each tensor, or the tensors.
-            blocks_cache_key: A key, which the cache has until it is unregistered.
+            blocks_cache_key: The key of the cache. Unregistering the cache removes it.
             remote_accessible: As for ``register_cache``.
         """
-        with reporting("register_blocks_cache"):
+        with error_context("register_blocks_cache"):
             keys = checked_key(blocks_cache_key)
             return self._register(cache_desc, addrs, keys, remote_accessible, is_blocks_cache=True)
 
     def deallocate_cache(self, cache: Cache) -> None:
-        """Ends an allocated cache. Its memory stays until its last key is removed. Nothing if it has ended already."""
-        with reporting("deallocate_cache"):
+        """Ends an allocated cache. Its memory stays until its last key is removed. Does nothing if it has ended."""
+        with error_context("deallocate_cache"):
             self._deallocate(cache, is_blocks_cache=False)
 
     def deallocate_blocks_cache(self, cache: Cache) -> None:
-        """Ends an allocated blocks cache, and its key. Nothing if it has ended already."""
-        with reporting("deallocate_blocks_cache"):
+        """Ends an allocated blocks cache and removes its key. Does nothing if it has ended."""
+        with error_context("deallocate_blocks_cache"):
             self._deallocate(cache, is_blocks_cache=True)
 
     def unregister_cache(self, cache_id: int) -> None:
-        """Ends a registered cache, a blocks cache too, by its number. Nothing if there is none of that number."""
-        with reporting("unregister_cache"):
+        """Ends a registered cache or blocks cache. Does nothing if there is no cache with this id."""
+        with error_context("unregister_cache"):
             check_int("cache_id", cache_id, INT64)
-            self._table.give_up(cache_id, registered=True)
+            self._table.end(cache_id, registered=True)
 
     def remove_cache_key(self, cache_key: CacheKey) -> None:
-        """Removes a key, and with the last key of a deallocated cache its memory. Nothing if no cache has the key."""
-        with reporting("remove_cache_key"):
+        """Removes a key, and with the last key of a deallocated cache its memory. Does nothing for an unknown key."""
+        with error_context("remove_cache_key"):
             check_type("cache_key", cache_key, CacheKey)
             self._table.remove_key(cache_key)
 
@@ -147,25 +144,26 @@ class CacheManager:
         size: int = -1,
         req_id: int | None = None,
     ) -> None:
-        """Copies a slice of one row of ``src`` to a row of ``dst``, in every tensor, and waits for it.
+        """Copies a slice of one row of ``src`` to a row of ``dst``, in every tensor, and waits for completion.
 
-        The arguments mean what they mean to ``ops.copy_cache``: ``offset`` and ``size`` are bytes, the same for every
-        tensor. The contract is that of LLM-DataDist's page of ``CacheManager.copy_cache``.
+        The arguments are those of ``ops.copy_cache``: ``offset`` and ``size`` are bytes, the same for every tensor. The
+        contract is that of LLM-DataDist's page of ``CacheManager.copy_cache``.
 
         Args:
             dst: The cache to write to, not a blocks cache.
-            src: The cache to read from; it may be ``dst``. As many tensors, and of the same type.
+            src: The cache to read from, not a blocks cache. It may be ``dst``. It has as many tensors as ``dst``, of the
+                same type.
             dst_batch_index: The row to write to, a uint32.
             src_batch_index: The row to read from, a uint32.
-            offset: Where the slice begins in each row, in bytes, a uint64.
+            offset: The start of the slice in each row, in bytes, a uint64.
             size: The length of the slice in bytes, or -1 for the rest of the source row, an int64.
-            req_id: The request this call belongs to, a uint64. Log lines and errors of the call name it.
+            req_id: The request this call belongs to, a uint64, for log lines and errors of the call.
 
         Raises:
-            LLMException: Also LLM_TIMEOUT: not done after ``sync_kv_timeout``; what the destination range holds is
-                undefined. LLM_FAILED: the device or the runtime failed; the original error is the cause.
+            LLMException: Also LLM_TIMEOUT if the copy is not complete after ``sync_kv_timeout``; the destination range
+                is undefined then. LLM_FAILED if the device or the runtime fails; the original error is the cause.
         """
-        with reporting("copy_cache", req_id):
+        with error_context("copy_cache", req_id):
             check_int("dst_batch_index", dst_batch_index, UINT32)
             check_int("src_batch_index", src_batch_index, UINT32)
             check_int("offset", offset, UINT64)
@@ -178,26 +176,26 @@ class CacheManager:
                     raise LLMParamInvalid(f"{name} must be a contiguous cache, got a blocks cache")
             if offset > INT64[1]:
                 raise LLMParamInvalid(f"offset ({offset}) must be at most {INT64[1]}: no row is longer")
-            bits = None if req_id is None else as_int64(req_id)  # the op reads them as a uint64 again
+            bits = None if req_id is None else as_int64(req_id)  # the op reads the bits as a uint64
             numbers = (dst_batch_index, src_batch_index, offset, size, bits)
             self._copier.copy(ops.copy_cache_blocking, ("dst", dst), ("src", src), *numbers)
         request = "" if req_id is None else f" (req_id {req_id})"
+        rows = (src.cache_id, src_batch_index, dst.cache_id, dst_batch_index)
         logger.debug(
-            "copy_cache: cache %d row %d to cache %d row %d, offset %d, size %d%s",
-            *(src.cache_id, src_batch_index, dst.cache_id, dst_batch_index, offset, size, request),
+            "copy_cache: cache %d row %d to cache %d row %d, offset %d, size %d%s", *rows, offset, size, request
         )
 
     def copy_blocks(self, cache: Cache, copy_block_info: Mapping[int, Sequence[int]]) -> None:
-        """Copies blocks within a cache, as if all were read before any is written, and waits for it.
+        """Copies blocks within a cache, as if all were read before any is written, and waits for completion.
 
         Args:
             cache: A blocks cache.
-            copy_block_info: For each block to read, the blocks to write. No block is written twice.
+            copy_block_info: For each block to read, the blocks to write. No block may be written twice.
 
         Raises:
             LLMException: As for ``copy_cache``.
         """
-        with reporting("copy_blocks"):
+        with error_context("copy_blocks"):
             check_type("cache", cache, Cache)
             if not cache.is_blocks_cache:
                 raise LLMParamInvalid("cache must be a blocks cache, got a contiguous one")
@@ -206,22 +204,22 @@ class CacheManager:
             for source, targets in copy_block_info.items():
                 check_type("a block of copy_block_info", source, int)
                 check_type(f"copy_block_info[{source}]", targets, Sequence)
-                pairs += [(to, source) for to in targets]
+                pairs += [(target, source) for target in targets]
             self._copier.copy_rows("copy_block_info", ("cache", cache), ("cache", cache), pairs)
         logger.debug("copy_blocks: cache %d, %d blocks", cache.cache_id, len(copy_block_info))
 
     def swap_blocks(self, src_cache: Cache, dst_cache: Cache, src_to_dst: Mapping[int, int]) -> None:
-        """Copies blocks from one cache to another, and waits for it. Mostly between the host and the device.
+        """Copies blocks from one cache to another, usually between host and device, and waits for completion.
 
         Args:
-            src_cache: The blocks cache to read from. ``Cache.create_cpu_cache`` makes one that is taken here too.
-            dst_cache: The one to write to, of as many tensors and with blocks of the same size.
+            src_cache: The blocks cache to read from. A cache from ``Cache.create_cpu_cache`` is accepted too.
+            dst_cache: The cache to write to, with as many tensors and the same block size.
             src_to_dst: For each block to read, the block to write.
 
         Raises:
             LLMException: As for ``copy_cache``.
         """
-        with reporting("swap_blocks"):
+        with error_context("swap_blocks"):
             for name, cache in (("src_cache", src_cache), ("dst_cache", dst_cache)):
                 check_type(name, cache, Cache)
                 if not cache.is_blocks_cache and cache.cache_id != -1:
@@ -232,7 +230,7 @@ class CacheManager:
                 raise LLMParamInvalid(
                     f"src_cache and dst_cache must have blocks of one size, got {sizes[0]} and {sizes[1]} bytes"
                 )
-            pairs = [(to, of) for of, to in src_to_dst.items()]
+            pairs = [(target, source) for source, target in src_to_dst.items()]
             self._copier.copy_rows("src_to_dst", ("dst_cache", dst_cache), ("src_cache", src_cache), pairs)
         logger.debug(
             "swap_blocks: %d blocks, cache %d to cache %d", len(src_to_dst), src_cache.cache_id, dst_cache.cache_id
@@ -246,7 +244,7 @@ class CacheManager:
     remap_registered_memory = RemoteCall()
 
     def _finalize(self) -> None:
-        """Ends every cache, after the copy that runs. For LLMDataDist."""
+        """Ends every cache, after the running copy. For LLMDataDist."""
         self._copier.close()
         self._table.close()
 
@@ -292,7 +290,7 @@ class CacheManager:
     def _deallocate(self, cache: Cache, *, is_blocks_cache: bool) -> None:
         check_type("cache", cache, Cache)
         if cache.is_blocks_cache != is_blocks_cache:
-            kinds = ("a blocks cache", "a contiguous cache")
-            raise LLMParamInvalid("cache must be {}, got {}".format(*(kinds if is_blocks_cache else kinds[::-1])))
-        if self._table.find(cache.cache_id) is cache:  # and not one of another manager
-            self._table.give_up(cache.cache_id, registered=False)
+            expected, got = ("a blocks cache", "a contiguous cache")[:: 1 if is_blocks_cache else -1]
+            raise LLMParamInvalid(f"cache must be {expected}, got {got}")
+        if self._table.find(cache.cache_id) is cache:  # not a cache of another manager
+            self._table.end(cache.cache_id, registered=False)

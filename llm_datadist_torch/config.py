@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLMConfig: the settings of LLM-DataDist that concern one machine."""
+"""LLMConfig: the settings of LLM-DataDist that apply to one machine."""
 
 import json
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ def _check_flag(name: str, value: Any) -> None:
 
 def _check_mem_pool(name: str, value: Any) -> None:
     check_type(name, value, str)
-    if value == "":  # no pool, as LLM-DataDist has it
+    if value == "":  # no pool, as in LLM-DataDist
         return
     try:
         pool = json.loads(value)
@@ -63,34 +63,46 @@ _OPTIONS = {
     "host_mem_pool_cfg": "llm.HostMemPoolConfig",
 }
 
-# Settings of LLM-DataDist that concern other machines, or the graph engine that it runs on.
-_WITHOUT_EFFECT = {
-    *("listen_ip_info", "local_comm_res", "enable_remote_cache_accessible", "enable_switch_role", "cluster_info"),
-    *("link_total_time", "link_retry_count", "rdma_traffic_class", "rdma_service_level", "deploy_res_path"),
-    *("transfer_backend", "global_resource_config", "ge_options", "mem_utilization", "buf_pool_cfg", "output_max_size"),
+# Settings for other machines, or for the graph engine of LLM-DataDist.
+_REMOTE_SETTINGS = {
+    "buf_pool_cfg",
+    "cluster_info",
+    "deploy_res_path",
+    "enable_remote_cache_accessible",
+    "enable_switch_role",
+    "ge_options",
+    "global_resource_config",
+    "link_retry_count",
+    "link_total_time",
+    "listen_ip_info",
+    "local_comm_res",
+    "mem_utilization",
+    "output_max_size",
+    "rdma_service_level",
+    "rdma_traffic_class",
+    "transfer_backend",
 }
 
 
 @dataclass
 class LLMConfig:
-    """Settings, checked when they are set, each ``None`` until then.
+    """Settings, checked when they are assigned. Each is ``None`` until then.
 
     Attributes:
-        sync_kv_timeout: Milliseconds that a blocking copy may take, as an int or a string of digits, greater than 0.
-            1000 where it is not set.
-        device_id: The NPU of this process. That there is one of this number is checked when a cache is made there.
-        enable_cache_manager: Whether a CacheManager is wanted.
-        mem_pool_cfg: JSON object with ``memory_size``, the bytes that caches on the device may take together, and
-            ``page_shift`` (in [10, 31), default 16), the logarithm of the page size. "" is no limit.
+        sync_kv_timeout: Milliseconds that a blocking copy may take, greater than 0, as an int or a string of digits.
+            The default is 1000.
+        device_id: The index of the NPU of this process. Its existence is checked when a cache is created there.
+        enable_cache_manager: Whether LLMDataDist creates a CacheManager.
+        mem_pool_cfg: JSON object with ``memory_size``, the bytes that caches on the device may use together, and
+            ``page_shift`` (in [10, 31), default 16), the logarithm of the page size. "" means no limit.
         host_mem_pool_cfg: The same for caches in host memory.
 
     Raises:
         TypeError: A value of the wrong type.
         ValueError: A number that does not fit an int32.
-        LLMException: LLM_PARAM_INVALID, any other value that is not allowed; LLM_FEATURE_NOT_ENABLED, a setting of
-            LLM-DataDist that concerns other machines or its graph engine. Setting those to None, False or "" does
-            nothing.
-        AttributeError: A setting that is not among these.
+        LLMException: LLM_PARAM_INVALID for any other value that is not allowed; LLM_FEATURE_NOT_ENABLED for a setting
+            of LLM-DataDist for other machines or its graph engine. Assigning None, False or "" to those does nothing.
+        AttributeError: An unknown setting.
     """
 
     sync_kv_timeout: int | str | None = None
@@ -100,15 +112,15 @@ class LLMConfig:
     host_mem_pool_cfg: str | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _WITHOUT_EFFECT:
-            if value is None or value is False or value == "":  # switched off, as it is
+        if name in _REMOTE_SETTINGS:
+            if value is None or value is False or value == "":  # off, as it is
                 return
             raise LLMException(
                 f"{name} concerns other machines, or LLM-DataDist's graph engine: llm_datadist_torch has neither",
                 LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
             )
         if name not in _CHECKS:
-            # A misspelt setting that is silently kept is the worst kind of default.
+            # A misspelt setting must not be ignored silently.
             raise AttributeError(f"LLMConfig has no setting {name!r}; it has {', '.join(_CHECKS)}")
         if value is not None:
             _CHECKS[name](name, value)
@@ -116,11 +128,14 @@ class LLMConfig:
 
     @classmethod
     def from_options(cls, options: dict[str, str]) -> "LLMConfig":
-        """Settings from the dict that ``generate_options`` makes. Others in it have no effect, which a log line says.
+        """The settings in a dict of options. Logs a warning for options that have no effect.
+
+        Args:
+            options: The options, as ``generate_options`` returns them.
 
         Raises:
-            TypeError: Something else than a dict of strings.
-            LLMException: LLM_PARAM_INVALID, a value that is not allowed.
+            TypeError: Options that are not a dict of strings.
+            LLMException: LLM_PARAM_INVALID for a value that is not allowed.
         """
         check_type("options", options, dict)
         names = {option: name for name, option in _OPTIONS.items()}
@@ -144,12 +159,12 @@ class LLMConfig:
         return config
 
     def memory_sizes(self) -> dict[Placement, int]:
-        """The bytes that allocated caches may take together, by placement, where that is set."""
+        """The bytes that allocated caches may use together, by placement. Placements without a limit are left out."""
         pools = {Placement.DEVICE: self.mem_pool_cfg, Placement.HOST: self.host_mem_pool_cfg}
         return {placement: json.loads(pool)["memory_size"] for placement, pool in pools.items() if pool}
 
     def generate_options(self) -> dict[str, str]:
-        """The settings that were set, by the names that LLM-DataDist's ``init`` takes, every value a string."""
+        """The assigned settings, as strings, by the option names that ``LLMDataDist.init`` takes."""
         values = {name: getattr(self, name) for name in _OPTIONS}
         return {
             _OPTIONS[name]: str(int(value)) if isinstance(value, bool) else str(value)

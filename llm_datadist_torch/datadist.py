@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLMDataDist: how users of LLM-DataDist come by their CacheManager."""
+"""LLMDataDist: creates the CacheManager, as in LLM-DataDist."""
 
 import threading
 
-from ._checks import UINT64, check_int, check_type
-from ._enum import NamedIntEnum
+from ._checks import UINT64, RemoteCall, check_int, check_type
 from ._fork import renew_lock_in_children
-from ._logging import reporting
-from ._remote import RemoteCall
+from ._logging import error_context
 from .cache_manager import CacheManager
 from .config import LLMConfig
-from .status import LLMException, LLMParamInvalid, LLMStatusCode
+from .status import LLMException, LLMParamInvalid, LLMStatusCode, NamedIntEnum
 
 
 class LLMRole(NamedIntEnum):
-    """What a process of a cluster does. On one machine it makes no difference."""
+    """The role of a process in a cluster. Has no effect on one machine."""
 
     PROMPT = 1
     DECODER = 2
@@ -22,15 +20,15 @@ class LLMRole(NamedIntEnum):
 
 
 class LLMDataDist:
-    """Makes the CacheManager of a process, of which one at a time is initialised.
+    """Creates the CacheManager of a process. One instance per process can be initialised at a time.
 
     Args:
-        role: Kept, and of no effect: no other machine is told.
-        cluster_id: A uint64. Likewise.
+        role: The role of the process. Recorded, not used on one machine.
+        cluster_id: The id of the process in the cluster, a uint64. Recorded, not used on one machine.
 
     Raises:
         TypeError: An argument of the wrong type.
-        ValueError: A cluster_id that is no uint64.
+        ValueError: A cluster_id that does not fit a uint64.
     """
 
     _lock = threading.RLock()
@@ -44,17 +42,17 @@ class LLMDataDist:
         self._cache_manager: CacheManager | None = None
 
     def init(self, options: dict[str, str]) -> None:
-        """Makes the CacheManager. Nothing if that is done already.
+        """Creates the CacheManager. Does nothing if this instance is initialised.
 
         Args:
-            options: What ``LLMConfig.generate_options`` gives.
+            options: The options, as ``LLMConfig.generate_options`` returns them.
 
         Raises:
-            TypeError: Something else than a dict of strings.
+            TypeError: Options that are not a dict of strings.
             LLMException: LLM_FAILED while another LLMDataDist of the process is initialised; LLM_PARAM_INVALID for a
                 value that is not allowed.
         """
-        with reporting("init"), LLMDataDist._lock:
+        with error_context("init"), LLMDataDist._lock:
             if LLMDataDist._initialised is self:
                 return
             if LLMDataDist._initialised is not None:
@@ -78,12 +76,12 @@ class LLMDataDist:
         return self._cache_manager
 
     def finalize(self) -> None:
-        """Ends all caches of the CacheManager, after the copy that runs. Nothing if it is done already."""
+        """Ends all caches of the CacheManager, after the running copy. Does nothing if this instance is finalized."""
         with LLMDataDist._lock:
             manager = self._cache_manager
             if LLMDataDist._initialised is self:
                 LLMDataDist._initialised = None
-        # With the lock free: a signal handler of the thread whose copy is waited for may want it, to finalize as well.
+        # Without the lock: this waits for a copy, whose thread may run a signal handler that calls finalize too.
         if manager is not None:
             manager._finalize()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed, documented functions over torch.ops.llm_datadist. They add nothing to the ops: every check is in C++."""
+"""Typed, documented functions over torch.ops.llm_datadist. They add no checks: all of them are in C++."""
 
 from collections.abc import Sequence
 
@@ -18,39 +18,39 @@ def copy_cache(
     *,
     batch_dim: int = 0,
 ) -> None:
-    """Copies a slice of one row of a KV cache to a row of another, in every tensor of the two.
+    """Copies a slice of one row of a KV cache to a row of another cache, in every tensor.
 
-    A cache is a list of tensors, one or two per layer. Dimension ``batch_dim`` of each is the batch; a row is what
-    follows it for one batch index. For every ``i``, bytes ``[offset, offset + size)`` of row ``src_batch_index`` of
-    ``src[i]`` go to the same bytes of row ``dst_batch_index`` of ``dst[i]``. Nothing else of dst changes.
+    A cache is a list of tensors, one or two per layer. Dimension ``batch_dim`` of each tensor is the batch. A row is the
+    part of a tensor with one batch index. For every ``i``, bytes ``[offset, offset + size)`` of row ``src_batch_index``
+    of ``src[i]`` are copied to the same bytes of row ``dst_batch_index`` of ``dst[i]``. Nothing else in dst changes.
 
-    The dimensions before ``batch_dim`` are as good as separate tensors: a cache stacked as ``[num_tensors, batch,
-    ...]`` is a list of one tensor with ``batch_dim=1``. Prefer that where you can: it is the cheapest to call.
+    Each index of the dimensions before ``batch_dim`` counts as a separate tensor: a cache stacked as ``[num_tensors,
+    batch, ...]`` is a list of one tensor with ``batch_dim=1``. Prefer stacked caches: they have the lowest call overhead.
 
-    The same function as ``torch.ops.llm_datadist.copy_cache``, which is for use in model code. Both work in
-    torch.compile and torch.export. The source of the contract is LLM-DataDist's page of ``CacheManager.copy_cache``;
-    docs/contract.md says what was decided where that page is silent.
+    The same function as ``torch.ops.llm_datadist.copy_cache``, which is meant for model code. Both work in torch.compile
+    and torch.export. The contract comes from LLM-DataDist's page of ``CacheManager.copy_cache``; docs/contract.md
+    defines what that page leaves open.
 
     Args:
-        dst: The tensors to write to, all of one dtype and on one device. Each of shape ``[..., batch, ...]``, rows
-            dense (one contiguous range of bytes each), not overlapping, possibly further apart than their size.
-        src: The tensors to read from: as many, of the same dtype and the same sizes before ``batch_dim``. Their batch
-            and their rows may differ in size from dst's, as long as the bytes are there on both sides. It may be the
-            same cache as dst, or views of it.
+        dst: The tensors to write to, of the same dtype and on the same device. Each has the shape ``[..., batch, ...]``.
+            Each row is one contiguous range of bytes. Rows do not overlap; there may be gaps between them.
+        src: The tensors to read from: as many as in dst, with the same dtype and the same sizes before ``batch_dim``.
+            Batch sizes and row sizes may differ from dst's if the slice exists on both sides. It may be the same cache
+            as dst, or views of it.
         dst_batch_index: The row to write to, in ``[0, batch of dst)``.
         src_batch_index: The row to read from, in ``[0, batch of src)``.
-        offset: Where the slice begins in each row, in bytes, on both sides. Need not be a multiple of the element.
+        offset: The start of the slice in each row, in bytes, on both sides. Need not be a multiple of the element size.
         size: The length of the slice in bytes, or -1 for the rest of the source row.
-        req_id: The request this call belongs to; messages about the call name it. Its bits are read as a uint64.
-        batch_dim: Which dimension is the batch, in ``[0, dimensions)``.
+        req_id: The request this call belongs to, for messages about the call. Its bits are read as a uint64.
+        batch_dim: The dimension that is the batch, in ``[0, dimensions)``.
 
     Raises:
-        ValueError: The call is refused: an index, offset or size outside its range, lists of different length, dtypes
-            that differ, rows that are not dense, ranges that overlap so that the result would depend on the order of
-            the copies, a dst tensor that requires grad with grad mode on. The text names the argument, its value and
-            the rule. Nothing has been written.
+        ValueError: An index, offset or size outside its range, lists of different length, dtypes that differ, rows that
+            are not contiguous, ranges that overlap such that the result would depend on the order of the copies, or a
+            dst tensor that requires grad with grad mode on. The text names the argument, its value and the rule.
+            Nothing has been written.
         RuntimeError: An argument of the wrong type (from torch's schema check), or a failure of the device.
-        NotImplementedError: The tensors are on a device that there is no kernel for.
+        NotImplementedError: The tensors are on a device without a kernel.
 
     Example:
         >>> model_cache = [torch.zeros(4, 16) for _ in range(2)]
@@ -72,32 +72,31 @@ def copy_cache_batch(
     *,
     batch_dim: int = 0,
 ) -> None:
-    """Makes many copies of slices of rows, as if every one were read before any is written.
+    """Copies many slices of rows, as if all of them were read before any is written.
 
-    dst and src may be the same cache: chains (row 0 to 1, 1 to 2), swaps and any permutation come out right, so this
-    is beam search, copy-on-write of blocks, and swapping blocks in and out. The copies are ordered, and only what lies
-    on a cycle is staged.
+    dst and src may be the same cache: chains (row 0 to 1, 1 to 2), swaps and other permutations are correct. Use it for
+    beam search, copy-on-write of blocks, and swapping blocks in and out. The copies are ordered; a buffer is used only
+    for cycles.
 
-    The same function as ``torch.ops.llm_datadist.copy_cache_batch``, which is for use in model code. Other copies, and
-    another number of them, do not compile a graph again. A graph captured on an NPU keeps the copies of its capture, also
-    one that torch.compile captures (``backend="npugraph_ex"``): call it outside such graphs if the copies change.
+    The same function as ``torch.ops.llm_datadist.copy_cache_batch``, which is meant for model code. A change of
+    ``copies``, also of their number, does not recompile a graph. A graph captured on an NPU, also by torch.compile
+    (``backend="npugraph_ex"``), repeats the copies of its capture: call the op outside such graphs if the copies change.
 
     Args:
         dst: The tensors to write to, as for ``copy_cache``.
         src: The tensors to read from, as for ``copy_cache``.
-        copies: Shape ``[n, 4]``, dtype int64, on the CPU, any n from 0 up. A row per copy, in the order of
-            ``copy_cache``: dst_batch_index, src_batch_index, offset, size; the last two in bytes, ``size`` -1 for the
-            rest of the source row. It is read during the call, and may be written at once.
-        req_id: The request this call belongs to; messages about the call name it. Its bits are read as a uint64.
-        batch_dim: Which dimension of the tensors is the batch, in ``[0, dimensions)``.
+        copies: The copies, of shape ``[n, 4]`` and dtype int64, on the CPU; n may be 0. One row per copy, in the order
+            of ``copy_cache``: dst_batch_index, src_batch_index, offset, size. The last two are in bytes; ``size`` -1
+            means the rest of the source row. The tensor is read during the call and may be changed afterwards.
+        req_id: The request this call belongs to, for messages about the call. Its bits are read as a uint64.
+        batch_dim: The dimension of the tensors that is the batch, in ``[0, dimensions)``.
 
     Raises:
-        ValueError: The call is refused, for the reasons that ``copy_cache`` has (the text names the row, as
-            ``copies[3]``), for a ``copies`` of another shape, dtype or device, or because a byte would be written
-            twice. Other overlap is not refused. Nothing has been written.
+        ValueError: As for ``copy_cache``, except overlap; the text names the row, as ``copies[3]``. Also a ``copies`` of
+            another shape, dtype or device, and two copies that write the same byte. Nothing has been written.
         RuntimeError: An argument of the wrong type (from torch's schema check), a failure of the device, or no memory
-            for what has to be staged.
-        NotImplementedError: The tensors are on a device that there is no kernel for.
+            for the buffer.
+        NotImplementedError: The tensors are on a device without a kernel.
 
     Example:
         >>> cache = [torch.tensor([[0.0], [1.0], [2.0]])]
@@ -120,10 +119,10 @@ def copy_cache_blocking(
     batch_dim: int,
     timeout_ms: int,
 ) -> bool:
-    """copy_cache that returns when the bytes are there. For CacheManager.
+    """copy_cache that returns when the copy is complete. For CacheManager.
 
     Returns:
-        False if ``timeout_ms`` milliseconds passed first; the destination ranges then hold anything.
+        False after ``timeout_ms`` milliseconds without completion; the destination ranges are undefined then.
     """
     done: bool = torch.ops.llm_datadist._copy_cache_blocking.default(
         dst,
@@ -148,10 +147,10 @@ def copy_cache_batch_blocking(
     batch_dim: int,
     timeout_ms: int,
 ) -> bool:
-    """copy_cache_batch that returns when the bytes are there. For CacheManager.
+    """copy_cache_batch that returns when the copies are complete. For CacheManager.
 
     Returns:
-        False if ``timeout_ms`` milliseconds passed first; the destination ranges then hold anything.
+        False after ``timeout_ms`` milliseconds without completion; the destination ranges are undefined then.
     """
     done: bool = torch.ops.llm_datadist._copy_cache_batch_blocking.default(
         dst, src, copies, req_id, batch_dim=batch_dim, timeout_ms=timeout_ms

@@ -1,11 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The status codes and exceptions of LLM-DataDist, with its names and numbers."""
 
-from ._enum import NamedIntEnum
+from enum import Enum, IntEnum
+
+
+class NamedIntEnum(IntEnum):
+    """An IntEnum that prints its name in every version of Python: `LLMStatusCode.LLM_TIMEOUT`, not a number.
+
+    All enumerations of LLM-DataDist with meaningful numbers are of this kind.
+    """
+
+    __str__ = Enum.__str__
+
+    def __format__(self, spec: str) -> str:
+        """The name, unless the spec is one for integers, as in ``f"{code:#x}"``."""
+        return format(int(self) if spec.endswith(tuple("bcdnoxX")) else str(self), spec)
 
 
 class LLMStatusCode(NamedIntEnum):
-    """What a call came to. Names and numbers are those of LLM-DataDist."""
+    """The outcome of a call. Names and numbers are those of LLM-DataDist."""
 
     LLM_SUCCESS = 0
     LLM_FAILED = 0xFFFFFFFF
@@ -41,16 +54,16 @@ class LLMException(RuntimeError):
 
     Args:
         message: What went wrong.
-        status_code: The status code, also as the property of that name.
+        status_code: The status code, also available as the property of that name.
     """
 
     def __init__(self, message: str = "", status_code: LLMStatusCode = LLMStatusCode.LLM_FAILED) -> None:
-        # Both go to args, so that the exception survives pickling on its way out of a worker process.
+        # Both go to args, so that the exception can be pickled on its way out of a worker process.
         super().__init__(message, status_code)
 
     @property
     def status_code(self) -> LLMStatusCode:
-        """What the call came to."""
+        """The outcome of the call."""
         code: LLMStatusCode = self.args[1]
         return code
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random calls, and a model of what they must do that knows no cleverness: it lists every byte of every range and
-compares all pairs."""
+"""Random calls and a simple model of their result: it lists every range of bytes and compares all pairs."""
 
 from __future__ import annotations
 
@@ -61,7 +60,7 @@ def views(draw: st.DrawFn, rank: int, itemsize: int) -> View:
     shape = tuple(draw(st.lists(st.integers(1, 4), min_size=rank, max_size=rank)))
     strides = [0] * rank
     step = 1
-    # Mostly dense in some order of the dimensions, with gaps here and there; now and then anything.
+    # Mostly dense in some order of the dimensions, with some gaps; sometimes any strides.
     order = list(range(rank - 1, -1, -1)) if draw(st.integers(0, 2)) else draw(st.permutations(range(rank)))
     for dim in order:
         strides[dim] = step
@@ -82,8 +81,8 @@ def caches(draw: st.DrawFn) -> Caches:
     count = draw(st.integers(1, 3))
     dst = [draw(views(rank, dtype.itemsize)) for _ in range(count)]
     src = [draw(views(rank, dtype.itemsize)) for _ in range(count)]
-    if draw(st.booleans()):  # leading sizes that fit one another, as nearly all random ones do not
-        # Now and then the same cache.
+    if draw(st.booleans()):  # the same leading sizes, which random shapes rarely have
+        # Sometimes the same cache.
         buffers = draw(st.sampled_from([[s.buffer for s in src], [d.buffer for d in dst]]))
         src = [View(buffer, d.shape, d.strides, d.offset) for d, buffer in zip(dst, buffers, strict=True)]
     return Caches(dtype, dst, src, draw(st.integers(0, rank - 1)))
@@ -92,7 +91,7 @@ def caches(draw: st.DrawFn) -> Caches:
 @st.composite
 def numbers(draw: st.DrawFn, caches: Caches) -> Numbers:
     if draw(st.integers(0, 2)):
-        # Numbers that are inside every row, so that what is left to decide is the layout and the overlap.
+        # Numbers inside every row, so that only the layout and the overlap decide.
         batch = min(view.shape[caches.batch_dim] for view in caches.dst + caches.src)
         row = min(math.prod(view.shape[caches.batch_dim + 1 :]) for view in caches.dst + caches.src)
         row *= caches.dtype.itemsize
@@ -138,7 +137,7 @@ def ranges_of(caches: Caches, numbers: Numbers) -> Ranges | None:
 
 
 def overlap(buffer_a: int, a: range, buffer_b: int, b: range) -> bool:
-    return buffer_a == buffer_b and bool(set(a) & set(b))
+    return buffer_a == buffer_b and a.start < b.stop and b.start < a.stop
 
 
 def written_twice(ranges: Ranges) -> bool:
@@ -146,20 +145,14 @@ def written_twice(ranges: Ranges) -> bool:
 
 
 def order_matters(ranges: Ranges) -> bool:
-    if written_twice(ranges):
-        return True
-    for i, (d_buffer, d, s_buffer, s) in enumerate(ranges):
-        in_place = (d_buffer, d) == (s_buffer, s)
-        for j, (_, _, other_s_buffer, other_s) in enumerate(ranges):
-            if i == j:
-                continue
-            if not in_place and overlap(d_buffer, d, other_s_buffer, other_s):
-                return True
-    return False
+    return written_twice(ranges) or any(
+        (d_buffer, d) != (s_buffer, s) and overlap(d_buffer, d, other_buffer, other)
+        for (d_buffer, d, s_buffer, s), (_, _, other_buffer, other) in itertools.permutations(ranges, 2)
+    )
 
 
 def apply(ranges: Ranges, buffers: list[Tensor]) -> list[Tensor]:
-    """What the buffers hold when every range has been read, and then every one written."""
+    """The contents of the buffers after every range has been read and then every range written."""
     after = [buffer.clone() for buffer in buffers]
     for d_buffer, d, s_buffer, s in ranges:
         after[d_buffer][d.start : d.stop] = buffers[s_buffer][s.start : s.stop]

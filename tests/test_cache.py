@@ -132,13 +132,13 @@ class TestFromTensors:
         assert held.cache_desc == CacheDesc(5, (4, 8), DataType.DT_FLOAT, Placement.HOST)
         assert (held.tensors, held.batch_dim) == ([stacked], 1)
         assert held.tensor_addrs == [stacked[i].data_ptr() for i in range(5)]
-        assert_same_bytes(held.separate_tensors, list(stacked))
+        assert_same_bytes(held.unstacked, list(stacked))
 
     def test_list_with_a_dimension_before_the_batch(self) -> None:
         tensors = cache(3, 2, 4, 8)
         held = Cache.from_tensors(tensors, batch_dim=1, is_blocks_cache=True)
         assert held.cache_desc == CacheDesc(3, (2, 4, 8), DataType.DT_FLOAT, Placement.HOST, batch_dim_index=1)
-        assert held.separate_tensors == held.tensors
+        assert held.unstacked == held.tensors
         assert held.is_blocks_cache
 
     def test_float8(self) -> None:

@@ -6,22 +6,17 @@ twice, or a sort where none is needed, by more.
 """
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from utils import TESTS, run
 
-CPP = Path(__file__).parent / "cpp"
 Counts = dict[str, tuple[int, int]]
 
 
 @pytest.fixture(scope="module")
 def counts() -> Counts:
-    command = ["make", "--silent", "-C", str(CPP), f"PYTHON={sys.executable}", "counts"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(run("make", "--silent", f"PYTHON={sys.executable}", "counts", cwd=TESTS / "cpp").stdout)
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,14 @@ Blocks of one page follow from one another. One that cannot run says so, and why
 line.
 """
 
-import os
 import re
-import subprocess
-import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 import pytest
+from utils import ROOT, run
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"# not run by the tests: \w")
@@ -29,13 +26,7 @@ def run_python(code: str, names: dict) -> str:
 
 
 def run_bash(code: str) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = ["bash", "-euo", "pipefail", "-c", code]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run("bash", "-euo", "pipefail", "-c", code, cwd=ROOT).stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

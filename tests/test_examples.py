@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from utils import ROOT, run
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 REQUESTS, PREFIX, SUFFIX = 3, 48, 5
 
 
@@ -38,15 +36,9 @@ def model(prefix_sharing: ModuleType) -> torch.nn.Module:
     return prefix_sharing.make_model("cpu", PREFIX + SUFFIX + 2).requires_grad_(False)
 
 
-def run(name: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script as a user does, with no model hub to ask."""
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), *args],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def output(name: str, *args: str) -> str:
+    """Runs a script as a user does, without access to a model hub."""
+    return run("python", EXAMPLES / f"{name}.py", *args, HF_HUB_OFFLINE="1").stdout
 
 
 class TestPrefixSharing:
@@ -56,17 +48,15 @@ class TestPrefixSharing:
     def test_as_a_user_runs_it(self, args: list[str], modes: list[str]) -> None:
         """With aot_eager all of torch.compile runs but the C++ compiler, which `make demo` waits for."""
         sizes = (f"--requests={REQUESTS}", f"--prefix={PREFIX}", f"--suffix={SUFFIX}", "--decode=4", "--repeats=1")
-        result = run("prefix_sharing", "--device=cpu", *sizes, *args)
-        assert result.returncode == 0, result.stderr
-        last = result.stdout.splitlines()[-1]
+        lines = output("prefix_sharing", "--device=cpu", *sizes, *args).splitlines()
         closing = r"OK: logits equal \(max abs diff (\S+)\); prefill (.+) faster, (\d+) of (\d+) prompt tokens"
-        found = re.match(closing, last)
-        assert found, last
+        found = re.match(closing, lines[-1])
+        assert found, lines
         assert 0 <= float(found[1]) <= 1e-5
         assert re.findall(r"\d+\.\dx \((\w+)\)", found[2]) == modes
         assert int(found[3]) == (REQUESTS - 1) * PREFIX
         assert int(found[4]) == REQUESTS * (PREFIX + SUFFIX)
-        rows = [line for line in result.stdout.splitlines() if line.split()[0] in ("eager", "compiled")]
+        rows = [line for line in lines if line.split()[0] in ("eager", "compiled")]
         assert [row.split()[0] for row in rows] == modes
         for row in rows:
             tokens = [int(count) for count in re.findall(r"(\d+) tokens", row)]
@@ -111,9 +101,7 @@ class TestPrefixSharingChecksCanFail:
 
 class TestBeamSearch:
     def test_as_a_user_runs_it(self) -> None:
-        result = run("beam_search")
-        assert result.returncode == 0, result.stderr
-        moved, instead = re.findall(r"([\d.]+) MiB", result.stdout)
+        moved, instead = re.findall(r"([\d.]+) MiB", output("beam_search"))
         assert 0 < float(moved) < float(instead)
 
     def test_its_check_can_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,9 +113,7 @@ class TestBeamSearch:
 
 class TestPagedBlocks:
     def test_as_a_user_runs_it(self) -> None:
-        result = run("paged_blocks", "--device=cpu")
-        assert result.returncode == 0, result.stderr
-        assert len(re.findall("as they were", result.stdout)) == 4
+        assert len(re.findall("as they were", output("paged_blocks", "--device=cpu"))) == 4
 
     @pytest.mark.parametrize(("broken", "what"), [("copy_blocks", "fork"), ("swap_blocks", "out and in")])
     def test_its_checks_can_fail(self, monkeypatch: pytest.MonkeyPatch, broken: str, what: str) -> None:

@@ -1,26 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading: from Python, from C++, and what is said when it fails."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils import cpp_extension
+from utils import TESTS, run
 
 import llm_datadist_torch
 from llm_datadist_torch import _library
-
-TESTS = Path(__file__).parent
-
-
-def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, timeout=120, cwd=TESTS
-    )
 
 
 class TestImport:
@@ -61,12 +51,10 @@ class TestImport:
         (tmp_path / "torch_npu-0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torch_npu\nVersion: 0\n")
         (tmp_path / "torch_npu-0.dist-info/entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:f\n")
         path = {"PYTHONPATH": str(tmp_path)}
-        failed = run_python("import llm_datadist_torch", **path)
-        assert failed.returncode != 0
+        failed = run("python", "-c", "import llm_datadist_torch", code=1, **path)
         for part in ("importing torch failed", "libascendcl.so", "set_env.sh", "TORCH_DEVICE_BACKEND_AUTOLOAD=0"):
             assert part in failed.stderr
-        as_told = run_python("import llm_datadist_torch; print('OK')", TORCH_DEVICE_BACKEND_AUTOLOAD="0", **path)
-        assert as_told.stdout == "OK\n", as_told.stderr
+        run("python", "-c", "import llm_datadist_torch", TORCH_DEVICE_BACKEND_AUTOLOAD="0", **path)
 
 
 class TestThreads:
@@ -84,9 +72,7 @@ print(tasks() - n)
 """
 
     def threads_added(self, threads: int, before: str = "") -> int:
-        done = run_python(self.CODE.format(threads=threads, before=before))
-        assert done.returncode == 0, done.stderr
-        return int(done.stdout.split()[-1])
+        return int(run("python", "-c", self.CODE.format(threads=threads, before=before)).stdout)
 
     def test_one_thread_is_one_thread(self) -> None:
         assert self.threads_added(1) == 0
@@ -103,12 +89,7 @@ def test_loads_without_python(tmp_path: Path) -> None:
     program = tmp_path / "without_python"
     lib = str(Path(torch.__file__).parent / "lib")
     includes = [f"-I{path}" for path in cpp_extension.include_paths()]
-    subprocess.run(
-        ["g++", "-std=c++20", "-O0", *includes, str(TESTS / "cpp/without_python.cpp"), "-o", str(program)]
-        + [f"-L{lib}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl", f"-Wl,-rpath,{lib}"],
-        check=True,
-    )
-    done = subprocess.run([program, _library.LIBRARY], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "copy_cache: expected dst[1] to be a tensor, got an undefined one (req_id 7)\nOK\n", (
-        done.stderr
-    )
+    link = (f"-L{lib}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl", f"-Wl,-rpath,{lib}")
+    run("g++", "-std=c++20", "-O0", *includes, TESTS / "cpp/without_python.cpp", "-o", program, *link)
+    printed = run(program, _library.LIBRARY).stdout
+    assert printed == "copy_cache: expected dst[1] to be a tensor, got an undefined one (req_id 7)\nOK\n"

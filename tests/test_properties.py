@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any views of any storages, any numbers: the result is what a byte model says, or the call is refused and nothing
-has changed."""
+"""Random views of random storages and random numbers: the result is that of the byte model, or the call is refused and
+writes nothing."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ any_calls = settings(
 def check(
     device: str, call: Callable[[list[Tensor], list[Tensor]], None], layout: Caches, ranges: Ranges, refused: bool
 ) -> None:
-    """Makes a call on fresh buffers. They must hold what the model says afterwards, and an error must come if and only
-    if the model refuses."""
+    """Makes a call on new buffers. They must have the model's contents afterwards. The op must refuse the call if and
+    only if the model does."""
     buffers = [filled(BUFFER_BYTES, dtype=torch.uint8, seed=seed, device=device) for seed in range(3)]
     before = [as_bytes(b).clone() for b in buffers]
     error = ""
@@ -35,7 +35,7 @@ def check(
     except ValueError as refusal:
         error = str(refusal)
     event("copied" if not error else "refused for overlap" if "overlap" in error else "refused for another reason")
-    assert bool(error) == refused, error or "the op took what the model refuses"
+    assert bool(error) == refused, error or "the op accepted a call that the model refuses"
     assert_same_bytes(buffers, before if refused else apply(ranges, before))
 
 
@@ -70,39 +70,30 @@ def test_many_copies(device: str, data: st.DataObject) -> None:
     )
 
 
-Moves = list[tuple[int, int, int]]  # to, from, bytes
-
-
-def outcome(moves: Moves, before: Tensor) -> Tensor | None:
-    """What a buffer holds after some moves within it, or None if their order matters."""
-    for i, (d, s, n) in enumerate(moves):
-        for j, (other_d, other_s, m) in enumerate(moves):
-            if i != j and (d < other_d + m and other_d < d + n):
-                return None
-            if i != j and d != s and (d < other_s + m and other_s < d + n):
-                return None
-    after = before.clone()
-    for d, s, n in moves:
-        after[d : d + n] = before[s : s + n]
-    return after
+Moves = list[tuple[int, int, int]]  # dst, src, bytes
 
 
 def check_moves(moves: Moves, buffer: Tensor, dst: list[Tensor], src: list[Tensor], batch_dim: int = 0) -> bool:
-    """Returns whether the op copied, having checked that it did so rightly or was right to refuse."""
+    """Calls copy_cache, which makes these moves within one buffer, and compares with the model.
+
+    Returns:
+        Whether the op copied, and did not refuse the call.
+    """
     before = buffer.clone()
-    expected = outcome(moves, before)
+    ranges = [(0, range(d, d + n), 0, range(s, s + n)) for d, s, n in moves]
+    expect_refusal = order_matters(ranges)
     refused = False
     try:
         copy_cache(dst, src, batch_dim=batch_dim)
     except ValueError:
         refused = True
-    assert refused == (expected is None), moves
-    assert torch.equal(buffer, before if expected is None else expected), moves
+    assert refused == expect_refusal, moves
+    assert torch.equal(buffer, before if refused else apply(ranges, [before])[0]), moves
     return not refused
 
 
 def test_many_ranges_in_a_small_buffer() -> None:
-    """Ranges of many widths over and beside one another, in any order: every way in which two or three can meet."""
+    """Ranges of many widths that overlap or touch, in any order: every relation of two or three ranges."""
     choose = random.Random(0)
     copied = 0
     for _ in range(30_000):
@@ -120,8 +111,8 @@ def test_many_ranges_in_a_small_buffer() -> None:
     assert 5_000 < copied < 25_000
 
 
-def test_runs_that_nearly_go_on() -> None:
-    """Strided tensors, each beginning where the one before would go on, or nearly so: merged only if they really do."""
+def test_nearly_adjacent_strided_tensors() -> None:
+    """Strided tensors that each begin at, or near, the next row of the previous one. Only the former may be merged."""
     choose = random.Random(0)
     copied = 0
     for _ in range(5_000):

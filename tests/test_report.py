@@ -3,35 +3,29 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from utils import run
 
 import llm_datadist_torch
 from llm_datadist_torch import _library
 
-MODULE = ("-m", "llm_datadist_torch")
-
-
-def python(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=120, cwd=cwd)
+MODULE = ("python", "-m", "llm_datadist_torch")
 
 
 def test_all_in_order(device: str) -> None:
-    done = python(*MODULE)
-    assert done.returncode == 0, done.stdout + done.stderr
+    report = run(*MODULE).stdout
     for part in (
         f"llm_datadist_torch {llm_datadist_torch.__version__}, torch {torch.__version__}, torch_npu ",
         f'{_library.LIBRARY}, built with {{"torch": "2.13.0"}}\n',
         "kernels of llm_datadist::copy_cache: CPU, ",
         "copy_cache on cpu: the bytes are right\n",
     ):
-        assert part in done.stdout
-    assert ("torch_npu has not been imported" in done.stdout) == (device == "cpu")
-    assert "BROKEN" not in done.stdout
+        assert part in report
+    assert ("torch_npu has not been imported" in report) == (device == "cpu")
+    assert "BROKEN" not in report
 
 
 @pytest.mark.parametrize(
@@ -42,32 +36,24 @@ def test_all_in_order(device: str) -> None:
     ],
 )
 def test_self_check_fails(kernel: str, problem: str) -> None:
-    done = python(
-        "-c",
-        f"""
+    code = f"""
 import runpy, torch, llm_datadist_torch
 library = torch.library.Library("llm_datadist", "IMPL")
 library.impl("copy_cache", {kernel}, "CPU", allow_override=True)
 runpy.run_module("llm_datadist_torch", run_name="__main__")
-""",
-    )
-    assert done.returncode == 1, done.stderr
-    assert f"BROKEN: copy_cache on cpu: {problem}\n" in done.stdout
+"""
+    assert f"BROKEN: copy_cache on cpu: {problem}\n" in run("python", "-c", code, code=1).stdout
 
 
 def test_op_without_kernel() -> None:
     """As where one of the libraries is left over from an older build."""
-    done = python(
-        "-c",
-        """
+    code = """
 import runpy, torch, llm_datadist_torch
 library = torch.library.Library("llm_datadist", "FRAGMENT")
 library.define("newer() -> ()")
 runpy.run_module("llm_datadist_torch", run_name="__main__")
-""",
-    )
-    assert done.returncode == 1, done.stderr
-    assert "BROKEN: kernels of llm_datadist::newer: \n" in done.stdout
+"""
+    assert "BROKEN: kernels of llm_datadist::newer: \n" in run("python", "-c", code, code=1).stdout
 
 
 class TestBrokenInstallation:
@@ -79,12 +65,11 @@ class TestBrokenInstallation:
         return Path(shutil.copytree(_library.LIBRARY.parent, tmp_path / "llm_datadist_torch"))
 
     def check(self, package: Path, *parts: str) -> None:
-        done = python(*MODULE, cwd=package.parent)
-        assert done.returncode == 1
-        error = done.stderr[done.stderr.rindex("ImportError: ") :]
+        stderr = run(*MODULE, cwd=package.parent, code=1).stderr
+        error = stderr[stderr.rindex("ImportError: ") :]
         for part in (*parts, f"Found: llm_datadist_torch {llm_datadist_torch.__version__}, torch {torch.__version__}"):
             assert part in error
-        assert str(package) in done.stderr  # it is this copy that was looked at
+        assert str(package) in stderr  # it is this copy that was looked at
 
     def test_library_missing(self, package: Path) -> None:
         (package / "libllm_datadist.so").unlink()

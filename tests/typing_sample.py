@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from llm_datadist_torch import (
+    BlocksCacheKey,
     Cache,
     CacheDesc,
     CacheKey,
+    CacheKeyByIdAndIndex,
     CacheManager,
     DataType,
     LLMConfig,
@@ -38,10 +40,14 @@ datadist = LLMDataDist(LLMRole.PROMPT, 0)
 datadist.init(LLMConfig(enable_cache_manager=True).generate_options())
 desc = CacheDesc(80, [4, 256], DataType.DT_FLOAT16)
 CacheDesc(80, range(2), DataType.DT_FLOAT16)  # type: ignore[arg-type]
+CacheKey(foo=1)  # type: ignore[call-overload]
+CacheKey(0)  # type: ignore[call-overload]
+BlocksCacheKey(0, req_id=1)  # type: ignore[call-overload]
+CacheKeyByIdAndIndex(0, 1, batch=2)  # type: ignore[call-arg]
 keys: Sequence[CacheKey] = (CacheKey(0, req_id=1), CacheKey(prompt_cluster_id=0, req_id=2))
 allocated: Cache = datadist.cache_manager.allocate_cache(desc, keys)
 datadist.cache_manager.register_cache(desc, allocated.tensor_addrs)
-datadist.cache_manager.register_cache(desc, allocated.separate_tensors, keys)
+datadist.cache_manager.register_cache(desc, allocated.unstacked, keys)
 blocks = datadist.cache_manager.allocate_blocks_cache(desc)
 moves: Mapping[int, Sequence[int]] = {0: (1, 2)}
 datadist.cache_manager.copy_blocks(blocks, moves)

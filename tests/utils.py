@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several test files share: filled tensors, the plain-PyTorch reference, and the watch over memory."""
+"""Helpers of many test files: filled tensors, the plain PyTorch reference, checks of bytes, other processes."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 
 copy_cache = torch.ops.llm_datadist.copy_cache.default
 copy_cache_batch = torch.ops.llm_datadist.copy_cache_batch.default
 
 
 def filled(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0) -> Tensor:
-    """A tensor of random bytes (0 or 1 for bool, whose other bytes are no values), the same ones for one seed."""
+    """A tensor of random bytes that depend on the shape and the seed alone. A bool tensor gets only 0 and 1."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + math.prod(shape))
     high = 2 if dtype == torch.bool else 256
     count = math.prod(shape) * dtype.itemsize
@@ -37,7 +44,7 @@ def to_host(tensor: Tensor) -> Tensor:
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor in host memory: equality of floats would call a NaN different from itself."""
+    """The bytes of a tensor, in host memory. Unlike floats, they compare equal where a value is NaN."""
     return to_host(tensor).contiguous().view(-1).view(torch.uint8)
 
 
@@ -48,7 +55,7 @@ def assert_same_bytes(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> N
 
 
 def _row(tensor: Tensor, index: int, batch_dim: int) -> Tensor:
-    """The bytes of a row as a view, [dimensions before the batch..., bytes]. For rows in C order."""
+    """A view of the bytes of a row, [dimensions before the batch..., bytes]. The row must be in C order."""
     row = tensor.select(batch_dim, index).unsqueeze(-1)
     return row.view(*tensor.shape[:batch_dim], -1).view(torch.uint8)
 
@@ -63,7 +70,7 @@ def reference_copy(
     *,
     batch_dim: int = 0,
 ) -> list[Tensor]:
-    """What dst has to hold afterwards, as host tensors: every source is read before any destination is written."""
+    """The expected contents of dst, as host tensors. Every source is read before any destination is written."""
     result = [to_host(d) for d in dst]
     for d, s in zip(result, src, strict=True):
         row = _row(to_host(s), src_batch_index, batch_dim)
@@ -75,7 +82,7 @@ def reference_copy(
 def reference_batch(
     dst: Sequence[Tensor], src: Sequence[Tensor], copies: Sequence[Sequence[int]], *, batch_dim: int = 0
 ) -> list[Tensor]:
-    """What dst has to hold after a batch, as host tensors: one copy after the other, all from src as it was."""
+    """The expected contents of dst after a batch, as host tensors. Every copy reads src as it was before the call."""
     before = [to_host(s) for s in src]
     result = [to_host(d) for d in dst]
     for copy in copies:
@@ -92,3 +99,57 @@ def nothing_written(*tensors: Tensor) -> Iterator[None]:
     yield
     assert_same_bytes(whole, before)
     assert [t._version for t in tensors] == versions
+
+
+def table(copies: Sequence[Sequence[int]]) -> Tensor:
+    """The copies argument of copy_cache_batch."""
+    return torch.tensor(copies, dtype=torch.int64).view(-1, 4)
+
+
+def _check(call: Callable[[], object], dst: Sequence[Tensor], src: Sequence[Tensor], expected: list[Tensor]) -> None:
+    unchanged = [to_host(s) for s in src]
+    shared = {t.untyped_storage().data_ptr() for t in dst} & {t.untyped_storage().data_ptr() for t in src}
+    assert call() is None
+    if hasattr(torch, "npu"):
+        torch.npu.synchronize()  # dst may be pinned host memory, which the host reads without waiting
+    assert_same_bytes(dst, expected)
+    if not shared:
+        assert_same_bytes(src, unchanged)
+
+
+def check_copy(dst: Sequence[Tensor], src: Sequence[Tensor], *args: int | None, **kwargs: int) -> None:
+    """Calls copy_cache and compares dst with the reference. src must be unchanged, unless it shares memory with dst."""
+    expected = reference_copy(dst, src, *args[:4], batch_dim=kwargs.get("batch_dim", 0))
+    _check(lambda: copy_cache(dst, src, *args, **kwargs), dst, src, expected)
+
+
+def check_batch(dst: Sequence[Tensor], src: Sequence[Tensor], copies: Sequence[Sequence[int]], **kwargs: int) -> None:
+    """Calls copy_cache_batch and compares dst and src as check_copy does."""
+    expected = reference_batch(dst, src, copies, **kwargs)
+    _check(lambda: copy_cache_batch(dst, src, table(copies), **kwargs), dst, src, expected)
+
+
+def shrunk(device: str) -> Tensor:
+    """A [4, 8] float32 tensor whose storage was resized to 64 bytes, as some sharding libraries do."""
+    tensor = filled(4, 8, device=device)
+    tensor.untyped_storage().resize_(64)
+    return tensor
+
+
+def run(*command: str | Path, cwd: Path = TESTS, code: int = 0, **env: str | None) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end and checks its exit code.
+
+    Args:
+        command: The program and its arguments. "python" is the interpreter of the tests, and can import their helpers.
+        cwd: Its working directory.
+        code: The expected exit code.
+        env: Environment variables to set, or to remove where the value is None.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    changed = {"PATH": path, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS / 'npu'}", **env}
+    environment = {name: value for name, value in {**os.environ, **changed}.items() if value is not None}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == code, done.stdout + done.stderr
+    # torch_npu prints advice where CANN's environment is not sourced.
+    done.stdout = "".join(line for line in done.stdout.splitlines(keepends=True) if "ASCEND_HOME_PATH" not in line)
+    return done

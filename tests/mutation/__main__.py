@@ -15,9 +15,9 @@ from mutants import CORE, NPU, PYTHON
 
 ROOT = Path(__file__).parents[2]
 CPP_PROGRAM = "test_library.py::test_loads_without_python"  # passes what Python cannot
-OPS = ["test_refusals.py", "test_copy_cache.py", "test_copy_cache_batch.py", "test_properties.py"]
-MANAGER = ["test_cache_manager.py", "test_manager_caches.py", "test_local_calls.py", "test_manager_stateful.py"]
-TYPES = ["test_cache.py", "test_cache_keys.py", "test_config.py", "test_datadist.py", "test_diagnostics.py"]
+OPS = [f"test_{name}.py" for name in ("refusals", "op_arguments", "copy_cache", "same_cache", "torch_semantics")]
+OPS += [f"test_{name}.py" for name in ("copy_cache_batch", "copies_argument", "properties")]
+TYPES = ["test_cache.py", "test_cache_keys.py", "test_config.py", "test_datadist.py"]
 NPU_TESTS = [f"npu/test_{name}.py" for name in ("commands", "batch_commands", "directions", "streams")]  # those first
 # The mutants, the environment, and the tests that are to find them.
 SUITES = {
@@ -28,13 +28,12 @@ SUITES = {
             *OPS,
             "test_compile_batch.py",
             "test_compile.py",
-            "test_cache_manager.py",
-            "test_manager_caches.py",
+            "manager",
             CPP_PROGRAM,
         ],
     ),
-    "npu": (NPU, ".venv-npu", [*NPU_TESTS, "npu", "test_copy_cache_batch.py", "test_copy_cache.py"]),
-    "python": (PYTHON, ".venv", [*TYPES, *MANAGER, "test_refusals.py", "test_status.py", "test_interruptions.py"]),
+    "npu": (NPU, ".venv-npu", [*NPU_TESTS, "npu", *OPS]),
+    "python": (PYTHON, ".venv", [*TYPES, "manager", "test_refusals.py", "test_status.py"]),
 }
 
 

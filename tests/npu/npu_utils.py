@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests of the NPU kernel share."""
 
-import os
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import ascend_sim
 import torch
 from torch import Tensor
-from utils import assert_same_bytes, copy_cache, filled, reference_copy
+from utils import assert_same_bytes, copy_cache, filled, reference_copy, run
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig
-
-TESTS = Path(__file__).parent.parent
 
 CODE = 507018
 """An error of the runtime's, for faults."""
@@ -77,14 +72,6 @@ def wait_for_copies(count: int) -> None:
         time.sleep(0.001)
 
 
-def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Runs code in a process of its own, with the handle on the runtime and the test helpers on its path."""
-    head = (
-        f"import sys; sys.path[:0] = {[str(TESTS), str(TESTS / 'npu')]}\nimport torch, ascend_sim, llm_datadist_torch\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", head + code], env={**os.environ, **env}, capture_output=True, text=True, timeout=120
-    )
-    lines = done.stdout.splitlines(keepends=True)
-    done.stdout = "".join(line for line in lines if "ASCEND_HOME_PATH" not in line)  # torch_npu's advice
-    return done
+def run_python(program: str, code: int = 0, **env: str | None) -> subprocess.CompletedProcess[str]:
+    """Runs a Python program with the handle on the simulated runtime, as utils.run does."""
+    return run("python", "-c", f"import torch, ascend_sim, llm_datadist_torch\n{program}", code=code, **env)

@@ -1,20 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``python -m llm_datadist_torch`` says of NPUs."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 from npu_utils import run_python
+from utils import run
 
 from llm_datadist_torch import _library
 
-
-def report(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "llm_datadist_torch"], env=env, capture_output=True, text=True, timeout=120
-    )
+MODULE = ("python", "-m", "llm_datadist_torch")
 
 
 @pytest.mark.parametrize(
@@ -25,8 +18,7 @@ def report(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_all_in_order(soc: str, text: str) -> None:
-    done = report({**os.environ, "ASCEND_SIM_SOC": soc, "ASCEND_SIM_DEVICES": "3"})
-    assert done.returncode == 0, done.stdout + done.stderr
+    report = run(*MODULE, ASCEND_SIM_SOC=soc, ASCEND_SIM_DEVICES="3").stdout
     for part in (
         f'{_library.NPU_LIBRARY}, built with {{"torch": "2.13.0", "torch_npu": "2.13.0"}}\n',
         "NPUs: 3\n",
@@ -34,49 +26,43 @@ def test_all_in_order(soc: str, text: str) -> None:
         "kernels of llm_datadist::copy_cache: CPU, PrivateUse1, ",
         "copy_cache on npu:0: the bytes are right\n",
     ):
-        assert part in done.stdout
+        assert part in report
 
 
 def test_torch_npu_not_imported() -> None:
-    done = report({**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "torch_npu 2.13.0" in done.stdout
-    assert "torch_npu has not been imported: the CPU alone\n" in done.stdout
-    assert str(_library.NPU_LIBRARY) not in done.stdout
+    report = run(*MODULE, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
+    assert "torch_npu 2.13.0" in report
+    assert "torch_npu has not been imported: the CPU alone\n" in report
+    assert str(_library.NPU_LIBRARY) not in report
 
 
 def test_device_fails() -> None:
     """TASK_QUEUE_ENABLE=0: the error is raised where it happens."""
-    done = run_python(
-        """
+    code = """
 import runpy
 ascend_sim.fail_call("aclrtMemcpy2dAsync", 507015)
 runpy.run_module("llm_datadist_torch", run_name="__main__")
-""",
-        TASK_QUEUE_ENABLE="0",
-    )
-    assert done.returncode == 1, done.stderr
-    assert "copy_cache on cpu: the bytes are right\nBROKEN: copy_cache on npu:0: RuntimeError: " in done.stdout
-    assert "failed with code 507015" in done.stdout
+"""
+    report = run_python(code, code=1, TASK_QUEUE_ENABLE="0").stdout
+    assert "copy_cache on cpu: the bytes are right\nBROKEN: copy_cache on npu:0: RuntimeError: " in report
+    assert "failed with code 507015" in report
 
 
 def test_no_runtime() -> None:
     """The name of the library that was not found is in the error itself, not only in those before it."""
-    done = report({name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"})
-    assert done.returncode == 1
-    error = done.stderr[done.stderr.rindex("ImportError: llm_datadist_torch") :]
+    stderr = run(*MODULE, code=1, LD_LIBRARY_PATH=None).stderr
+    error = stderr[stderr.rindex("ImportError: llm_datadist_torch") :]
     for part in (".so: cannot open shared object file", "set_env.sh", "Found: llm_datadist_torch", "torch_npu 2.13.0"):
         assert part in error
 
 
 def test_op_without_an_npu_kernel() -> None:
     """As where the NPU library is left over from an older build."""
-    done = run_python("""
+    code = """
 import runpy
 library = torch.library.Library("llm_datadist", "FRAGMENT")
 library.define("newer() -> ()")
 library.impl("newer", lambda: None, "CPU")
 runpy.run_module("llm_datadist_torch", run_name="__main__")
-""")
-    assert done.returncode == 1, done.stderr
-    assert "BROKEN: kernels of llm_datadist::newer: CPU\n" in done.stdout
+"""
+    assert "BROKEN: kernels of llm_datadist::newer: CPU\n" in run_python(code, code=1).stdout

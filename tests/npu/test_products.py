@@ -6,7 +6,7 @@ import torch
 from npu_utils import run_python
 
 from llm_datadist_torch import LLMException, LLMStatusCode
-from llm_datadist_torch._products import check_served
+from llm_datadist_torch._memory import check_served
 
 CODE = """
 from llm_datadist_torch import *

@@ -48,9 +48,9 @@ def as_stack(tensors: list[Tensor]) -> Cache:
 @pytest.mark.parametrize("make_src", [as_list, as_stack])
 def test_lists_and_stacks_in_any_pairing(device: str, make_dst: object, make_src: object) -> None:
     dst, src = make_dst(cache(3, 4, 8, device=device)), make_src(cache(3, 2, 8, device=device, seed=1))
-    expected = reference_copy(dst.separate_tensors, src.separate_tensors, 3, 1, 5, 9)
+    expected = reference_copy(dst.unstacked, src.unstacked, 3, 1, 5, 9)
     CacheManager().copy_cache(dst, src, 3, 1, 5, 9, req_id=2**64 - 1)
-    assert_same_bytes(dst.separate_tensors, expected)
+    assert_same_bytes(dst.unstacked, expected)
 
 
 def test_dimension_before_the_batch() -> None:

@@ -2,14 +2,11 @@
 """Errors and log lines of a call name its request, at the level that the environment asks for; the op logs nothing."""
 
 import logging
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
-from utils import cache, filled
+from utils import cache, filled, run
 
 from llm_datadist_torch import Cache, CacheManager, LLMException, copy_cache
 
@@ -57,10 +54,7 @@ OURS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 )
 def test_lines_are_seen_once(level: str | None, before: str, after: str, lines: list[str], start: str) -> None:
     """From the level of the environment on, if it names one, whether or not the program has set up logging."""
-    env = {k: v for k, v in os.environ.items() if k != "ASCEND_GLOBAL_LOG_LEVEL"}
-    env |= {"ASCEND_GLOBAL_LOG_LEVEL": level} if level else {}
-    code = CODE.format(before=before, after=after)
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    done = run("python", "-c", CODE.format(before=before, after=after), ASCEND_GLOBAL_LOG_LEVEL=level)
     printed = [line for line in (done.stdout + done.stderr).splitlines() if re.search("LLM_DATADIST|req_id", line)]
     assert len(printed) == len(lines), done.stdout + done.stderr
     for actual, line in zip(printed, lines, strict=True):

@@ -84,7 +84,7 @@ class Managers(RuleBasedStateMachine):
         assert held.cache_id == self.last_id
         for seed, tensor in enumerate(held.tensors):
             tensor.copy_(filled(*tensor.shape, dtype=torch.uint8, seed=seed + held.cache_id))
-        contents = [torch.stack([to_host(tensor) for tensor in held.separate_tensors])]
+        contents = [torch.stack([to_host(tensor) for tensor in held.unstacked])]
         placement = held.cache_desc.placement
         known = Known(placement, held.is_blocks_cache, registered, contents, set(keys))
         known.memory = weakref.ref(held.tensors[0])
@@ -190,7 +190,7 @@ class Managers(RuleBasedStateMachine):
             held = self.manager._table.find(cache_id)
             assert (held is None) == known.ended
             if held is not None:
-                assert torch.equal(torch.stack([to_host(t) for t in held.separate_tensors]), known.contents[0])
+                assert torch.equal(torch.stack([to_host(t) for t in held.unstacked]), known.contents[0])
             elif not known.keys and not known.registered:
                 if known.memory() is not None:
                     gc.collect()  # the traceback of a refused call may still hold what it was given

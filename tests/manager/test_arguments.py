@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What CacheManager itself refuses: Python types, LLM-DataDist's integer types and kinds of caches."""
+
+import re
+
+import pytest
+import torch
+from utils import cache, nothing_written
+
+from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
+
+
+class TestManagerAlone:
+    """What the manager checks itself: Python types, the integer types of LLM-DataDist, and kinds of caches."""
+
+    def setup_method(self) -> None:
+        self.dst, self.src = (Cache.from_tensors(cache(2, 4, 8, seed=seed)) for seed in (0, 1))
+
+    def refused(self, error: type[Exception], text: str, *args: object, **kwargs: object) -> Exception:
+        with nothing_written(*self.dst.tensors), pytest.raises(error, match=re.escape(text)) as refusal:
+            CacheManager().copy_cache(*args, **kwargs)
+        return refusal.value
+
+    @pytest.mark.parametrize("wrong", [None, 1, "cache", [torch.zeros(4, 8)]], ids=repr)
+    def test_caches_of_another_type(self, wrong: object) -> None:
+        self.refused(TypeError, "dst must be Cache, got", wrong, self.src)
+        self.refused(TypeError, "src must be Cache, got", self.dst, wrong)
+
+    def test_messages_print_no_tensors(self) -> None:
+        error = self.refused(TypeError, "dst must be Cache", [torch.zeros(4, 8)] * 80, self.src)
+        assert str(error) == "copy_cache: dst must be Cache, got list"
+
+    @pytest.mark.parametrize("name", ["dst_batch_index", "src_batch_index", "offset", "size", "req_id"])
+    @pytest.mark.parametrize("wrong", [True, 1.0, "1", [1]], ids=repr)
+    def test_numbers_of_another_type(self, name: str, wrong: object) -> None:
+        self.refused(TypeError, f"{name} must be int, got {type(wrong).__name__}", self.dst, self.src, **{name: wrong})
+
+    @pytest.mark.parametrize("name", ["dst_batch_index", "src_batch_index", "offset", "size"])
+    def test_none_for_a_number(self, name: str) -> None:
+        self.refused(TypeError, f"{name} must be int, got NoneType", self.dst, self.src, **{name: None})
+
+    @pytest.mark.parametrize(
+        ("name", "value", "limits"),
+        [
+            *(
+                (name, value, [0, 2**32 - 1])
+                for name in ("dst_batch_index", "src_batch_index")
+                for value in (-1, 2**32)
+            ),
+            *((name, value, [0, 2**64 - 1]) for name in ("offset", "req_id") for value in (-1, 2**64)),
+            *(("size", value, [-(2**63), 2**63 - 1]) for value in (-(2**63) - 1, 2**63)),
+        ],
+    )
+    def test_numbers_outside_their_integer_type(self, name: str, value: int, limits: list[int]) -> None:
+        error = self.refused(ValueError, f"{name} ({value}) out of range {limits}", self.dst, self.src, **{name: value})
+        assert not isinstance(error, LLMException)
+
+    @pytest.mark.parametrize("offset", [2**63, 2**64 - 1])
+    def test_offset_that_only_a_uint64_holds(self, offset: int) -> None:
+        text = f"copy_cache: offset ({offset}) must be at most {2**63 - 1}: no row is longer (req_id 7)"
+        error = self.refused(LLMException, text, self.dst, self.src, offset=offset, req_id=7)
+        assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID
+
+    @pytest.mark.parametrize("side", ["dst", "src"])
+    def test_blocks_cache(self, side: str) -> None:
+        blocks = Cache.from_tensors(cache(2, 4, 8), is_blocks_cache=True)
+        caches = {"dst": self.dst, "src": self.src, side: blocks}
+        error = self.refused(
+            LLMException,
+            f"copy_cache: {side} must be a contiguous cache, got a blocks cache",
+            caches["dst"],
+            caches["src"],
+        )
+        assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID
+
+    def test_device_without_a_kernel(self) -> None:
+        quantized = torch._empty_affine_quantized([4, 8], scale=1.0, zero_point=0, dtype=torch.quint8)
+        held = Cache([quantized], self.dst.cache_desc, 0, False)
+        error = self.refused(
+            LLMException, "copy_cache: no kernel for QuantizedCPU and QuantizedCPU tensors on cpu and cpu", held, held
+        )
+        assert error.status_code is LLMStatusCode.LLM_FAILED
+        assert isinstance(error.__cause__, NotImplementedError)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies within one cache or one buffer, and copies large enough for the threads."""
+
+import pytest
+import torch
+from utils import assert_same_bytes, cache, check_copy, copy_cache, filled, reference_copy, to_host
+
+
+class TestSameCache:
+    """dst and src may be one cache; the result is as if every source were read before any destination is written."""
+
+    @pytest.mark.parametrize(("dst_index", "src_index"), [(0, 3), (3, 0), (1, 2)])
+    def test_row_to_row(self, device: str, dst_index: int, src_index: int) -> None:
+        tensors = cache(3, 4, 8, device=device)
+        check_copy(tensors, tensors, dst_index, src_index, 4, 20)
+
+    @pytest.mark.parametrize(("dst_index", "src_index"), [(0, 3), (3, 0), (1, 2)])
+    def test_row_to_row_stacked(self, device: str, dst_index: int, src_index: int) -> None:
+        stacked = filled(5, 4, 8, device=device)
+        check_copy([stacked], [stacked], dst_index, src_index, batch_dim=1)
+
+    def test_row_to_row_of_interleaved_layers(self, device: str) -> None:
+        whole = filled(4, 5, 6, device=device)
+        layers = [whole[:, i] for i in range(5)]
+        check_copy(layers, layers, 3, 1)
+
+    def test_row_onto_itself_is_a_no_op(self, device: str) -> None:
+        tensors = cache(3, 4, 8, device=device)
+        check_copy(tensors, tensors, 2, 2)
+
+    def test_first_range_in_place_and_the_others_not(self, device: str) -> None:
+        buffer = filled(80, dtype=torch.uint8, device=device)
+        expected = to_host(buffer)
+        expected[16:24], expected[32:40] = expected[24:32].clone(), expected[48:56].clone()
+        dst, src = (buffer.as_strided((3, 1, 8), (pitch, 8, 1)) for pitch in (16, 24))
+        copy_cache([dst], [src], batch_dim=1)
+        assert_same_bytes([buffer], [expected])
+
+    def test_a_range_in_place_beside_one_that_reads_it(self, device: str) -> None:
+        a, b = filled(4, 8, device=device), filled(4, 8, device=device, seed=1)
+        check_copy([a, b], [a, a], 1, 1)
+
+    @pytest.mark.parametrize("shift", [1, -1, 4, -4, 31, -31])
+    def test_range_that_partly_overlaps_its_own_source(self, device: str, shift: int) -> None:
+        buffer = filled(200, dtype=torch.uint8, device=device)
+        expected = to_host(buffer)
+        expected[50 + shift : 82 + shift] = expected[50:82].clone()
+        copy_cache([buffer[50 + shift : 82 + shift].view(1, 32)], [buffer[50:82].view(1, 32)])
+        assert_same_bytes([buffer], [expected])
+
+    def test_stacked_ranges_that_partly_overlap_their_own_sources(self, device: str) -> None:
+        buffer = filled(6, 100, dtype=torch.uint8, device=device)
+        expected = to_host(buffer)
+        expected[:, 10:50] = expected[:, 7:47].clone()
+        copy_cache([buffer[:, 10:50].unsqueeze(1)], [buffer[:, 7:47].unsqueeze(1)], batch_dim=1)
+        assert_same_bytes([buffer], [expected])
+
+    @pytest.mark.parametrize("shift", [1, -1, 64, -4096])
+    @pytest.mark.parametrize("size", [5_000, 1_000_000])
+    @pytest.mark.parametrize("rows", [1, 3])
+    def test_large_ranges_that_partly_overlap_their_own_sources(self, size: int, shift: int, rows: int) -> None:
+        """Large enough for a copy loop that is not careful, and for the threads, to get it wrong."""
+        buffer = filled(rows, size + 10_000, dtype=torch.uint8)
+        expected = buffer.clone()
+        expected[:, 5_000 + shift : 5_000 + shift + size] = buffer[:, 5_000 : 5_000 + size]
+        dst, src = (buffer[:, start : start + size].unsqueeze(1) for start in (5_000 + shift, 5_000))
+        copy_cache([dst], [src], batch_dim=1)
+        assert_same_bytes([buffer], [expected])
+
+    def test_disjoint_slices_of_one_buffer_with_other_strides(self, device: str) -> None:
+        buffer = filled(64, dtype=torch.uint8, device=device)
+        expected = to_host(buffer)
+        dst = buffer.as_strided((4, 1, 2), (16, 2, 1), 0)
+        src = buffer.as_strided((4, 1, 2), (8, 2, 1), 4)
+        expected.as_strided((4, 1, 2), (16, 2, 1), 0).copy_(to_host(src))
+        # src ranges begin at 4, 12, 20, 28 and dst ranges at 0, 16, 32, 48: interleaved, and none touches another.
+        copy_cache([dst], [src], batch_dim=1)
+        assert_same_bytes([buffer], [expected])
+
+
+def test_leading_dimension_of_one_with_any_stride(device: str) -> None:
+    """Its stride is never walked. To multiply it would overflow, which UndefinedBehaviorSanitizer found."""
+    tensor = filled(8, device=device)
+    odd = tensor.as_strided((1, 1, 2, 4), (2**62, 2**62, 4, 1))
+    expected = reference_copy([tensor.view(2, 4)], [tensor.view(2, 4)], 0, 1)
+    copy_cache([odd], [odd], 0, 1, batch_dim=2)
+    assert_same_bytes([tensor.view(2, 4)], expected)
+
+
+class TestLargeCopies:
+    """Above a few hundred KiB the bytes are shared among threads; every cut must be right."""
+
+    @pytest.mark.parametrize(
+        ("count", "row_bytes"),
+        [
+            (1, 262_143),
+            (1, 262_144),
+            (1, 5_000_001),
+            (1, 17_000_001),
+            (3, 1_000_003),
+            (160, 8_191),
+            (7, 65_537),
+            (2, 3_000_000),
+        ],
+    )
+    @pytest.mark.parametrize("threads", [1, 2, 3])
+    def test_shared_among_threads(self, count: int, row_bytes: int, threads: int) -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            dst, src = (cache(count, 2, row_bytes, dtype=torch.uint8, seed=seed) for seed in (0, 1))
+            check_copy(dst, src, 1, 0, 1)
+        finally:
+            torch.set_num_threads(before)
+
+    def test_memory_does_not_grow_with_the_bytes_copied(self) -> None:
+        def peak() -> int:
+            with open("/proc/self/status") as status:
+                return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+        size = 128 * 2**20
+        dst, src = (torch.full((2, size), seed, dtype=torch.uint8) for seed in (0, 1))
+        with open("/proc/self/clear_refs", "w") as clear:
+            clear.write("5")  # resets the peak to what is resident now
+        before = peak()
+        copy_cache([dst], [src], 1, 0)
+        copy_cache([dst], [dst[:, 1:].as_strided((2, size - 1), (size, 1), 1)], 0, 0, 0, size - 1)  # shifted
+        assert peak() - before < size // 8
+        assert dst[1].all()

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rest of PyTorch relies on: version counters, autograd, inference tensors, copy on write."""
+
+import pytest
+import torch
+from torch.testing._internal.two_tensor import TwoTensor
+from utils import (
+    as_bytes,
+    assert_same_bytes,
+    cache,
+    check_copy,
+    copy_cache,
+    copy_cache_batch,
+    filled,
+    nothing_written,
+    reference_batch,
+    reference_copy,
+    table,
+)
+
+
+class TestTorch:
+    """What the rest of PyTorch may rely on."""
+
+    def test_version_counters_of_dst_are_bumped(self, device: str) -> None:
+        dst, src = cache(3, 4, 8, device=device), cache(3, 4, 8, device=device)
+        versions = [t._version for t in dst + src]
+        copy_cache(dst, src, 1, 2)
+        assert [t._version for t in dst + src] == [v + 1 for v in versions[:3]] + versions[3:]
+
+    def test_autograd_sees_that_a_saved_tensor_was_written(self) -> None:
+        saved, weight = filled(4, 8), torch.ones(4, 8, requires_grad=True)
+        loss = (weight * saved).sum()
+        copy_cache([saved], [filled(4, 8, seed=1)])
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+    def test_requires_grad_is_allowed_under_no_grad(self) -> None:
+        dst, src = torch.zeros(4, 8, requires_grad=True), filled(4, 8)
+        with torch.no_grad():
+            check_copy([dst], [src], 1, 2)
+
+    def test_source_may_require_grad(self) -> None:
+        dst, src = filled(4, 8), filled(4, 8, seed=1).requires_grad_()
+        expected = reference_copy([dst], [src.detach()], 1, 2)
+        copy_cache([dst], [src], 1, 2)
+        assert_same_bytes([dst], expected)
+        assert not dst.requires_grad
+
+    def test_requires_grad_is_refused_above_tensors_that_wrap_others(self) -> None:
+        """The tensors inside do not require grad: seen there alone, gradients would be silently wrong."""
+        leaf = TwoTensor(filled(4, 8), filled(4, 8)).requires_grad_()
+        with pytest.raises(ValueError, match=r"copy_cache: dst\[0\] requires grad"):
+            copy_cache([leaf * 1], [TwoTensor(filled(4, 8), filled(4, 8))], 1, 2)
+
+        def overwrites(x: torch.Tensor) -> torch.Tensor:
+            copy_cache([x], [filled(4, 8)], 1, 2)
+            return (x * x).sum()
+
+        with pytest.raises(ValueError, match=r"copy_cache: dst\[0\] requires grad"):
+            torch.func.grad(overwrites)(filled(4, 8))
+
+    def test_inference_tensors(self, device: str) -> None:
+        with torch.inference_mode():
+            dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
+            check_copy(dst, src, 1, 2)
+        # Only one that is no inference tensor leads past the version counters, which those have not.
+        check_copy(dst, cache(2, 4, 8, device=device, seed=2), 1, 2)
+
+    def test_conjugated_source_is_read_as_its_values(self) -> None:
+        dst, src = filled(4, 2, dtype=torch.complex64), torch.randn(4, 2, dtype=torch.complex64)
+        copy_cache([dst], [src.conj()], 1, 2)
+        assert torch.equal(dst[1], src[2].conj())
+
+    def test_parameters_and_tuples_are_taken(self) -> None:
+        dst = torch.nn.Parameter(filled(4, 8), requires_grad=False)
+        expected = reference_copy([dst], [filled(4, 8, seed=1)], 1, 2)
+        copy_cache((dst,), (filled(4, 8, seed=1),), 1, 2)
+        assert_same_bytes([dst], expected)
+
+    def test_batch_dim_is_checked_while_tracing(self) -> None:
+        meta = [torch.empty(4, 8, device="meta")]
+        with pytest.raises(ValueError, match=r"batch_dim \(2\) out of range \[0, 2\), the dimensions of dst\[0\]"):
+            copy_cache(meta, meta, batch_dim=2)
+
+    def test_meta_tensors_pass_through(self) -> None:
+        meta = [torch.empty(4, 8, device="meta")]
+        copy_cache(meta, meta, 1, 2)
+
+    def test_python_function_is_the_op(self) -> None:
+        import llm_datadist_torch as package
+
+        dst, src = cache(2, 3, 4, 8), cache(2, 3, 4, 8, seed=1)
+        expected = reference_copy(dst, src, 1, 2, 3, 4, batch_dim=1)
+        package.copy_cache(dst, src, 1, 2, 3, 4, 5, batch_dim=1)
+        assert_same_bytes(dst, expected)
+
+    def test_a_refused_call_bumps_nothing(self) -> None:
+        dst, src = filled(4, 8), filled(4, 8, seed=1)
+        with nothing_written(dst), pytest.raises(ValueError):
+            copy_cache([dst], [src], 4)
+
+    def test_bytes_of_a_nan_survive(self) -> None:
+        bits = torch.tensor([[0x7FA00001, 0x7FC00002]], dtype=torch.int64).to(torch.int32)
+        dst = torch.zeros(1, 2)
+        copy_cache([dst], [bits.view(torch.float32)])
+        assert torch.equal(as_bytes(dst), as_bytes(bits))
+
+
+class TestCopyOnWrite:
+    """A lazily cloned tensor shares its bytes until it is written. The op must not write the shared bytes."""
+
+    def test_destination(self) -> None:
+        original, src = filled(4, 8), filled(4, 8, seed=1)
+        before, expected = original.clone(), reference_copy([original], [src], 1, 2)
+        lazy = torch._lazy_clone(original)
+        copy_cache([lazy], [src], 1, 2)
+        assert_same_bytes([lazy, original], [*expected, before])
+
+    def test_destination_that_is_a_source_too(self) -> None:
+        """Materializing it changes its address, so that precedes the use of any address, in any order of the lists."""
+        original, first, source = filled(4, 8), filled(4, 8, seed=1), filled(4, 8, seed=2)
+        lazy = torch._lazy_clone(original)
+        dst, src = [first, lazy], [original, source]
+        expected = [reference_copy([d], [s], 1, 2)[0] for d, s in zip(dst, src, strict=True)]
+        copy_cache(dst, src, 1, 2)
+        assert_same_bytes(dst, expected)
+        other = torch._lazy_clone(original)
+        with pytest.raises(ValueError, match=r"the range to write in dst\[1\] overlaps the range to read in src\[0\]"):
+            copy_cache([first, original], [original, other], 1, 1)
+
+    def test_source(self) -> None:
+        """It is only read, so it is not materialized."""
+        dst, original = filled(4, 8), filled(4, 8, seed=1)
+        expected = reference_copy([dst], [original], 1, 2)
+        lazy = torch._lazy_clone(original)
+        copy_cache([dst], [lazy], 1, 2)
+        assert torch._C._is_cow_tensor(lazy)
+        assert_same_bytes([dst], expected)
+
+    def test_destination_of_a_batch(self) -> None:
+        original, src, copies = filled(4, 8), filled(4, 8, seed=1), [(1, 2, 0, -1), (2, 0, 0, -1)]
+        before, expected = original.clone(), reference_batch([original], [src], copies)
+        lazy = torch._lazy_clone(original)
+        copy_cache_batch([lazy], [src], table(copies))
+        assert_same_bytes([lazy, original], [*expected, before])
