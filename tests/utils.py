@@ -37,7 +37,7 @@ def cache(
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """A copy in host memory with the same strides. Copies the whole storage: gathering a view would be compute."""
+    """A copy in host memory with the same strides. It copies the whole storage: to gather a view is to compute."""
     tensor = tensor.detach()
     whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
     return whole.to("cpu", copy=True).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
@@ -92,7 +92,7 @@ def reference_batch(
 
 @contextlib.contextmanager
 def nothing_written(*tensors: Tensor) -> Iterator[None]:
-    """Fails if a byte of the tensors' storages or a version counter differs afterwards."""
+    """Fails if the block changes a byte of the tensors' storages or a version counter."""
     whole = [torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage()) for t in tensors]
     before = [as_bytes(w) for w in whole]
     versions = [t._version for t in tensors]
