@@ -19,7 +19,7 @@ class TestCopyCache:
             CacheManager().copy_cache(*args, **kwargs)
         return refusal.value
 
-    @pytest.mark.parametrize("wrong", [None, 1, "cache", [torch.zeros(4, 8)]], ids=repr)
+    @pytest.mark.parametrize("wrong", [None, 1, "cache", [torch.zeros(4, 8)]], ids=lambda wrong: type(wrong).__name__)
     def test_caches_of_another_type(self, wrong: object) -> None:
         self.refused(TypeError, "dst must be Cache, got", wrong, self.src)
         self.refused(TypeError, "src must be Cache, got", self.dst, wrong)

@@ -159,7 +159,7 @@ class TestThreads:
         assert not held.tensors
 
     def test_a_copy_releases_the_gil(self) -> None:
-        """With one intra-op thread the copy runs in the calling thread; another one runs only if it released the GIL."""
+        """With one intra-op thread the copy runs in the calling thread, so another one runs only without the GIL."""
         big = [Cache.from_tensors(torch.ones(2, 2**28, dtype=torch.uint8)) for _ in range(2)]
         manager = CacheManager(LLMConfig(sync_kv_timeout=60_000))
         threads, ticks, stop = torch.get_num_threads(), 0, threading.Event()

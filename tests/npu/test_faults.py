@@ -204,8 +204,8 @@ print("OK")
 
     @pytest.mark.parametrize("end", ["", "torch.npu.synchronize()"])
     def test_exit_after_copies_to_freed_pageable_memory(self, end: str) -> None:
-        """A task is the last owner of such memory. If torch_npu's thread released it during the interpreter's exit, Python
-        would end that thread, and the process would abort (6 of 10 times)."""
+        """A task is the last owner of such memory. If torch_npu's thread released it while Python exits, Python would
+        end that thread, and the process would abort (6 of 10 times)."""
         for _ in range(2):
             done = run_python(f"""
 src = [torch.ones(4, 1024).npu()]
