@@ -60,6 +60,19 @@ def _row(tensor: Tensor, index: int, batch_dim: int) -> Tensor:
     return row.view(*tensor.shape[:batch_dim], -1).view(torch.uint8)
 
 
+def reference_batch(
+    dst: Sequence[Tensor], src: Sequence[Tensor], copies: Sequence[Sequence[int]], *, batch_dim: int = 0
+) -> list[Tensor]:
+    """The expected contents of dst after a batch, as host tensors. Every copy reads src as it was before the call."""
+    before, result = [to_host(s) for s in src], [to_host(d) for d in dst]
+    for d, s in zip(result, before, strict=True):
+        for dst_index, src_index, offset, size in copies:
+            row = _row(s, src_index, batch_dim)
+            end = row.shape[-1] if size == -1 else offset + size
+            _row(d, dst_index, batch_dim)[..., offset:end] = row[..., offset:end]
+    return result
+
+
 def reference_copy(
     dst: Sequence[Tensor],
     src: Sequence[Tensor],
@@ -70,24 +83,8 @@ def reference_copy(
     *,
     batch_dim: int = 0,
 ) -> list[Tensor]:
-    """The expected contents of dst, as host tensors. Every source is read before any destination is written."""
-    result = [to_host(d) for d in dst]
-    for d, s in zip(result, src, strict=True):
-        row = _row(to_host(s), src_batch_index, batch_dim)
-        end = row.shape[-1] if size == -1 else offset + size
-        _row(d, dst_batch_index, batch_dim)[..., offset:end] = row[..., offset:end]
-    return result
-
-
-def reference_batch(
-    dst: Sequence[Tensor], src: Sequence[Tensor], copies: Sequence[Sequence[int]], *, batch_dim: int = 0
-) -> list[Tensor]:
-    """The expected contents of dst after a batch, as host tensors. Every copy reads src as it was before the call."""
-    before = [to_host(s) for s in src]
-    result = [to_host(d) for d in dst]
-    for copy in copies:
-        result = reference_copy(result, before, *copy, batch_dim=batch_dim)
-    return result
+    """The expected contents of dst after one copy, as host tensors."""
+    return reference_batch(dst, src, [(dst_batch_index, src_batch_index, offset, size)], batch_dim=batch_dim)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import time
 import ascend_sim
 import torch
 from torch import Tensor
-from utils import assert_same_bytes, copy_cache, filled, reference_copy, run
+from utils import assert_same_bytes, copy_cache, copy_cache_batch, filled, reference_batch, reference_copy, run, table
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig
 
@@ -43,7 +43,7 @@ def caches(kind: str) -> tuple[Cache, Cache]:
     return Cache.from_tensors(dst), Cache.from_tensors(src)
 
 
-def check_copy(dst: Cache, src: Cache) -> None:
+def check_manager_copy(dst: Cache, src: Cache) -> None:
     """Copies with a long timeout and compares with the reference."""
     expected = reference_copy(dst.tensors, src.tensors, 1, 2, batch_dim=dst.batch_dim)
     PATIENT.copy_cache(dst, src, 1, 2)
@@ -54,6 +54,28 @@ def copy_calls() -> dict[str, int]:
     """The number of copy commands since the last reset, by name. Waits for the task queue."""
     torch.npu.synchronize()
     return {name: n for name, n in ascend_sim.call_counts().items() if name.startswith("aclrtMemcpy")}
+
+
+def checked_copy(dst: list[Tensor], src: list[Tensor], *args: int, **kwargs: int) -> dict[str, int]:
+    """Calls copy_cache and compares with the reference. Returns the number of copy commands by name."""
+    expected = reference_copy(dst, src, *args, **kwargs)
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    copy_cache(dst, src, *args, **kwargs)
+    calls = copy_calls()
+    assert_same_bytes(dst, expected)
+    return calls
+
+
+def checked_batch(dst: list[Tensor], src: list[Tensor], copies: list, **kwargs: int) -> dict[str, int]:
+    """Calls copy_cache_batch and compares with the reference. Returns the number of copy commands by name."""
+    expected = reference_batch(dst, src, copies, **kwargs)
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    copy_cache_batch(dst, src, table(copies), **kwargs)
+    calls = copy_calls()
+    assert_same_bytes(dst, expected)
+    return calls
 
 
 def synchronisations() -> int:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import ascend_sim
 import pytest
 import torch
-from npu_utils import copy_calls, scattered
+from ascend_sim import MemcpyKind
+from npu_utils import checked_batch, scattered
 from torch import Tensor
 from utils import assert_same_bytes, cache, copy_cache_batch, filled, nothing_written, reference_batch, to_host
 
@@ -38,20 +39,9 @@ def patterns() -> dict[str, Tensor]:
     }
 
 
-def run(dst: list[Tensor], src: list[Tensor], copies: Tensor, batch_dim: int = 0) -> tuple[dict[str, int], int]:
-    """Copies and checks the bytes. Returns the number of copy commands by name, and the bytes they move."""
-    expected = [to_host(tensor) for tensor in dst]
-    sources = [to_host(tensor) for tensor in src]
-    for result, source in zip(expected, sources, strict=True):
-        before = source.movedim(batch_dim, 0).clone()
-        result.movedim(batch_dim, 0)[copies[:, 0]] = before[copies[:, 1]]
-    torch.npu.synchronize()
-    ascend_sim.reset()
-    copy_cache_batch(dst, src, copies, batch_dim=batch_dim)
-    calls = copy_calls()
-    moved = sum(copy.width * copy.height for copy in ascend_sim.copies())
-    assert_same_bytes(dst, expected)
-    return calls, moved
+def moved_bytes() -> int:
+    """The bytes of the copies within the device since the last reset."""
+    return sum(copy.width * copy.height for copy in ascend_sim.copies() if copy.kind == MemcpyKind.DEVICE_TO_DEVICE)
 
 
 class TestPitches:
@@ -59,34 +49,19 @@ class TestPitches:
 
     def test_src_rows_longer_than_the_dst_pitch(self) -> None:
         dst, src = filled(16, 1, 8, dtype=torch.uint8, device="npu"), filled(16, 2, 16, dtype=torch.uint8, device="npu")
-        expected = reference_batch([dst], [src], [(0, 1, 0, 8)], batch_dim=1)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        copy_cache_batch([dst], [src], torch.tensor([[0, 1, 0, 8]]), batch_dim=1)
-        assert copy_calls() == {"aclrtMemcpy2dAsync": 1}
-        assert_same_bytes([dst], expected)
+        assert checked_batch([dst], [src], [(0, 1, 0, 8)], batch_dim=1) == {"aclrtMemcpy2dAsync": 1}
 
     def test_merged_rows_wider_than_the_src_pitch(self) -> None:
         src = filled(64, dtype=torch.uint8, device="npu").as_strided((3, 4, 8), (8, 8, 1))
         dst = filled(3, 4, 8, dtype=torch.uint8, device="npu", seed=1)
         copies = [(row, row, 0, -1) for row in range(4)]
-        expected = reference_batch([dst], [src], copies, batch_dim=1)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        copy_cache_batch([dst], [src], torch.tensor(copies), batch_dim=1)
-        assert copy_calls() == {"aclrtMemcpyAsync": 3}
-        assert_same_bytes([dst], expected)
+        assert checked_batch([dst], [src], copies, batch_dim=1) == {"aclrtMemcpyAsync": 3}
 
     def test_rows_that_fit_a_pitch_only_one_by_one(self) -> None:
         """A leading dimension inside the batch. Both rows together are wider than its pitch."""
         dst, src = (filled(4, 3, 8, dtype=torch.uint8, device="npu", seed=seed).transpose(0, 1) for seed in (0, 1))
         copies = [(0, 0, 0, -1), (2, 3, 0, -1)]
-        expected = reference_batch([dst], [src], copies, batch_dim=1)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        copy_cache_batch([dst], [src], torch.tensor(copies), batch_dim=1)
-        assert copy_calls() == {"aclrtMemcpy2dAsync": 2}
-        assert_same_bytes([dst], expected)
+        assert checked_batch([dst], [src], copies, batch_dim=1) == {"aclrtMemcpy2dAsync": 2}
 
 
 class TestRuns:
@@ -106,12 +81,7 @@ class TestRuns:
     )
     def test_of_one_tensor(self, copies: list[tuple[int, ...]], calls: dict[str, int]) -> None:
         dst, src = (filled(8, 16, dtype=torch.uint8, device="npu", seed=seed) for seed in (0, 1))
-        expected = reference_batch([dst], [src], copies)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        copy_cache_batch([dst], [src], torch.tensor(copies))
-        assert copy_calls() == calls
-        assert_same_bytes([dst], expected)
+        assert checked_batch([dst], [src], copies) == calls
 
     def test_strided_over_layers_where_that_is_fewer(self) -> None:
         """Over rows: one run in the first pair, and three in each of four layers of the second. Over layers: 3 + 9."""
@@ -120,12 +90,8 @@ class TestRuns:
             [filled(1, 16, 8, device="npu", seed=seed), filled(4, 16, 16, device="npu", seed=seed)[:, :, :8]]
             for seed in (0, 1)
         )
-        expected = reference_batch(dst, src, copies, batch_dim=1)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        copy_cache_batch(dst, src, torch.tensor(copies), batch_dim=1)
-        assert copy_calls() == {"aclrtMemcpyAsync": 3, "aclrtMemcpy2dAsync": 9}
-        assert_same_bytes(dst, expected)
+        calls = checked_batch(dst, src, copies, batch_dim=1)
+        assert calls == {"aclrtMemcpyAsync": 3, "aclrtMemcpy2dAsync": 9}
 
 
 class TestThousandBlocks:
@@ -133,10 +99,9 @@ class TestThousandBlocks:
     def test_stacked(self, pattern: str) -> None:
         copies = patterns()[pattern]
         stacked = filled(TENSORS, 2 * COPIES, 4, device="npu")
-        ranges = merged_ranges(copies)
-        calls, moved = run([stacked], [stacked], copies, batch_dim=1)
-        assert calls == {"aclrtMemcpy2dAsync": ranges}
-        assert moved == TENSORS * COPIES * 16
+        calls = checked_batch([stacked], [stacked], copies.tolist(), batch_dim=1)
+        assert calls == {"aclrtMemcpy2dAsync": merged_ranges(copies)}
+        assert moved_bytes() == TENSORS * COPIES * 16
 
     def test_patterns_merge_to_different_numbers_of_ranges(self) -> None:
         """The patterns above test what their names say."""
@@ -145,16 +110,16 @@ class TestThousandBlocks:
     @pytest.mark.parametrize("pattern", ["neighbours in any order", "pieces of ten"])
     def test_separate_tensors(self, pattern: str) -> None:
         copies = patterns()[pattern]
-        tensors = scattered(TENSORS, 2 * COPIES, 2)
-        calls, _ = run(tensors, tensors, copies)
-        assert sum(calls.values()) <= merged_ranges(copies) * TENSORS
+        tensors = scattered(16, 2 * COPIES, 2)
+        calls = checked_batch(tensors, tensors, copies.tolist())
+        assert sum(calls.values()) <= merged_ranges(copies) * 16
 
     @pytest.mark.parametrize("to_device", [True, False])
     def test_between_pinned_host_memory_and_the_device(self, to_device: bool) -> None:
         copies = patterns()["pieces of ten"] - torch.tensor([COPIES, 0, 0, 0])
         on_npu, on_host = scattered(4, COPIES, 2), scattered(4, COPIES, 2, device="cpu", seed=1, pinned=True)
         dst, src = (on_npu, on_host) if to_device else (on_host, on_npu)
-        calls, _ = run(dst, src, copies)
+        calls = checked_batch(dst, src, copies.tolist())
         assert sum(calls.values()) <= merged_ranges(copies) * 4
         assert set(calls) <= {"aclrtMemcpyBatchAsync", "aclrtMemcpy2dAsync", "aclrtMemcpyAsync"}
 
@@ -175,9 +140,8 @@ class TestStaging:
     )
     def test_only_cycles_are_staged(self, pairs: list[tuple[int, int]], staged: int | None) -> None:
         stacked = filled(3, 6, 8, device="npu")
-        rows = torch.tensor(pairs)
-        _, moved = run([stacked], [stacked], whole_rows(rows[:, 0], rows[:, 1]), batch_dim=1)
-        assert moved == 3 * 32 * (0 if staged is None else len(pairs) + staged)
+        checked_batch([stacked], [stacked], [(dst, src, 0, -1) for dst, src in pairs], batch_dim=1)
+        assert moved_bytes() == 3 * 32 * (0 if staged is None else len(pairs) + staged)
 
 
 class TestCapture:

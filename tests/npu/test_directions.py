@@ -10,7 +10,7 @@ import pytest
 import torch
 from npu_utils import PATIENT, block_the_queue, scattered, wait_for_copies
 from torch import Tensor
-from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
+from utils import assert_same_bytes, cache, check_copy, copy_cache, filled, reference_copy
 
 from llm_datadist_torch import Cache
 
@@ -33,51 +33,31 @@ class TestEveryDirection:
     @pytest.mark.parametrize(("offset", "size"), [(0, -1), (5, 9)])
     def test_list(self, to: str, source: str, offset: int, size: int) -> None:
         dst, src = place(cache(3, 4, 8), to), place(cache(3, 2, 8, seed=1), source)
-        expected = reference_copy(dst, src, 3, 1, offset, size)
-        copy_cache(dst, src, 3, 1, offset, size)
-        torch.npu.synchronize()
-        assert_same_bytes(dst, expected)
+        check_copy(dst, src, 3, 1, offset, size)
 
     def test_stacked(self, to: str, source: str) -> None:
         dst, src = place([filled(5, 4, 8)], to), place([filled(5, 2, 8, seed=1)], source)
-        expected = reference_copy(dst, src, 3, 1, 4, 9, batch_dim=1)
-        copy_cache(dst, src, 3, 1, 4, 9, batch_dim=1)
-        torch.npu.synchronize()
-        assert_same_bytes(dst, expected)
+        check_copy(dst, src, 3, 1, 4, 9, batch_dim=1)
 
     def test_views_of_one_buffer(self, to: str, source: str) -> None:
         dst, src = views_of_one(filled(5, 4, 8), to), views_of_one(filled(5, 2, 8, seed=1), source)
-        expected = reference_copy(dst, src, 3, 1)
-        copy_cache(dst, src, 3, 1)
-        torch.npu.synchronize()
-        assert_same_bytes(dst, expected)
+        check_copy(dst, src, 3, 1)
 
 
 @pytest.mark.parametrize("pinned", [True, False])
 @pytest.mark.parametrize("count", [1, 40])
 def test_many_scattered_tensors(pinned: bool, count: int) -> None:
     on_npu, on_host = scattered(count, 4, 8), scattered(count, 4, 8, device="cpu", seed=1, pinned=pinned)
-    expected = reference_copy(on_npu, on_host, 1, 2)
-    copy_cache(on_npu, on_host, 1, 2)
-    torch.npu.synchronize()
-    assert_same_bytes(on_npu, expected)
-    expected = reference_copy(on_host, on_npu, 3, 1)
-    copy_cache(on_host, on_npu, 3, 1)
-    torch.npu.synchronize()
-    assert_same_bytes(on_host, expected)
+    check_copy(on_npu, on_host, 1, 2)
+    check_copy(on_host, on_npu, 3, 1)
 
 
 def test_pinned_and_pageable_in_one_list() -> None:
     dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
     src[0] = src[0].pin_memory()
-    expected = reference_copy(dst, src, 1, 2)
-    copy_cache(dst, src, 1, 2)
-    assert_same_bytes(dst, expected)
+    check_copy(dst, src, 1, 2)
     src[0] = src[0].pin_memory()
-    expected = reference_copy(src, dst, 0, 3)
-    copy_cache(src, dst, 0, 3)
-    torch.npu.synchronize()
-    assert_same_bytes(src, expected)
+    check_copy(src, dst, 0, 3)
 
 
 class TestRightAfterTheCall:

@@ -6,7 +6,7 @@ import time
 import ascend_sim
 import pytest
 import torch
-from npu_utils import CODE, PATIENT, caches, check_copy, run_python, scattered
+from npu_utils import CODE, PATIENT, caches, check_manager_copy, run_python, scattered
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
 
 from llm_datadist_torch import Cache, LLMException, LLMStatusCode
@@ -40,18 +40,18 @@ class TestManager:
     )
     def test_every_call_fails_once(self, kind: str, name: str, nth: int, text: str) -> None:
         dst, src = caches(kind)
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         torch.npu.synchronize()
         ascend_sim.fail_call(name, CODE, nth)
         error = failed(dst, src)
         assert f"copy_cache: {name} {text}" in str(error)
         assert f"failed with code {CODE}" in str(error)
         assert "ascend_sim" in str(error)  # the runtime's own text
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
 
     def test_earlier_commands_have_ended_when_a_failure_is_raised(self) -> None:
         dst, src = caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         expected = reference_copy(dst.tensors, src.tensors, 3, 0)
         torch.npu.synchronize()
         with ascend_sim.delay_tasks(50):
@@ -73,10 +73,10 @@ class TestManager:
         """The call that submits it succeeds, and events report nothing: only a synchronisation does."""
         names = {"plain": "aclrtMemcpyAsync", "strided": "aclrtMemcpy2dAsync", "batch": "aclrtMemcpyBatchAsync"}
         dst, src = caches(kind)
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         ascend_sim.fail_task(names[kind], CODE)
         assert "aclrtSynchronizeStreamWithTimeout after a blocking copy failed" in str(failed(dst, src))
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
 
     @pytest.mark.parametrize(
         ("name", "nth", "left"),
@@ -134,11 +134,11 @@ print([counts[f"aclrtCreate{{what}}"] - counts[f"aclrtDestroy{{thing}}"]
     def test_host_copies_of_another_device(self, to_host: bool) -> None:
         on_npu = Cache.from_tensors(cache(2, 4, 8, device="npu:1"))
         on_host = Cache.from_tensors([t.pin_memory() for t in cache(2, 4, 8, seed=1)])
-        check_copy(*((on_host, on_npu) if to_host else (on_npu, on_host)))
+        check_manager_copy(*((on_host, on_npu) if to_host else (on_npu, on_host)))
 
     def test_failure_of_other_work_is_not_reported(self) -> None:
         dst, src = caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         a, b = (filled(4, 8, device="npu", seed=seed) for seed in (5, 6))
         torch.npu.synchronize()
         ascend_sim.fail_task("aclrtMemcpyAsync", CODE)

@@ -10,7 +10,7 @@ import ascend_sim
 import numpy as np
 import pytest
 import torch
-from npu_utils import CODE, PATIENT, block_the_queue, caches, check_copy, run_python, scattered, wait_for_copies
+from npu_utils import CODE, PATIENT, block_the_queue, caches, check_manager_copy, run_python, scattered, wait_for_copies
 from torch import Tensor
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, to_host
 
@@ -29,11 +29,11 @@ class TestTimeout:
     @pytest.mark.parametrize("kind", ["plain", "strided", "batch"])
     def test_stalled_stream(self, kind: str) -> None:
         manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=50)), caches(kind)
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         with ascend_sim.stall_device(0):
             assert 0.05 <= seconds_to_timeout(manager, dst, src) < 10
         torch.npu.synchronize()
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
 
     def test_caches_freed_after_a_timeout(self) -> None:
         """The unfinished copy must not write to memory that another tensor reuses."""
@@ -45,7 +45,7 @@ class TestTimeout:
             del dst, src
         others: list[Tensor] = scattered(6, 4, 8, seed=9)
         torch.npu.synchronize()
-        check_copy(*caches("plain"))
+        check_manager_copy(*caches("plain"))
         assert_same_bytes(others, scattered(6, 4, 8, device="cpu", seed=9))
 
     def test_timeout_before_the_task_runs(self) -> None:
@@ -53,7 +53,7 @@ class TestTimeout:
         waits for the first, and times out before it has begun.
         """
         manager, first, second = CacheManager(LLMConfig(sync_kv_timeout=20)), caches("plain"), caches("plain")
-        check_copy(*first)
+        check_manager_copy(*first)
         unchanged = [to_host(tensor) for tensor in second[0].tensors]
         torch.npu.synchronize()
         rescue = threading.Timer(20, ascend_sim.reset)  # otherwise a call that waits for its task would wait forever
@@ -65,7 +65,7 @@ class TestTimeout:
             del first
         rescue.cancel()
         others = scattered(6, 4, 8, seed=9)
-        check_copy(*caches("plain"))
+        check_manager_copy(*caches("plain"))
         torch.npu.synchronize()
         assert_same_bytes(second[0].tensors, unchanged)
         assert_same_bytes(others, scattered(6, 4, 8, device="cpu", seed=9))
@@ -112,7 +112,7 @@ class TestTimeout:
 
     def test_streams_are_reused(self) -> None:
         manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=10)), caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         ascend_sim.reset()
         for _ in range(5):
             with ascend_sim.stall_device(0), pytest.raises(LLMException):
@@ -124,7 +124,7 @@ class TestTimeout:
     def test_does_not_wait_for_other_streams(self) -> None:
         """Another stream is stalled."""
         dst, src = caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         busy = torch.npu.Stream()
         torch.npu.synchronize()
         with ascend_sim.stall_stream(busy.npu_stream):
@@ -172,7 +172,7 @@ class TestLateCopy:
     def test_later_work_of_the_stream_waits_for_it(self) -> None:
         """The copy is slow on its side stream; the caller's stream is idle long before."""
         dst, src, other = whole(0), whole(1), whole(9)
-        check_copy(*caches("plain"))
+        check_manager_copy(*caches("plain"))
         torch.npu.synchronize()
         with ascend_sim.delay_tasks(100):
             self.late(dst, src)
@@ -194,7 +194,7 @@ class TestLateCopy:
         assert ascend_sim.call_counts()["aclrtCreateStream"] == created + 1  # the failed stream is not reused
 
     def test_device_memory_is_kept_until_it_ends(self) -> None:
-        check_copy(*caches("plain"))
+        check_manager_copy(*caches("plain"))
         gc.collect()
         before = torch.npu.memory_allocated()
         dst, src = whole(0, 2, 8 << 20), whole(1, 2, 8 << 20)  # larger than anything else that is freed meanwhile
@@ -204,7 +204,7 @@ class TestLateCopy:
             del dst, src
             gc.collect()
             assert torch.npu.memory_allocated() >= before + both // 2
-        check_copy(*caches("plain"))
+        check_manager_copy(*caches("plain"))
         assert torch.npu.memory_allocated() < before + both // 2
 
     @pytest.mark.parametrize("pinned", [True, False])
@@ -237,7 +237,7 @@ class TestLateCopy:
 
     def test_many_timeouts_use_one_stream(self) -> None:
         dst, src = caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         torch.npu.synchronize()
         ascend_sim.reset()
         hasty = CacheManager(LLMConfig(sync_kv_timeout=1))
@@ -251,7 +251,7 @@ class TestLateCopy:
         """Each has its own manager, so both wait for the unfinished copy itself. One of them times out."""
         hasty, patient = (CacheManager(LLMConfig(sync_kv_timeout=ms)) for ms in (50, 60_000))
         (dst, src), first, second = caches("plain"), caches("plain"), caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         expected = [reference_copy(to.tensors, of.tensors, 1, 2) for to, of in (first, second)]
         torch.npu.synchronize()
         managers = (patient, CacheManager(LLMConfig(sync_kv_timeout=60_000)))
@@ -272,7 +272,7 @@ class TestLateCopy:
             thread.join()
         for (to, _), result in zip((first, second), expected, strict=True):
             assert_same_bytes(to.tensors, result)
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
 
     def test_finalizer_of_its_memory_may_copy(self) -> None:
         """Python runs the finalizer where the last owner releases the memory. No lock may be held there."""
