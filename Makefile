@@ -9,7 +9,7 @@ SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
 part = @printf '\n======== %s ========\n' '$(1)'; begin=$$(date +%s); $(2) && \
 	printf '======== %s: passed in %d s ========\n' '$(1)' $$(($$(date +%s) - begin))
 
-.PHONY: build demo test quick sanitize fuzz mutate bench lint format typecheck
+.PHONY: build demo test quick sanitize fuzz mutate mutate-python bench lint format typecheck
 
 build: .venv/.built .venv-npu/.built
 
@@ -38,9 +38,15 @@ sanitize: .venv/.built
 fuzz: .venv/.built
 	$(MAKE) -C tests/cpp PYTHON=$(CURDIR)/.venv/bin/python fuzz
 
-# Puts the code wrong, one thing at a time, and sees whether a test fails. Takes hours, in a checkout without changes.
+# Puts mistakes into the C++ code, one at a time, and reports those that no test finds. Takes hours, and needs a checkout
+# without changes. SUITES: core, npu.
 mutate: .venv-npu/.built
-	.venv/bin/python tests/mutation $(SUITES)
+	.venv/bin/python tests/mutation/mutate.py $(SUITES)
+
+# The same for the Python code, by mutmut; `.venv/bin/mutmut results` lists what survived. One thread: it forks.
+mutate-python: .venv/.built
+	.venv/bin/pip install --quiet mutmut==3.8.1
+	OMP_NUM_THREADS=1 .venv/bin/mutmut run
 
 # Takes some minutes, on a machine with nothing else to do.
 bench: .venv-npu/.built

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the ops under torch.compile share."""
+"""Helpers of the torch.compile tests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def clone_all(value: Any) -> Any:
 
 
 def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "inductor") -> str:
-    """Runs a function compiled and eagerly on clones of the same arguments; all they hold afterwards must be equal.
+    """Runs a function eagerly and compiled, on clones of the same arguments, and compares all tensors afterwards.
 
     Returns:
-        The code that Inductor generated, where it is the backend.
+        The code that Inductor generated, if it is the backend.
     """
     eager_args, compiled_args = clone_all(args), clone_all(args)
     eager_result = function(*eager_args)
@@ -39,7 +39,7 @@ def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "ind
 
 
 def assert_no_cache_is_cloned(code: str) -> None:
-    """The generated wrapper must make no tensor at all: these functions only copy between their arguments."""
+    """Checks that the generated wrapper makes no tensor: these functions only copy between their arguments."""
     assert "torch.ops.llm_datadist.copy_cache" in code
     wrapper = code[code.index("def call(") : code.index("def get_args(")]
     for made in ("empty_strided", "clone", "copy_("):

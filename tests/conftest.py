@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures. Every test of what the op does runs on each device that the environment is made for."""
+"""The device fixture: tests of what an op does run on the device of their environment."""
 
 import importlib.util
 
@@ -7,7 +7,7 @@ import pytest
 
 import llm_datadist_torch  # noqa: F401  (registers the ops)
 
-# Decided by what is installed, not by what works: where torch_npu is installed but broken, the tests fail.
+# Depends on what is installed, not on what works: where torch_npu is installed but broken, the tests fail.
 HAS_NPU = importlib.util.find_spec("torch_npu") is not None
 DEVICES = ["npu"] if HAS_NPU else ["cpu"]
 # The examples compute, which the simulated runtime does not; a package is built once, in the environment with mypy; the

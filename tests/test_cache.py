@@ -23,7 +23,7 @@ class TestDataType:
     def test_round_trip(self, data_type: DataType) -> None:
         assert DataType.from_torch(data_type.torch_dtype) is data_type
 
-    def test_names_mean_what_they_say(self) -> None:
+    def test_names_match_the_torch_dtypes(self) -> None:
         dtypes = {d.name: d.torch_dtype for d in DataType if d is not DataType.DT_STRING}
         assert dtypes.pop("DT_FLOAT") is torch.float32
         assert dtypes.pop("DT_BF16") is torch.bfloat16
@@ -106,7 +106,7 @@ class TestCacheDesc:
             ({"data_type": DataType.DT_STRING}, "data_type (DT_STRING) has no torch dtype"),
         ],
     )
-    def test_values_that_are_not_allowed(self, kwargs: dict, text: str) -> None:
+    def test_invalid_values(self, kwargs: dict, text: str) -> None:
         refused(text, CacheDesc, **{"num_tensors": 1, "shape": (4, 2), "data_type": DataType.DT_FLOAT, **kwargs})
 
 
@@ -154,7 +154,7 @@ class TestFromTensors:
         with pytest.raises(TypeError, match="is_blocks_cache must be bool"):
             Cache.from_tensors(filled(4, 8), is_blocks_cache=wrong)
 
-    def test_values_that_are_not_allowed(self) -> None:
+    def test_invalid_values(self) -> None:
         a = filled(4, 8)
         refused("tensors must hold at least one tensor", Cache.from_tensors, [])
         refused("tensors[1] must have the shape of tensors[0]", Cache.from_tensors, [a, filled(4, 9)])
@@ -200,7 +200,7 @@ class TestCreateCpuCache:
             Cache.create_cpu_cache(desc, [-1, 8])
 
 
-def test_repr_says_what_it_is() -> None:
+def test_repr() -> None:
     text = repr(Cache.from_tensors(filled(2, 4, 8), batch_dim=1))
     assert "num_tensors=2" in text and "shape=(4, 8)" in text and "DT_FLOAT" in text
     assert math.prod((4, 8)) * 4 == Cache.from_tensors(filled(2, 4, 8), batch_dim=1).cache_desc.size

@@ -36,11 +36,11 @@ def test_values(key: Any, expected: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("key", [CacheKey(5, 6), BlocksCacheKey(5)])
-def test_other_name_of_the_cluster(key: Any) -> None:
+def test_prompt_cluster_id_is_an_alias(key: Any) -> None:
     assert key.prompt_cluster_id == 5
 
 
-def test_keys_are_values() -> None:
+def test_keys_compare_by_value() -> None:
     assert CacheKey(1, 2) == CacheKey(prompt_cluster_id=1, req_id=2)
     assert len({CacheKey(1, 2), CacheKey(1, 2), CacheKey(1, 3), BlocksCacheKey(1, 2)}) == 3
     with pytest.raises(AttributeError):
@@ -57,14 +57,14 @@ def test_keys_are_values() -> None:
         ((1,), {"cluster_id": 2}, "Unsupported: .* got cluster_id"),
     ],
 )
-def test_arguments_that_are_missing_or_unknown(make: Make, args: Any, kwargs: Any, text: str) -> None:
+def test_missing_or_unknown_arguments(make: Make, args: Any, kwargs: Any, text: str) -> None:
     with pytest.raises(LLMException, match=text) as refusal:
         make(*args, **kwargs)
     assert refusal.value.status_code is LLMStatusCode.LLM_PARAM_INVALID
 
 
 @pytest.mark.parametrize(("make", "name"), [(CacheKey, "req_id"), (CacheKeyByIdAndIndex, "cache_id")])
-def test_the_second_argument_is_required_too(make: Make, name: str) -> None:
+def test_second_argument_is_required(make: Make, name: str) -> None:
     with pytest.raises(LLMException, match=f"{name} is required"):
         make(1)
 

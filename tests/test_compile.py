@@ -39,12 +39,13 @@ class TestOpcheck:
     def test_blocking_op(self) -> None:
         args = (cache(2, 4, 8), cache(2, 2, 8), 3, 1, 0, -1, None)
         op = torch.ops.llm_datadist._copy_cache_blocking.default
-        # It waits, so it is not made to be traced: no fake kernel.
+        # It blocks, so it has no fake kernel and is not traceable.
         torch.library.opcheck(op, args, {"batch_dim": 0, "timeout_ms": 1000}, test_utils=OPCHECKS[:2])
 
 
+@pytest.mark.slow
 class TestNoClone:
-    """A compiled graph hands the caches themselves to the op, never a copy of them."""
+    """A compiled graph passes the caches themselves to the op, and no copies of them."""
 
     def test_two_lists(self) -> None:
         def function(dst: list[Tensor], src: list[Tensor], row: int) -> None:
@@ -92,7 +93,7 @@ class TestNoClone:
         assert_no_cache_is_cloned(check_compiled(function, cache(3, 4, 8), 1))
 
     def test_static_cache_update_and_copy(self) -> None:
-        """What a model does: new keys go to the cache at a position, then a row is copied to another."""
+        """As in a model: new keys are written to the cache at a position, then a row is copied."""
 
         def function(layers: list[Tensor], keys: Tensor, position: Tensor, row: int) -> None:
             for layer in layers:
@@ -118,7 +119,7 @@ class TestNoClone:
 
     @pytest.mark.xfail(strict=True, reason="Inductor clones all but one of the mutated inputs that share a storage")
     def test_interleaved_layers_sliced_outside_the_graph(self) -> None:
-        """Keeps watch on a limit of Inductor that docs/contract.md tells about, and how to avoid it."""
+        """A limit of Inductor. docs/contract.md documents it, and how to avoid it."""
 
         def function(layers: list[Tensor], row: int) -> None:
             copy_cache(layers, layers, row, 1)
@@ -141,9 +142,9 @@ class TestNoClone:
         assert_same_bytes(dst.tensors, expected)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 class TestOrder:
-    """In a graph too, the op comes after what was written before it and before what is written after it."""
+    """A graph keeps the order of the op and the writes before and after it."""
 
     def test_after_an_in_place_op_and_before_another(self, backend: str) -> None:
         def function(dst: list[Tensor], src: list[Tensor], row: int) -> Tensor:
@@ -171,7 +172,7 @@ class TestOrder:
         check_compiled(function, [torch.rand(4, 8)], torch.randn(4, 8), backend=backend)
 
     def test_clone_taken_before_one_call(self, backend: str) -> None:
-        """pytorch issue 198031 can hand the kernel dst and its earlier clone as one tensor; one call is safe."""
+        """With pytorch issue 198031, dst and its earlier clone may be one tensor in the kernel. One call is safe."""
 
         def function(tensor: Tensor) -> Tensor:
             earlier = tensor + 0  # Inductor drops this as a no-op
@@ -181,9 +182,10 @@ class TestOrder:
         check_compiled(function, torch.rand(4, 8), backend=backend)
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="pytorch issue 198031: a mutated argument is merged with its earlier clone")
 def test_clone_taken_before_two_calls() -> None:
-    """Keeps watch on pytorch issue 198031: when this passes, the warning in the docs can go."""
+    """When this passes, pytorch issue 198031 is fixed and the warning in the docs can be removed."""
 
     def function(tensor: Tensor) -> Tensor:
         earlier = tensor + 0
@@ -194,8 +196,9 @@ def test_clone_taken_before_two_calls() -> None:
     check_compiled(function, torch.rand(4, 8))
 
 
+@pytest.mark.slow
 class TestRecompiles:
-    """Numbers are SymInt: a new value is not a new graph."""
+    """Numbers are SymInt: a new value does not recompile."""
 
     @pytest.mark.parametrize("stacked", [False, True])
     def test_50_calls_compile_at_most_4_times(self, stacked: bool) -> None:
@@ -253,10 +256,11 @@ class TestExport:
         prefilled = torch.rand(2, 1, 8)
         assert torch.equal(torch.export.load(path).module()(prefilled), self.Model()(prefilled))
 
+    @pytest.mark.slow
     def test_aot_inductor(self, tmp_path: Any) -> None:
         program = torch.export.export(self.Model(), (torch.rand(2, 1, 8),))
         path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
-        prefilled = torch.arange(16.0).view(2, 1, 8)  # sums that are exact in any order
+        prefilled = torch.arange(16.0).view(2, 1, 8)  # their sums are exact in any order
         assert torch.equal(torch._inductor.aoti_load_package(path)(prefilled), self.Model()(prefilled))
 
     def test_decompositions_keep_the_op(self) -> None:

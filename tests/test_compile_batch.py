@@ -34,7 +34,7 @@ class TestOpcheck:
     def test_one_stacked_cache(self) -> None:
         stacked = filled(3, 4, 8)
         torch.library.opcheck(copy_cache_batch, ([stacked], [stacked], SWAP), {"batch_dim": 1}, test_utils=OPCHECKS[:3])
-        # The last one clones its arguments each by itself: two tensors where there was one.
+        # The last one clones each argument: two tensors where there was one.
         torch.library.opcheck(
             copy_cache_batch, ([stacked], [filled(3, 4, 8)], SWAP), {"batch_dim": 1}, test_utils=OPCHECKS
         )
@@ -42,10 +42,11 @@ class TestOpcheck:
     def test_blocking_op(self) -> None:
         args = (cache(2, 4, 8), cache(2, 4, 8), SWAP, None)
         op = torch.ops.llm_datadist._copy_cache_batch_blocking.default
-        # It waits, so it is not made to be traced: no fake kernel.
+        # It blocks, so it has no fake kernel and is not traceable.
         torch.library.opcheck(op, args, {"batch_dim": 0, "timeout_ms": 1000}, test_utils=OPCHECKS[:2])
 
 
+@pytest.mark.slow
 class TestNoClone:
     def test_two_lists(self) -> None:
         def function(dst: list[Tensor], src: list[Tensor], copies: Tensor) -> None:
@@ -74,10 +75,10 @@ class TestNoClone:
         assert_no_cache_is_cloned(check_compiled(function, cache(3, 2, 4, 8), SWAP))
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 class TestOrder:
-    def test_copies_made_in_the_graph_between_other_writes(self, backend: str) -> None:
-        """What a beam search does: the new order comes from the scores of the same step."""
+    def test_copies_computed_in_the_graph(self, backend: str) -> None:
+        """As in beam search: the new order depends on the scores of the same step."""
 
         def function(stacked: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
             beams = scores.topk(4).indices
@@ -90,17 +91,19 @@ class TestOrder:
         check_compiled(function, torch.rand(3, 4, 8), torch.tensor([3.0, 1.0, 4.0, 2.0]), backend=backend)
 
     def test_clone_taken_before_a_call(self, backend: str) -> None:
-        """pytorch issue 198031 can hand the kernel dst and its earlier clone as one tensor; one call is safe."""
+        """With pytorch issue 198031, dst and its earlier clone may be one tensor in the kernel. One call is safe."""
 
         def function(tensor: Tensor, copies: Tensor) -> Tensor:
             earlier = tensor + 0  # Inductor drops this as a no-op
             copy_cache_batch([tensor], [earlier], copies)
             return tensor * 1
 
-        check_compiled(function, torch.rand(4, 8), whole_rows(torch.arange(4), torch.tensor([1, 2, 0, 2])))
+        copies = whole_rows(torch.arange(4), torch.tensor([1, 2, 0, 2]))
+        check_compiled(function, torch.rand(4, 8), copies, backend=backend)
 
 
-def test_other_copies_do_not_compile_again() -> None:
+@pytest.mark.slow
+def test_other_copies_do_not_recompile() -> None:
     def function(tensors: list[Tensor], copies: Tensor, req_id: int) -> None:
         copy_cache_batch(tensors, tensors, copies, req_id)
 
@@ -113,11 +116,12 @@ def test_other_copies_do_not_compile_again() -> None:
         expected = reference_batch(tensors, tensors, copies.tolist())
         compiled(tensors, copies, call)
         assert_same_bytes(tensors, expected)
-    compiled(tensors, copies[:0], 40)  # a size of 0 is a graph of its own, as it is for any op
+    compiled(tensors, copies[:0], 40)  # a size of 0 is another graph, as for any op
     assert_same_bytes(tensors, expected)
     assert counter.frame_count <= 3
 
 
+@pytest.mark.slow
 def test_refusal_inside_a_graph() -> None:
     compiled = torch.compile(lambda dst, src, copies: copy_cache_batch(dst, src, copies), fullgraph=True)
     dst, src = cache(2, 4, 8), cache(2, 4, 8, seed=1)
@@ -144,6 +148,7 @@ class Model(torch.nn.Module):
         return self.cache.sum(-1)
 
 
+@pytest.mark.slow
 def test_export_and_aot_inductor(tmp_path: Any) -> None:
     program = torch.export.export(Model(), (torch.arange(4),))
     assert "llm_datadist.copy_cache_batch" in str(program.graph)

@@ -11,7 +11,7 @@ def test_both_spellings() -> None:
     assert LlmConfig is LLMConfig
 
 
-def test_nothing_is_set_at_first() -> None:
+def test_defaults_generate_no_options() -> None:
     assert LLMConfig().generate_options() == {}
 
 
@@ -32,7 +32,7 @@ def test_options() -> None:
 
 
 @pytest.mark.parametrize("value", [1, "1", 2**31 - 1, str(2**31 - 1)])
-def test_timeouts_that_are_allowed(value: int | str) -> None:
+def test_valid_timeouts(value: int | str) -> None:
     assert LLMConfig(sync_kv_timeout=value).generate_options() == {"llm.SyncKvCacheWaitTime": str(value)}
 
 
@@ -56,7 +56,7 @@ def test_timeouts_that_are_allowed(value: int | str) -> None:
         ("host_mem_pool_cfg", '{"memory_size": 1, "page_shift": 31}', "page_shift (31) must be an int in [10, 31)"),
     ],
 )
-def test_values_that_are_not_allowed(name: str, value: object, text: str) -> None:
+def test_invalid_values(name: str, value: object, text: str) -> None:
     config = LLMConfig()
     with pytest.raises(LLMException) as refusal:
         setattr(config, name, value)
@@ -95,7 +95,7 @@ def test_an_empty_pool_is_no_limit(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["listen_ip_info", "link_retry_count", "rdma_traffic_class", "enable_switch_role", "ge_options"]
 )
-def test_settings_of_other_machines_can_only_be_switched_off(name: str) -> None:
+def test_settings_for_remote_access_can_only_be_disabled(name: str) -> None:
     config = LLMConfig()
     for off in (None, False, ""):
         setattr(config, name, off)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The copies argument of copy_cache_batch: its forms, and what is refused."""
+"""The copies argument of copy_cache_batch: accepted forms and refusals."""
 
 import re
 
@@ -20,14 +20,14 @@ from utils import (
 
 
 class TestCopiesArgument:
-    def test_none_to_make(self, device: str) -> None:
+    def test_no_copies(self, device: str) -> None:
         tensors = cache(2, 4, 8, device=device)
         expected = [to_host(t) for t in tensors]
         copy_cache_batch(tensors, tensors, torch.empty(0, 4, dtype=torch.int64))
         assert_same_bytes(tensors, expected)
 
-    def test_100_000(self, device: str) -> None:
-        """Also a chain as long as that, which nothing may follow by recursion."""
+    def test_100_000_copies(self, device: str) -> None:
+        """They are one chain: recursion along it would overflow the stack."""
         rows = 100_001
         buffer = filled(rows, 4, dtype=torch.uint8, device=device)
         expected = torch.cat([as_bytes(buffer).view(rows, 4)[1:], as_bytes(buffer).view(rows, 4)[:1]])
@@ -52,7 +52,7 @@ class TestCopiesArgument:
         copy_cache_batch(dst, src, given)
         assert_same_bytes(dst, expected)
 
-    def test_may_be_written_at_once(self, device: str) -> None:
+    def test_may_be_changed_after_the_call(self, device: str) -> None:
         dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
         copies = table([(0, 1, 4, 8), (2, 3, 8, 4)])
         expected = reference_batch(dst, src, copies.tolist())
@@ -72,7 +72,7 @@ def resized(copies: Tensor) -> Tensor:
 
 
 ROW = (1, 0, 0, -1)
-# What is given for copies, and the text it is refused with. Tensors are [4, 8] float32.
+# The copies argument and the text of its refusal. Tensors are [4, 8] float32.
 REFUSED = {
     "another dtype": (table([ROW]).int(), "expected copies of dtype Long (int64), got Int"),
     "one dimension": (table([ROW])[0], "expected copies of shape [n, 4], got [4]"),
@@ -104,13 +104,13 @@ class TestRefused:
         with nothing_written(*dst, *src), pytest.raises(ValueError, match="copy_cache_batch: .*" + re.escape(text)):
             copy_cache_batch(dst, src, given, 7)
 
-    def test_request_is_named(self, device: str) -> None:
+    def test_error_names_the_request(self, device: str) -> None:
         tensors = cache(2, 4, 8, device=device)
         with pytest.raises(ValueError, match=r"\(req_id 7\)$"):
             copy_cache_batch(tensors, tensors, table([(4, 0, 0, -1)]), 7)
 
-    def test_lists_without_copies(self, device: str) -> None:
-        """Nothing to copy does not make a wrong call right."""
+    def test_lists_are_checked_without_copies(self, device: str) -> None:
+        """Wrong arguments are refused even if there is nothing to copy."""
         with pytest.raises(ValueError, match="expected dst and src to hold the same number of tensors, got 2 and 1"):
             copy_cache_batch(cache(2, 4, 8, device=device), cache(1, 4, 8, device=device), table([]))
         with pytest.raises(ValueError, match=r"batch_dim \(2\) out of range \[0, 2\)"):
@@ -130,7 +130,7 @@ class TestRefused:
         with nothing_written(a, *src), pytest.raises(ValueError, match=text):
             copy_cache_batch([a, other, a], src, table([(1, 0, 0, 16)]))
 
-    def test_destinations_that_share_memory_but_no_byte_that_is_written(self, device: str) -> None:
+    def test_destinations_that_overlap_outside_the_written_bytes(self, device: str) -> None:
         a, src = filled(4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
         halves = [a[:3], a[1:]]
         expected = reference_batch([a], [src[0]], [(0, 0, 0, -1)])
@@ -138,8 +138,8 @@ class TestRefused:
         copy_cache_batch(halves, src, table([(0, 0, 0, -1)]))
         assert_same_bytes([a], expected)
 
-    def test_more_copies_than_there_is_room_for(self, device: str) -> None:
-        """The copies are at fault, not the tensor: the text names them also where it could name the tensor."""
+    def test_more_copies_than_fit_into_the_rows(self, device: str) -> None:
+        """The error names the copies, not the tensor."""
         stacked = filled(2, 8, 16, device=device)
         copies = table([(row % 8, row % 8, 0, -1) for row in range(9)])
         text = r"copies\[0\] into dst\[0\] and copies\[8\] into dst\[0\] write the same bytes"
@@ -163,7 +163,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("name", ["another dtype", "one dimension", "three numbers"])
     def test_while_tracing(self, name: str) -> None:
-        """What can be seen without the numbers is refused before a graph with it is run."""
+        """Checks that do not need the values are made while tracing."""
         given, text = REFUSED[name]
         tensors = [torch.empty(4, 8, device="meta")]
         for copies in (given, given.to("meta")):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the op copies, against the plain-PyTorch reference, byte for byte. What it refuses is in test_refusals.py."""
+"""What copy_cache copies, compared with the plain PyTorch reference. See test_refusals.py for refused calls."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("offset", "size"), [(0, 1), (1, 1), (3, 7), (0, 32), (5, 27), (31, 1), (0, -1), (5, -1), (31, -1)]
     )
-    def test_slices_of_bytes(self, device: str, offset: int, size: int) -> None:
+    def test_byte_ranges(self, device: str, offset: int, size: int) -> None:
         check_copy(cache(3, 4, 8, device=device), cache(3, 4, 8, device=device, seed=1), 2, 1, offset, size)
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -52,12 +52,12 @@ class TestArguments:
     def test_req_id_changes_nothing(self, device: str, req_id: int | None) -> None:
         check_copy(cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1), 1, 2, 0, -1, req_id)
 
-    def test_row_of_one_element(self, device: str) -> None:
+    def test_rows_of_one_element(self, device: str) -> None:
         check_copy([filled(5, device=device)], [filled(5, device=device, seed=1)], 4, 2)
 
 
 class TestLayouts:
-    """Rows lie where strides and storage offset say, and what lies between them is left alone."""
+    """Strides and storage offset decide where rows are. Bytes between rows are not written."""
 
     def test_rows_further_apart_than_their_size(self, device: str) -> None:
         dst, src = filled(4, 16, device=device), filled(6, 10, device=device, seed=1)
@@ -83,29 +83,29 @@ class TestLayouts:
         layers = {"forward": range(7), "backward": range(6, -1, -1), "shuffled": [3, 0, 6, 1, 5, 2, 4]}[order]
         check_copy([dst[i] for i in layers], [src[i] for i in layers], 2, 1)
 
-    def test_dense_rows_in_another_order_of_dimensions(self, device: str) -> None:
-        """A row is its bytes as they lie in memory, also where its dimensions are permuted."""
+    def test_dense_rows_with_permuted_dimensions(self, device: str) -> None:
+        """offset and size count the bytes of a row in memory order."""
         dst, src = filled(4, 3, 5, device=device), filled(4, 3, 5, device=device, seed=1)
         expected = reference_copy([dst], [src], 1, 2, 8, 20)
         copy_cache([dst.transpose(1, 2)], [src.transpose(1, 2)], 1, 2, 8, 20)
         assert_same_bytes([dst], expected)
 
-    def test_stride_of_a_dimension_of_one_means_nothing(self, device: str) -> None:
+    def test_batch_of_one_with_any_stride(self, device: str) -> None:
         dst, src = filled(1, 8, device=device), filled(4, 8, device=device, seed=1)
         check_copy([dst.as_strided((1, 8), (1, 1))], [src], 0, 3)
 
-    def test_stride_of_a_dimension_of_one_in_a_row_means_nothing(self, device: str) -> None:
+    def test_row_dimension_of_one_with_any_stride(self, device: str) -> None:
         dst, src = (filled(4, 16, device=device, seed=seed).as_strided((4, 1, 8), (16, 3, 1)) for seed in (0, 1))
         check_copy([dst], [src], 1, 2)
 
-    def test_a_list_of_tensors_with_other_strides(self, device: str) -> None:
+    def test_tensors_of_one_list_may_differ_in_strides(self, device: str) -> None:
         padded, dense = filled(4, 16, device=device)[:, :8], filled(4, 8, device=device, seed=1)
         others = cache(2, 4, 8, device=device, seed=2)
         check_copy([dense, padded], others, 1, 2)
         check_copy(others, [dense, padded], 2, 1)
 
-    def test_a_list_in_which_a_tensor_has_fewer_dimensions(self, device: str) -> None:
-        """Its sizes and strides are those of the one before as far as they go, and its rows are shorter."""
+    def test_tensors_of_one_list_may_differ_in_rank(self, device: str) -> None:
+        """Its sizes and strides begin like those of the tensor before it, and its rows are shorter."""
         dst, src = cache(2, 4, 16, device=device), cache(2, 4, 16, device=device, seed=1)
         expected = [*reference_copy(dst[:1], src[:1], 1, 2), to_host(dst[1])]
         expected[1][1, :8] = to_host(src[1])[2, :8]
@@ -123,7 +123,7 @@ class TestLayouts:
 
 
 class TestBatchDim:
-    """Dimensions before batch_dim are as good as separate tensors."""
+    """Dimensions before batch_dim act like separate tensors."""
 
     def test_stacked_cache(self, device: str) -> None:
         check_copy([filled(5, 4, 8, device=device)], [filled(5, 2, 8, device=device, seed=1)], 3, 1, 4, 9, batch_dim=1)
@@ -155,7 +155,7 @@ class TestBatchDim:
         check_copy([filled(3, 4, device=device)], [filled(3, 4, device=device, seed=1)], 3, 1, batch_dim=1)
 
     def test_heads_before_the_batch(self, device: str) -> None:
-        """[batch, heads, seq, dim] seen as [heads, batch, seq, dim]: a slice of every head in one call."""
+        """[batch, heads, seq, dim] viewed as [heads, batch, seq, dim]: one call copies a slice of every head."""
         dst, src = filled(4, 3, 5, 2, device=device), filled(2, 3, 5, 2, device=device, seed=1)
         check_copy([dst.transpose(0, 1)], [src.transpose(0, 1)], 3, 1, 8, 16, batch_dim=1)
 

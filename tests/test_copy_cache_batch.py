@@ -28,7 +28,7 @@ def whole_rows(*pairs: tuple[int, int]) -> Copies:
 
 
 class TestOrder:
-    """Copies within one cache, for which some order is wrong."""
+    """Copies within one cache, where a naive order gives wrong bytes."""
 
     @pytest.mark.parametrize(
         "copies",
@@ -61,7 +61,7 @@ class TestOrder:
             check_batch([stacked], [stacked], copies, batch_dim=1)
 
     def test_random_graphs_of_slices(self, device: str) -> None:
-        """Slices of two rows may overlap in part, so one copy can wait for several others, and they for it."""
+        """Slices of two rows may partly overlap, so one copy can depend on several others."""
         choose = random.Random(0)
         cycles = 0
         for trial in range(500 if device == "cpu" else 100):
@@ -81,7 +81,7 @@ class TestOrder:
         assert cycles > 50
 
     @pytest.mark.parametrize("as_list", [True, False])
-    def test_a_permutation_of_64_rows_is_index_select(self, device: str, as_list: bool) -> None:
+    def test_permutation_of_64_rows_equals_index_select(self, device: str, as_list: bool) -> None:
         order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
         stacked = filled(5, 64, 4, 8, dtype=torch.float16)
         expected = stacked.index_select(1, order)
@@ -92,13 +92,13 @@ class TestOrder:
         assert_same_bytes([on_device], [expected])
 
     @pytest.mark.parametrize(("layers", "rows", "width"), [(1, 5, 400_000), (3, 7, 250_001), (40, 9, 20_011)])
-    def test_large_permutations_are_shared_among_threads(self, device: str, layers: int, rows: int, width: int) -> None:
+    def test_large_permutations_run_in_threads(self, device: str, layers: int, rows: int, width: int) -> None:
         tensors = cache(layers, rows, width, dtype=torch.uint8, device=device)
         order = torch.randperm(rows, generator=torch.Generator().manual_seed(layers)).tolist()
         check_batch(tensors, tensors, whole_rows(*enumerate(order)))
 
-    def test_a_copy_that_reads_what_very_many_write(self, device: str) -> None:
-        """Every other byte of row 0 is written, and 300 copies read all of it."""
+    def test_copies_that_read_what_many_copies_write(self, device: str) -> None:
+        """300 copies write every other byte of row 0, and 300 copies read all of it."""
         tensors = [filled(301, 600, dtype=torch.uint8, device=device)]
         copies = [(0, 1, byte, 1) for byte in range(0, 600, 2)] + whole_rows(*((row, 0) for row in range(1, 301)))
         check_batch(tensors, tensors, copies)
@@ -114,7 +114,7 @@ class TestLayouts:
         check_batch(dst, src, whole_rows((2, 4), (0, 0), (3, 5), (1, 1), (4, 6), (7, 2)))
 
     def test_tensors_of_several_shapes(self, device: str) -> None:
-        """Keys and values of different width, as in latent attention."""
+        """Keys and values of different widths, as in latent attention."""
         shapes = [(6, 8), (6, 3), (6, 8), (6, 3), (4, 5), (7, 2), (6, 9)]
         tensors = [filled(*shape, device=device, seed=i) for i, shape in enumerate(shapes)]
         check_batch(tensors, tensors, whole_rows((0, 1), (1, 0), (3, 2)))
@@ -134,7 +134,7 @@ class TestLayouts:
         check_batch(layers, layers, whole_rows((0, 7), (7, 0), (1, 2)), batch_dim=1)
 
     def test_heads_before_the_batch(self, device: str) -> None:
-        """[batch, heads, tokens, dim] taken as [heads, batch, tokens * dim]: places lie between one another's rows."""
+        """[batch, heads, tokens, dim] viewed as [heads, batch, tokens * dim]: the rows of the heads interleave."""
         tensor = filled(4, 3, 5, 2, device=device).transpose(0, 1)
         check_batch([tensor], [tensor], [(0, 1, 0, 16), (1, 0, 0, 16), (2, 3, 8, 24)], batch_dim=1)
 
@@ -157,19 +157,19 @@ class TestLayouts:
 
     @pytest.mark.parametrize("shift", [-5, -1, 1, 5])
     def test_stacks_a_few_bytes_apart(self, device: str, shift: int) -> None:
-        """The last row of one place reaches into the first row of the next."""
+        """The last row of one layer overlaps the first row of the next."""
         buffer = filled(96 + abs(shift), dtype=torch.uint8, device=device)
         dst, src = (buffer[start:][:96].view(3, 4, 8) for start in (max(0, -shift), max(0, shift)))
         check_batch([dst], [src], whole_rows((0, 3), (3, 0), (1, 2)), batch_dim=1)
 
     @pytest.mark.parametrize("pitches", [(64, 32), (32, 64)])
-    def test_places_at_other_pitches(self, device: str, pitches: tuple[int, int]) -> None:
-        """What one place reads, another one writes."""
+    def test_leading_dimensions_with_different_pitches(self, device: str, pitches: tuple[int, int]) -> None:
+        """One layer reads what another one writes."""
         buffer = filled(192, dtype=torch.uint8, device=device)
         dst, src = (buffer.as_strided((3, 3, 8), (pitch, 8, 1)) for pitch in pitches)
         check_batch([dst], [src], whole_rows((1, 0), (2, 1)), batch_dim=1)
 
-    def test_one_tensor_read_by_the_copies_of_another(self, device: str) -> None:
+    def test_tensors_swapped_between_the_lists(self, device: str) -> None:
         a, b = cache(2, 4, 8, device=device)
         check_batch([a, b], [b, a], whole_rows((0, 0), (1, 2), (2, 1)))
 

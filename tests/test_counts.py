@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call costs, in machine instructions and allocations: the same on every run, unlike times.
+"""The machine instructions and allocations of a call. Unlike times, they are the same in every run.
 
-The bounds are what was counted, with g++ 12 on x86-64, and a third more. Other compilers differ by less; a check made
-twice, or a sort where none is needed, by more.
+Each bound is a third above the count with g++ 12 on x86-64. Other compilers differ by less than that, a repeated check
+or an unnecessary sort by more.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 import pytest
 from utils import TESTS, run
 
+pytestmark = pytest.mark.slow
 Counts = dict[str, tuple[int, int]]
 
 
@@ -35,13 +36,13 @@ def test_instructions(counts: Counts, call: str, most: int) -> None:
     assert counts[call][0] < most
 
 
-def test_a_plan_of_a_real_cache_takes_nothing_from_the_heap(counts: Counts) -> None:
-    """What is allocated is the dispatcher's: the two lists and the stack of a boxed call."""
+def test_planning_a_real_cache_allocates_nothing(counts: Counts) -> None:
+    """The dispatcher allocates: the two lists and the stack of a boxed call."""
     for call in ("list of 1", "list of 160", "list of 160, out of order", "stacked 1", "stacked 160"):
         assert counts[call][1] <= 5, call
 
 
-def test_batches_allocate_by_the_call_and_not_by_the_copy(counts: Counts) -> None:
+def test_allocations_do_not_grow_with_the_copies(counts: Counts) -> None:
     assert counts["batch of 100"][1] - counts["batch of 10"][1] < 10
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLMDataDist: the way to the manager, and the calls that reach other machines."""
+"""LLMDataDist: its lifetime, its manager, and the remote calls that it refuses."""
 
 import inspect
 import logging
@@ -47,7 +47,7 @@ def test_roles() -> None:
 def test_before_init_and_after_finalize(datadist: LLMDataDist) -> None:
     with pytest.raises(RuntimeError, match="not initialised"):
         _ = datadist.cache_manager
-    datadist.finalize()  # nothing to do
+    datadist.finalize()  # no effect
     datadist.init(OPTIONS)
     manager = datadist.cache_manager
     assert isinstance(manager, CacheManager)
@@ -69,7 +69,7 @@ def test_every_call_after_finalize(datadist: LLMDataDist) -> None:
     for owner in caches:
         caches[owner] = owner.allocate_cache(DESC, [CacheKey(0, 1)]), owner.allocate_blocks_cache(DESC)
     datadist.finalize()
-    for plain, blocks in caches.values():  # its own, which have ended, and those of another manager
+    for plain, blocks in caches.values():  # its own caches, which have ended, and those of another manager
         for call, *args in (
             (manager.copy_cache, plain, plain, 0, 1),
             (manager.copy_blocks, blocks, {0: [1]}),
@@ -80,7 +80,7 @@ def test_every_call_after_finalize(datadist: LLMDataDist) -> None:
             (manager.register_blocks_cache, DESC, cache(2, 4, 8)),
         ):
             refused(LLMStatusCode.LLM_ENGINE_FINALIZED, f"{call.__name__}: the manager is finalized", call, *args)
-        manager.deallocate_cache(plain)  # nothing to do, as of here
+        manager.deallocate_cache(plain)  # no effect from here on
         manager.deallocate_blocks_cache(blocks)
         manager.unregister_cache(plain.cache_id)
         manager.remove_cache_key(CacheKey(0, 1))
@@ -93,11 +93,11 @@ def test_init_twice(datadist: LLMDataDist) -> None:
     assert datadist.cache_manager is manager
 
 
-def test_one_at_a_time(datadist: LLMDataDist) -> None:
+def test_only_one_is_initialised_at_a_time(datadist: LLMDataDist) -> None:
     datadist.init(OPTIONS)
     second = LLMDataDist(LLMRole.DECODER, 1)
     refused(LLMStatusCode.LLM_FAILED, "another LLMDataDist is initialised", second.init, OPTIONS)
-    second.finalize()  # not this one's to end
+    second.finalize()  # no effect: the other one is initialised
     assert datadist.cache_manager
     datadist.finalize()
     second.init(OPTIONS)
@@ -105,7 +105,7 @@ def test_one_at_a_time(datadist: LLMDataDist) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"llm.EnableCacheManager": "0"}])
-def test_manager_that_is_not_enabled(datadist: LLMDataDist, options: dict[str, str]) -> None:
+def test_manager_is_not_enabled(datadist: LLMDataDist, options: dict[str, str]) -> None:
     datadist.init(options)
     refused(LLMStatusCode.LLM_PARAM_INVALID, "not enabled", lambda: datadist.cache_manager)
 
@@ -128,7 +128,7 @@ def test_wrong_types(datadist: LLMDataDist) -> None:
             datadist.init(options)
 
 
-def test_every_setting_comes_through_the_options() -> None:
+def test_every_setting_passes_through_the_options() -> None:
     pool = '{"memory_size": 4096, "page_shift": 16}'
     config = LLMConfig(sync_kv_timeout=5, device_id=3, enable_cache_manager=True, mem_pool_cfg=pool)
     config.host_mem_pool_cfg = '{"memory_size": 8192}'
@@ -137,14 +137,14 @@ def test_every_setting_comes_through_the_options() -> None:
     assert again.memory_sizes() == {Placement.DEVICE: 4096, Placement.HOST: 8192}
 
 
-def test_options_of_other_machines_are_said_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+def test_warning_for_options_without_effect(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "LLM_DATADIST"):
         LLMConfig.from_options({"llm.listenIpInfo": "10.0.0.1:26000"})
     assert [r.getMessage() for r in caplog.records] == ["option llm.listenIpInfo has no effect on one machine"]
 
 
 @pytest.mark.parametrize("text", ["", "0;1", "-1", "x"])
-def test_device_ids_that_are_not_one_device(text: str) -> None:
+def test_invalid_device_ids(text: str) -> None:
     refused(LLMStatusCode.LLM_PARAM_INVALID, "ge.exec.deviceId", LLMConfig.from_options, {"ge.exec.deviceId": text})
 
 
@@ -155,7 +155,7 @@ REMOTE = {
 
 
 @pytest.mark.parametrize(("owner", "name"), [(owner, name) for owner, names in REMOTE.items() for name in names])
-def test_calls_that_reach_other_machines(owner: type, name: str, datadist: LLMDataDist) -> None:
+def test_remote_calls_are_refused(owner: type, name: str, datadist: LLMDataDist) -> None:
     target = CacheManager() if owner is CacheManager else datadist
     assert name in dir(target)
     text = f"{owner.__name__}.{name} reaches other machines"
@@ -165,7 +165,7 @@ def test_calls_that_reach_other_machines(owner: type, name: str, datadist: LLMDa
 
 
 def test_signatures_of_the_local_calls() -> None:
-    """Names, order and defaults as LLM-DataDist's users write them."""
+    """Names, order and defaults are those of LLM-DataDist."""
     expected = {
         "allocate_cache": {"cache_desc": ..., "cache_keys": ()},
         "deallocate_cache": {"cache": ...},

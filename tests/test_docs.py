@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The code of README.md and docs/ runs, and prints what the text block right after it says.
+"""Runs the code blocks of README.md and docs/. A text block right after one is its expected output.
 
-Blocks of one page follow from one another. One that cannot run says so, and why, where its readers see it: in its first
-line.
+The Python blocks of one page share their names. The first line of a block that cannot run says why.
 """
 
 import re
@@ -36,9 +35,9 @@ def test_code_runs(page: Path) -> None:
     fences = 0
     for language, code, printed in BLOCK.findall(text):
         fences += 4 if printed else 2
-        assert language in ("bash", "python", "text"), f"what is to be done with {language}?"
+        assert language in ("bash", "python", "text"), f"unknown language of a code block: {language}"
         if language == "text" or NOT_RUN.match(code):
             continue
         output = run_python(code, names) if language == "python" else run_bash(code)
         assert not printed or output == printed
-    assert fences == text.count("```")  # none was overlooked
+    assert fences == text.count("```")  # every block was found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples do what they say, run as a user runs them; and their checks can fail."""
+"""The examples run as documented, and their own checks can fail."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from utils import ROOT, run
 
 EXAMPLES = ROOT / "examples"
 REQUESTS, PREFIX, SUFFIX = 3, 48, 5
+pytestmark = pytest.mark.slow
 
 
 def load(name: str) -> ModuleType:
@@ -46,7 +47,7 @@ class TestPrefixSharing:
         ("args", "modes"), [(["--eager"], ["eager"]), (["--backend=aot_eager"], ["eager", "compiled"])]
     )
     def test_as_a_user_runs_it(self, args: list[str], modes: list[str]) -> None:
-        """With aot_eager all of torch.compile runs but the C++ compiler, which `make demo` waits for."""
+        """aot_eager runs all of torch.compile but the C++ compiler, which takes long."""
         sizes = (f"--requests={REQUESTS}", f"--prefix={PREFIX}", f"--suffix={SUFFIX}", "--decode=4", "--repeats=1")
         lines = output("prefix_sharing", "--device=cpu", *sizes, *args).splitlines()
         closing = r"OK: logits equal \(max abs diff (\S+)\); prefill (.+) faster, (\d+) of (\d+) prompt tokens"
@@ -104,7 +105,7 @@ class TestBeamSearch:
         moved, instead = re.findall(r"([\d.]+) MiB", output("beam_search"))
         assert 0 < float(moved) < float(instead)
 
-    def test_its_check_can_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_check_can_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
         module = load("beam_search")
         monkeypatch.setattr(module.InPlaceCache, "reorder_cache", lambda self, beam_idx: None)
         with pytest.raises(AssertionError, match="other tokens than with transformers' own cache"):
@@ -116,7 +117,7 @@ class TestPagedBlocks:
         assert len(re.findall("as they were", output("paged_blocks", "--device=cpu"))) == 4
 
     @pytest.mark.parametrize(("broken", "what"), [("copy_blocks", "fork"), ("swap_blocks", "out and in")])
-    def test_its_checks_can_fail(self, monkeypatch: pytest.MonkeyPatch, broken: str, what: str) -> None:
+    def test_checks_can_fail(self, monkeypatch: pytest.MonkeyPatch, broken: str, what: str) -> None:
         module = load("paged_blocks")
         monkeypatch.setattr(module, broken, lambda *args: None)
         monkeypatch.setattr(sys, "argv", ["paged_blocks.py", "--device=cpu"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading: from Python, from C++, and what is said when it fails."""
+"""Loading from Python and from C++, and the errors when it fails."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ class TestImport:
     def test_version(self) -> None:
         assert re.fullmatch(r"\d+\.\d+\.\d+", llm_datadist_torch.__version__)
 
-    def test_everything_in_all_is_there(self) -> None:
+    def test_all_names_exist(self) -> None:
         assert all(hasattr(llm_datadist_torch, name) for name in llm_datadist_torch.__all__)
 
     def test_missing_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,8 +34,8 @@ class TestImport:
             _library.load()
         assert isinstance(failure.value.__cause__, OSError)
 
-    def test_another_torch_than_built_against(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """Seen before the library is opened: opening this one would fail in another way."""
+    def test_built_against_another_torch(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Checked before the library is opened."""
         old = tmp_path / "libold.so"
         old.write_text("not a library")
         _library.built_with(old).write_text('{"torch": "2.12.0"}')
@@ -43,8 +43,9 @@ class TestImport:
         with pytest.raises(ImportError, match=r"built against torch 2\.12\.0, and torch 2\.13\.0\S* is installed"):
             _library.load()
 
+    @pytest.mark.slow
     def test_broken_torch_npu(self, tmp_path: Path) -> None:
-        """An installed torch_npu that cannot load makes `import torch` fail; the text has to say what to do."""
+        """A torch_npu that cannot load makes `import torch` fail. The error says what to do."""
         (tmp_path / "torch_npu").mkdir()
         (tmp_path / "torch_npu/__init__.py").write_text("raise ImportError('libascendcl.so: cannot open')")
         (tmp_path / "torch_npu-0.dist-info").mkdir()
@@ -58,7 +59,7 @@ class TestImport:
 
 
 class TestThreads:
-    """The intra-op threads are torch's own: no second pool, and torch.set_num_threads counts."""
+    """The op uses torch's intra-op threads, and respects torch.set_num_threads."""
 
     CODE = """
 import os, torch, llm_datadist_torch
@@ -74,18 +75,19 @@ print(tasks() - n)
     def threads_added(self, threads: int, before: str = "") -> int:
         return int(run("python", "-c", self.CODE.format(threads=threads, before=before)).stdout)
 
-    def test_one_thread_is_one_thread(self) -> None:
+    def test_one_thread(self) -> None:
         assert self.threads_added(1) == 0
 
-    def test_three_threads_are_three(self) -> None:
+    def test_three_threads(self) -> None:
         assert self.threads_added(3) == 2
 
-    def test_the_pool_is_shared_with_torch(self) -> None:
+    def test_thread_pool_is_shared_with_torch(self) -> None:
         assert self.threads_added(3, before="a.add_(1)") == 0
 
 
+@pytest.mark.slow
 def test_loads_without_python(tmp_path: Path) -> None:
-    """For C++ serving and AOTInductor: no symbol of libtorch_python or libpython is needed."""
+    """For C++ serving and AOTInductor: the library needs no symbol of libtorch_python or libpython."""
     program = tmp_path / "without_python"
     lib = str(Path(torch.__file__).parent / "lib")
     includes = [f"-I{path}" for path in cpp_extension.include_paths()]

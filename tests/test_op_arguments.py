@@ -9,9 +9,7 @@ from torch import Tensor
 from utils import cache, copy_cache, filled, nothing_written, shrunk
 
 
-class TestOpAlone:
-    """What only the op can be given: a Cache cannot hold it, or the manager's own integer types rule it out."""
-
+class TestCopyCache:
     def refused(self, text: str, dst: list[Tensor], src: list[Tensor], *args: int, **kwargs: int) -> None:
         real = [t for t in dst + src if t.layout == torch.strided and not t.is_meta]
         with nothing_written(*real), pytest.raises(ValueError) as refusal:
@@ -33,7 +31,7 @@ class TestOpAlone:
         self.refused(text, dst, src, batch_dim=batch_dim)
 
     def test_batch_dim_out_of_range_of_meta_tensors(self) -> None:
-        """Which is seen while tracing."""
+        """This is checked while tracing."""
         stacked, row = torch.empty(2, 4, 8, device="meta"), torch.empty(4, device="meta")
         self.refused("batch_dim (1) out of range [0, 1), the dimensions of dst[0]", [row], [stacked], batch_dim=1)
         self.refused("batch_dim (1) out of range [0, 1), the dimensions of src[0]", [stacked], [row], batch_dim=1)
@@ -67,20 +65,20 @@ class TestOpAlone:
         self.refused("expected dst[1] to have the dtype of dst[0], Float, got Int", mixed, same)
         self.refused("expected src[1] to have the dtype of dst[0], Float, got Int", same, mixed)
 
-    def test_second_tensor_is_checked_like_the_first(self, device: str) -> None:
+    def test_second_tensor_is_checked(self, device: str) -> None:
         dst = [filled(4, 8, device=device), filled(2, 8, device=device)]
         src = cache(2, 4, 8, device=device, seed=1)
         self.refused("dst_batch_index (2) out of range [0, 2), the batch of dst[1]", dst, src, 2)
         self.refused("src_batch_index (2) out of range [0, 2), the batch of src[1]", src, dst, 0, 2)
 
     def test_second_tensor_outside_its_storage(self, device: str) -> None:
-        """Of the sizes and strides of the first one."""
+        """With the sizes and strides of the first one."""
         whole, small = cache(2, 4, 8, device=device, seed=1), [filled(4, 8, device=device), shrunk(device)]
         self.refused("expected dst[1] to lie inside its storage of 64 bytes", small, whole)
         self.refused("expected src[1] to lie inside its storage of 64 bytes", whole, small)
 
     def test_wrapper_subclass_without_memory(self) -> None:
-        """Its storage has a size but no address. Subclasses unwrap themselves before; this one does not."""
+        """Its storage has a size but no address. Other subclasses unwrap themselves first."""
 
         class Wrapper(torch.Tensor):
             @classmethod
@@ -105,7 +103,7 @@ class TestOpAlone:
         self.refused("expected src[1] to be on the device of src[0], cpu, got meta", cache(2, 4, 8), mixed)
 
     @pytest.mark.parametrize(("layout", "name"), [("to_sparse", "Sparse"), ("to_mkldnn", "Mkldnn")])
-    def test_layouts_other_than_strided(self, layout: str, name: str) -> None:
+    def test_layouts_that_are_not_strided(self, layout: str, name: str) -> None:
         other = getattr(filled(4, 8), layout)()
         self.refused(f"expected dst[0] to have the strided layout, got {name}", [other], [filled(4, 8)])
         self.refused(f"expected src[0] to have the strided layout, got {name}", [filled(4, 8)], [other])

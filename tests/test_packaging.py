@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is given away: a source distribution, the wheel that is built from it, and that wheel where it is installed."""
+"""The source distribution, the wheel that is built from it, and that wheel when installed."""
 
 import json
 import re
@@ -19,10 +19,11 @@ from utils import ROOT, TESTS, run
 import llm_datadist_torch
 
 VERSION = llm_datadist_torch.__version__
+pytestmark = pytest.mark.slow
 
 
 def sources(*folders: str) -> list[str]:
-    """The files of the checkout, by their paths in it, that are no products of a build."""
+    """The source files of the checkout, by their paths in it."""
     listed = run(
         "git", "ls-files", "--cached", "--others", "--exclude-standard", *folders, cwd=ROOT
     ).stdout.splitlines()
@@ -31,7 +32,7 @@ def sources(*folders: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from what a fresh clone holds. In the checkout, setuptools would add files of earlier builds."""
+    """Built from the files of a fresh clone. In the checkout, setuptools would add files of earlier builds."""
     clone = tmp_path_factory.mktemp("clone")
     for name in sources():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,9 +53,9 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a new environment with the wheel, and the torch of this one: a second torch would take minutes.
+    """The Python of a new environment with the wheel and, as a second torch takes minutes, the torch of this one.
 
-    A path in a .pth file brings packages, but not the editable installation of this checkout.
+    A path in a .pth file adds its packages, but not the editable installation of this checkout.
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder)
@@ -65,7 +66,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_sdist_holds_what_the_build_needs_and_the_readme_shows(sdist: Path) -> None:
+def test_sdist_contents(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         files = {name.partition("/")[2] for name in archive.getnames()}
     top = {"setup.py", "pyproject.toml", "LICENSE", "README.md"}
@@ -74,7 +75,7 @@ def test_sdist_holds_what_the_build_needs_and_the_readme_shows(sdist: Path) -> N
     assert not [name for name in files if name.startswith("tests") or name.endswith((".so", ".built_with.json"))]
 
 
-def test_wheel_holds_the_package_alone(wheel: Path) -> None:
+def test_wheel_contents(wheel: Path) -> None:
     assert re.fullmatch(rf"llm_datadist_torch-{VERSION}-cp310-abi3-linux_\w+\.whl", wheel.name)
     info = f"llm_datadist_torch-{VERSION}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
@@ -91,12 +92,12 @@ def test_wheel_holds_the_package_alone(wheel: Path) -> None:
     assert json.loads(recorded) == {"torch": "2.13.0"}
     assert metadata["Version"] == VERSION and metadata["License-Expression"] == "Apache-2.0"
     assert [r for r in metadata.get_all("Requires-Dist", []) if "extra ==" not in r] == ["torch==2.13.0"]
-    # Nothing tells where the build, its environment and this checkout were.
+    # No paths of the build, of its environment or of this checkout.
     folders = (tempfile.gettempdir(), sys.prefix, ROOT, Path.home())
     assert not [(f, name) for f in folders for name, content in contents.items() if f"{f}/".encode() in content]
 
 
-def test_library_looks_nowhere_else(wheel: Path, tmp_path: Path) -> None:
+def test_library_has_no_rpath(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         library = archive.extract("llm_datadist_torch/libllm_datadist.so", tmp_path)
     dynamic = run("readelf", "--dynamic", library).stdout
@@ -122,7 +123,7 @@ def test_installed(installed: Path, tmp_path: Path) -> None:
     where, outcome, imported = run(installed, "-c", SMOKE, cwd=tmp_path, PYTHONPATH=None).stdout.splitlines()
     assert Path(where).is_relative_to(installed.parent.parent)
     assert outcome == f"True {VERSION}"
-    assert imported == "{'llm_datadist_torch'}"  # beside torch, and what torch itself imports
+    assert imported == "{'llm_datadist_torch'}"  # only this, beside torch and its own imports
 
 
 def test_installed_report(installed: Path, tmp_path: Path) -> None:
@@ -131,8 +132,8 @@ def test_installed_report(installed: Path, tmp_path: Path) -> None:
     assert f"\n{installed.parent.parent}/lib/" in report
 
 
-def test_types_of_a_user(installed: Path, tmp_path: Path) -> None:
-    """py.typed is there, and the annotations are those the sample expects: an ignore that is not needed is an error."""
+def test_types_for_users(installed: Path, tmp_path: Path) -> None:
+    """py.typed is installed, and mypy finds exactly the errors of the sample: an unused ignore is an error."""
     sample = shutil.copy(TESTS / "typing_sample.py", tmp_path)
     mypy = ("python", "-m", "mypy", "--strict", "--python-executable", installed)
     assert "Success" in run(*mypy, "--cache-dir", ROOT / ".mypy_cache", sample, cwd=tmp_path).stdout

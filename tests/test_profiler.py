@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch.profiler shows of a call, on the host's side: the op, the bytes it writes in all, and the request."""
+"""What torch.profiler records of a call on the host: the op, the bytes it writes, and the request."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from llm_datadist_torch import Cache, CacheManager, ops
 
 
 def ranges(run: Callable[[], object]) -> list[str]:
-    """The names of what is recorded while ``run`` runs that are ours, in order."""
+    """The names of the recorded events of the ops while ``run`` runs, in order."""
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         run()
     return [event.name for event in trace.events() if "copy_cache" in event.name]
@@ -33,7 +33,11 @@ def by_manager(dst: list[torch.Tensor], src: list[torch.Tensor]) -> None:
         (lambda dst, src: copy_cache(dst, src, 1, 2, 3, 5, 7), "copy_cache", "copy_cache: 15 bytes (req_id 7)"),
         (lambda dst, src: copy_cache(dst, dst, 1, 1), "copy_cache", "copy_cache: 0 bytes"),
         (by_manager, "_copy_cache_blocking", "copy_cache: 24 bytes (req_id 9)"),
-        (lambda dst, src: swap(dst), "copy_cache_batch", "copy_cache_batch: 216 bytes (req_id 8)"),  # 60 are staged
+        (
+            lambda dst, src: swap(dst),
+            "copy_cache_batch",
+            "copy_cache_batch: 216 bytes (req_id 8)",
+        ),  # the 60 staged bytes do not count
     ],
 )
 def test_op_and_bytes(device: str, call: Callable, op: str, copies: str) -> None:
@@ -44,6 +48,6 @@ def test_op_and_bytes(device: str, call: Callable, op: str, copies: str) -> None
 
 
 def test_from_pageable_memory(device: str) -> None:
-    """On an NPU the bytes are gathered in pinned memory first: that is not counted."""
+    """On an NPU they are first gathered in pinned memory, which does not count."""
     dst, src = cache(1, 4, 8, device=device), [filled(4, 8)]
     assert ranges(lambda: copy_cache(dst, src, 1, 2)).count("copy_cache: 32 bytes") == 1

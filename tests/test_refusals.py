@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is refused, with which words, at the op and at the manager; and that nothing is written then.
+"""Calls that the op and the manager refuse alike. A refused call writes nothing.
 
-One entry of REFUSED for each way a call can be wrong. Each runs through the op (ValueError) and through a
-CacheManager (LLM_PARAM_INVALID, which is a ValueError as well) with the same text.
+REFUSED has one entry for each way a call can be wrong. Each runs through the op (ValueError) and through CacheManager
+(LLM_PARAM_INVALID, which is a ValueError too), and both give the same text.
 """
 
 import re
@@ -21,7 +21,7 @@ Tensors = list[Tensor]
 
 @dataclass
 class Refused:
-    """A call and the text it is refused with. Tensors are [4, 8] float32 (rows of 32 bytes) where nothing is said."""
+    """A call and the text of its refusal. The default tensors are [4, 8] float32 (rows of 32 bytes)."""
 
     name: str
     text: str
@@ -82,7 +82,7 @@ def in_place_and_written_as_well(device: str) -> tuple[Tensors, Tensors]:
 
 
 def strided_bytes(dst: tuple[int, int], src: tuple[int, int]) -> Callable[[str], tuple[Tensors, Tensors]]:
-    """Three ranges of 8 bytes on each side of one buffer; a side is where it begins and the distance of its ranges."""
+    """Three ranges of 8 bytes for dst and for src in one buffer. Each is given as (first byte, pitch)."""
 
     def make(device: str) -> tuple[Tensors, Tensors]:
         buffer = filled(80, dtype=torch.uint8, device=device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m llm_datadist_torch``: what it prints, and that it notices what is broken."""
+"""``python -m llm_datadist_torch``: its output, and the problems that it detects."""
 
 import json
 import shutil
@@ -13,9 +13,10 @@ import llm_datadist_torch
 from llm_datadist_torch import _library
 
 MODULE = ("python", "-m", "llm_datadist_torch")
+pytestmark = pytest.mark.slow
 
 
-def test_all_in_order(device: str) -> None:
+def test_working_installation(device: str) -> None:
     report = run(*MODULE).stdout
     for part in (
         f"llm_datadist_torch {llm_datadist_torch.__version__}, torch {torch.__version__}, torch_npu ",
@@ -46,7 +47,7 @@ runpy.run_module("llm_datadist_torch", run_name="__main__")
 
 
 def test_op_without_kernel() -> None:
-    """As where one of the libraries is left over from an older build."""
+    """As with a library from an older build."""
     code = """
 import runpy, torch, llm_datadist_torch
 library = torch.library.Library("llm_datadist", "FRAGMENT")
@@ -61,7 +62,7 @@ class TestBrokenInstallation:
 
     @pytest.fixture
     def package(self, tmp_path: Path) -> Path:
-        """A copy of the package, in a folder that Python looks into first."""
+        """A copy of the package, in a folder that comes first on Python's path."""
         return Path(shutil.copytree(_library.LIBRARY.parent, tmp_path / "llm_datadist_torch"))
 
     def check(self, package: Path, *parts: str) -> None:
@@ -69,7 +70,7 @@ class TestBrokenInstallation:
         error = stderr[stderr.rindex("ImportError: ") :]
         for part in (*parts, f"Found: llm_datadist_torch {llm_datadist_torch.__version__}, torch {torch.__version__}"):
             assert part in error
-        assert str(package) in stderr  # it is this copy that was looked at
+        assert str(package) in stderr  # this copy was imported
 
     def test_library_missing(self, package: Path) -> None:
         (package / "libllm_datadist.so").unlink()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies within one cache or one buffer, and copies large enough for the threads."""
+"""Copies within one cache or buffer, and copies large enough for several threads."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from utils import assert_same_bytes, cache, check_copy, copy_cache, filled, refe
 
 
 class TestSameCache:
-    """dst and src may be one cache; the result is as if every source were read before any destination is written."""
+    """dst and src may be one cache. The result is as if every source were read before any destination is written."""
 
     @pytest.mark.parametrize(("dst_index", "src_index"), [(0, 3), (3, 0), (1, 2)])
     def test_row_to_row(self, device: str, dst_index: int, src_index: int) -> None:
@@ -28,7 +28,7 @@ class TestSameCache:
         tensors = cache(3, 4, 8, device=device)
         check_copy(tensors, tensors, 2, 2)
 
-    def test_first_range_in_place_and_the_others_not(self, device: str) -> None:
+    def test_only_the_first_range_is_in_place(self, device: str) -> None:
         buffer = filled(80, dtype=torch.uint8, device=device)
         expected = to_host(buffer)
         expected[16:24], expected[32:40] = expected[24:32].clone(), expected[48:56].clone()
@@ -36,19 +36,19 @@ class TestSameCache:
         copy_cache([dst], [src], batch_dim=1)
         assert_same_bytes([buffer], [expected])
 
-    def test_a_range_in_place_beside_one_that_reads_it(self, device: str) -> None:
+    def test_range_in_place_that_another_copy_reads(self, device: str) -> None:
         a, b = filled(4, 8, device=device), filled(4, 8, device=device, seed=1)
         check_copy([a, b], [a, a], 1, 1)
 
     @pytest.mark.parametrize("shift", [1, -1, 4, -4, 31, -31])
-    def test_range_that_partly_overlaps_its_own_source(self, device: str, shift: int) -> None:
+    def test_range_that_partly_overlaps_its_source(self, device: str, shift: int) -> None:
         buffer = filled(200, dtype=torch.uint8, device=device)
         expected = to_host(buffer)
         expected[50 + shift : 82 + shift] = expected[50:82].clone()
         copy_cache([buffer[50 + shift : 82 + shift].view(1, 32)], [buffer[50:82].view(1, 32)])
         assert_same_bytes([buffer], [expected])
 
-    def test_stacked_ranges_that_partly_overlap_their_own_sources(self, device: str) -> None:
+    def test_stacked_ranges_that_partly_overlap_their_sources(self, device: str) -> None:
         buffer = filled(6, 100, dtype=torch.uint8, device=device)
         expected = to_host(buffer)
         expected[:, 10:50] = expected[:, 7:47].clone()
@@ -58,8 +58,8 @@ class TestSameCache:
     @pytest.mark.parametrize("shift", [1, -1, 64, -4096])
     @pytest.mark.parametrize("size", [5_000, 1_000_000])
     @pytest.mark.parametrize("rows", [1, 3])
-    def test_large_ranges_that_partly_overlap_their_own_sources(self, size: int, shift: int, rows: int) -> None:
-        """Large enough for a copy loop that is not careful, and for the threads, to get it wrong."""
+    def test_large_ranges_that_partly_overlap_their_sources(self, size: int, shift: int, rows: int) -> None:
+        """Large enough for several threads, and for a wrong direction of the copy to show."""
         buffer = filled(rows, size + 10_000, dtype=torch.uint8)
         expected = buffer.clone()
         expected[:, 5_000 + shift : 5_000 + shift + size] = buffer[:, 5_000 : 5_000 + size]
@@ -73,13 +73,13 @@ class TestSameCache:
         dst = buffer.as_strided((4, 1, 2), (16, 2, 1), 0)
         src = buffer.as_strided((4, 1, 2), (8, 2, 1), 4)
         expected.as_strided((4, 1, 2), (16, 2, 1), 0).copy_(to_host(src))
-        # src ranges begin at 4, 12, 20, 28 and dst ranges at 0, 16, 32, 48: interleaved, and none touches another.
+        # src ranges begin at 4, 12, 20, 28 and dst ranges at 0, 16, 32, 48: they interleave without overlap.
         copy_cache([dst], [src], batch_dim=1)
         assert_same_bytes([buffer], [expected])
 
 
 def test_leading_dimension_of_one_with_any_stride(device: str) -> None:
-    """Its stride is never walked. To multiply it would overflow, which UndefinedBehaviorSanitizer found."""
+    """Its stride is never used. A product with it would overflow, which UndefinedBehaviorSanitizer reports."""
     tensor = filled(8, device=device)
     odd = tensor.as_strided((1, 1, 2, 4), (2**62, 2**62, 4, 1))
     expected = reference_copy([tensor.view(2, 4)], [tensor.view(2, 4)], 0, 1)
@@ -88,7 +88,7 @@ def test_leading_dimension_of_one_with_any_stride(device: str) -> None:
 
 
 class TestLargeCopies:
-    """Above a few hundred KiB the bytes are shared among threads; every cut must be right."""
+    """Above a few hundred KiB several threads copy: sizes around every border between their parts."""
 
     @pytest.mark.parametrize(
         ("count", "row_bytes"),
@@ -104,7 +104,7 @@ class TestLargeCopies:
         ],
     )
     @pytest.mark.parametrize("threads", [1, 2, 3])
-    def test_shared_among_threads(self, count: int, row_bytes: int, threads: int) -> None:
+    def test_copied_by_several_threads(self, count: int, row_bytes: int, threads: int) -> None:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
@@ -113,7 +113,7 @@ class TestLargeCopies:
         finally:
             torch.set_num_threads(before)
 
-    def test_memory_does_not_grow_with_the_bytes_copied(self) -> None:
+    def test_a_copy_needs_no_memory(self) -> None:
         def peak() -> int:
             with open("/proc/self/status") as status:
                 return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
@@ -121,9 +121,11 @@ class TestLargeCopies:
         size = 128 * 2**20
         dst, src = (torch.full((2, size), seed, dtype=torch.uint8) for seed in (0, 1))
         with open("/proc/self/clear_refs", "w") as clear:
-            clear.write("5")  # resets the peak to what is resident now
+            clear.write("5")  # resets the peak to the resident memory
         before = peak()
         copy_cache([dst], [src], 1, 0)
-        copy_cache([dst], [dst[:, 1:].as_strided((2, size - 1), (size, 1), 1)], 0, 0, 0, size - 1)  # shifted
+        copy_cache(
+            [dst], [dst[:, 1:].as_strided((2, size - 1), (size, 1), 1)], 0, 0, 0, size - 1
+        )  # overlaps its source
         assert peak() - before < size // 8
         assert dst[1].all()

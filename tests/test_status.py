@@ -28,7 +28,7 @@ def test_numbers() -> None:
 
 
 @pytest.mark.parametrize("member", [LLMStatusCode.LLM_TIMEOUT, LLMRole.DECODER, Placement.DEVICE])
-def test_enumerations_print_their_names_and_are_ints(member: LLMStatusCode | LLMRole | Placement) -> None:
+def test_enumerations_are_ints_that_print_their_names(member: LLMStatusCode | LLMRole | Placement) -> None:
     name, number = f"{type(member).__name__}.{member.name}", member.value
     assert (str(member), f"{member}", f"{member!s}") == (name, name, name)
     assert f"{member:>40}" == f"{name:>40}"
@@ -50,7 +50,7 @@ def test_param_invalid_is_also_a_value_error() -> None:
     assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID
 
 
-def test_exception_without_arguments() -> None:
+def test_exception_defaults() -> None:
     assert (LLMException().status_code, str(LLMException())) == (LLMStatusCode.LLM_FAILED, " [LLM_FAILED]")
     assert LLMException("text").status_code is LLMStatusCode.LLM_FAILED
 

@@ -20,15 +20,13 @@ from utils import (
 
 
 class TestTorch:
-    """What the rest of PyTorch may rely on."""
-
     def test_version_counters_of_dst_are_bumped(self, device: str) -> None:
         dst, src = cache(3, 4, 8, device=device), cache(3, 4, 8, device=device)
         versions = [t._version for t in dst + src]
         copy_cache(dst, src, 1, 2)
         assert [t._version for t in dst + src] == [v + 1 for v in versions[:3]] + versions[3:]
 
-    def test_autograd_sees_that_a_saved_tensor_was_written(self) -> None:
+    def test_autograd_detects_a_modified_saved_tensor(self) -> None:
         saved, weight = filled(4, 8), torch.ones(4, 8, requires_grad=True)
         loss = (weight * saved).sum()
         copy_cache([saved], [filled(4, 8, seed=1)])
@@ -47,8 +45,8 @@ class TestTorch:
         assert_same_bytes([dst], expected)
         assert not dst.requires_grad
 
-    def test_requires_grad_is_refused_above_tensors_that_wrap_others(self) -> None:
-        """The tensors inside do not require grad: seen there alone, gradients would be silently wrong."""
+    def test_requires_grad_of_wrapper_tensors_is_refused(self) -> None:
+        """The wrapped tensors do not require grad: with a check of these alone, gradients would be silently wrong."""
         leaf = TwoTensor(filled(4, 8), filled(4, 8)).requires_grad_()
         with pytest.raises(ValueError, match=r"copy_cache: dst\[0\] requires grad"):
             copy_cache([leaf * 1], [TwoTensor(filled(4, 8), filled(4, 8))], 1, 2)
@@ -64,15 +62,15 @@ class TestTorch:
         with torch.inference_mode():
             dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
             check_copy(dst, src, 1, 2)
-        # Only one that is no inference tensor leads past the version counters, which those have not.
+        # The call below reaches the kernel that bumps version counters, which inference tensors do not have.
         check_copy(dst, cache(2, 4, 8, device=device, seed=2), 1, 2)
 
-    def test_conjugated_source_is_read_as_its_values(self) -> None:
+    def test_conjugated_source_is_resolved(self) -> None:
         dst, src = filled(4, 2, dtype=torch.complex64), torch.randn(4, 2, dtype=torch.complex64)
         copy_cache([dst], [src.conj()], 1, 2)
         assert torch.equal(dst[1], src[2].conj())
 
-    def test_parameters_and_tuples_are_taken(self) -> None:
+    def test_parameters_and_tuples_are_accepted(self) -> None:
         dst = torch.nn.Parameter(filled(4, 8), requires_grad=False)
         expected = reference_copy([dst], [filled(4, 8, seed=1)], 1, 2)
         copy_cache((dst,), (filled(4, 8, seed=1),), 1, 2)
@@ -95,12 +93,12 @@ class TestTorch:
         package.copy_cache(dst, src, 1, 2, 3, 4, 5, batch_dim=1)
         assert_same_bytes(dst, expected)
 
-    def test_a_refused_call_bumps_nothing(self) -> None:
+    def test_a_refused_call_bumps_no_version(self) -> None:
         dst, src = filled(4, 8), filled(4, 8, seed=1)
         with nothing_written(dst), pytest.raises(ValueError):
             copy_cache([dst], [src], 4)
 
-    def test_bytes_of_a_nan_survive(self) -> None:
+    def test_nan_bits_are_copied(self) -> None:
         bits = torch.tensor([[0x7FA00001, 0x7FC00002]], dtype=torch.int64).to(torch.int32)
         dst = torch.zeros(1, 2)
         copy_cache([dst], [bits.view(torch.float32)])

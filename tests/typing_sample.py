@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's file, for mypy: test_packaging.py checks it against the installed wheel. The errors named are expected."""
+"""Code of a user. test_packaging.py checks it with mypy against the installed wheel: the ignored errors must occur."""
 
 from collections.abc import Mapping, Sequence
 

@@ -37,7 +37,7 @@ def cache(
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """A copy in host memory with the same strides. Copies the whole storage: gathering a view would be compute."""
+    """A copy in host memory with the same strides. It copies the whole storage: to gather a view is to compute."""
     tensor = tensor.detach()
     whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
     return whole.to("cpu", copy=True).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
@@ -60,6 +60,19 @@ def _row(tensor: Tensor, index: int, batch_dim: int) -> Tensor:
     return row.view(*tensor.shape[:batch_dim], -1).view(torch.uint8)
 
 
+def reference_batch(
+    dst: Sequence[Tensor], src: Sequence[Tensor], copies: Sequence[Sequence[int]], *, batch_dim: int = 0
+) -> list[Tensor]:
+    """The expected contents of dst after a batch, as host tensors. Every copy reads src as it was before the call."""
+    before, result = [to_host(s) for s in src], [to_host(d) for d in dst]
+    for d, s in zip(result, before, strict=True):
+        for dst_index, src_index, offset, size in copies:
+            row = _row(s, src_index, batch_dim)
+            end = row.shape[-1] if size == -1 else offset + size
+            _row(d, dst_index, batch_dim)[..., offset:end] = row[..., offset:end]
+    return result
+
+
 def reference_copy(
     dst: Sequence[Tensor],
     src: Sequence[Tensor],
@@ -70,29 +83,13 @@ def reference_copy(
     *,
     batch_dim: int = 0,
 ) -> list[Tensor]:
-    """The expected contents of dst, as host tensors. Every source is read before any destination is written."""
-    result = [to_host(d) for d in dst]
-    for d, s in zip(result, src, strict=True):
-        row = _row(to_host(s), src_batch_index, batch_dim)
-        end = row.shape[-1] if size == -1 else offset + size
-        _row(d, dst_batch_index, batch_dim)[..., offset:end] = row[..., offset:end]
-    return result
-
-
-def reference_batch(
-    dst: Sequence[Tensor], src: Sequence[Tensor], copies: Sequence[Sequence[int]], *, batch_dim: int = 0
-) -> list[Tensor]:
-    """The expected contents of dst after a batch, as host tensors. Every copy reads src as it was before the call."""
-    before = [to_host(s) for s in src]
-    result = [to_host(d) for d in dst]
-    for copy in copies:
-        result = reference_copy(result, before, *copy, batch_dim=batch_dim)
-    return result
+    """The expected contents of dst after one copy, as host tensors."""
+    return reference_batch(dst, src, [(dst_batch_index, src_batch_index, offset, size)], batch_dim=batch_dim)
 
 
 @contextlib.contextmanager
 def nothing_written(*tensors: Tensor) -> Iterator[None]:
-    """Fails if a byte of the tensors' storages or a version counter differs afterwards."""
+    """Fails if the block changes a byte of the tensors' storages or a version counter."""
     whole = [torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage()) for t in tensors]
     before = [as_bytes(w) for w in whole]
     versions = [t._version for t in tensors]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Counts what one call of an op costs: machine instructions and allocations, which unlike times are the same on every
+// Counts the machine instructions and the allocations of one call of an op. Unlike times, they are the same in every
 // run. The instructions are counted by single-stepping a child process through the call, which needs no tool and no
 // performance counter. Prints JSON, {measure: [instructions, allocations]}.
 //
@@ -23,7 +23,7 @@ namespace {
 int64_t allocations = 0;
 }
 
-// Every allocation of the process comes by here: C++'s operator new calls malloc.
+// Counts every allocation of the process: operator new calls malloc.
 extern "C" void* __libc_malloc(size_t bytes);
 extern "C" void* malloc(size_t bytes) {
   ++allocations;
@@ -37,8 +37,7 @@ namespace {
   std::exit(2);
 }
 
-// On one processor, a step is a switch between two processes there; between two, each wakes the other up, which takes
-// several times as long.
+// A step switches between two processes. That is several times as fast on one processor as between two.
 void stay_on_one_processor() {
   cpu_set_t one;
   CPU_ZERO(&one);
@@ -48,14 +47,14 @@ void stay_on_one_processor() {
   }
 }
 
-// Where a child is, in memory that its parent sees: asking with ptrace would be one more system call for each step.
+// The state of the child, in shared memory: to ask with ptrace would be one more system call for each step.
 enum class Phase : int { kBefore, kCounted, kAfter };
 volatile Phase& phase() {
   static void* const shared = mmap(nullptr, sizeof(Phase), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   return *static_cast<Phase*>(shared);
 }
 
-// The instructions of one call, in a process of its own. The third call is counted: the first ones set things up.
+// The instructions of one call, in a process of its own. The first two calls initialize; the third is counted.
 int64_t instructions(const std::function<void()>& call) {
   phase() = Phase::kBefore;
   const pid_t child = fork();
@@ -103,8 +102,8 @@ void measure(const std::string& name, const std::function<void()>& call) {
 constexpr int64_t kBatch = 4;
 constexpr int64_t kRowBytes = 256;
 
-// Separate tensors, as an allocator gives them out one by one: in the order of their addresses, at distances that are
-// not all the same. In memory of our own, so that they do not lie otherwise on the next machine.
+// Separate tensors at increasing addresses with different gaps, as from an allocator. They are views of one tensor, so
+// that their addresses do not depend on the machine.
 std::vector<at::Tensor> list_of(int64_t tensors) {
   const int64_t room = kBatch * kRowBytes + 512;
   const at::Tensor memory = at::zeros({tensors * room}, at::kByte);
@@ -137,7 +136,7 @@ int main(int, char** arguments) {
   {
     auto dst = list_of(160);
     const auto src = list_of(160);
-    // Not the order of their addresses, nor its reverse.
+    // Neither in the order of their addresses nor in its reverse.
     std::rotate(dst.begin(), dst.begin() + 50, dst.end());
     measure("list of 160, out of order",
             [&] { copy_cache.call(at::TensorList(dst), at::TensorList(src), 1, 2, 0, -1, req_id, 0); });
@@ -148,8 +147,7 @@ int main(int, char** arguments) {
     measure("stacked " + std::to_string(tensors),
             [&] { copy_cache.call(at::TensorList(dst), at::TensorList(src), 1, 2, 0, -1, req_id, 1); });
   }
-  // Blocks copied within a cache of 16 tensors, to and from anywhere. The number of tensors is no factor: the plan is a
-  // product.
+  // Blocks copied within a cache of 16 tensors, in any order. The plan does not grow with the number of tensors.
   for (const int64_t count : {10, 50, 100}) {
     const at::Tensor cache = at::zeros({16, 2 * count, 8}, at::kHalf);
     const at::Tensor copies = at::empty({count, 4}, at::kLong);

@@ -14,8 +14,8 @@ using CopyCache = void(at::ITensorListRef, at::ITensorListRef, c10::SymInt, c10:
 using CopyCacheBatch = void(at::ITensorListRef, at::ITensorListRef, const at::Tensor&, std::optional<c10::SymInt>,
                             int64_t);
 
-// Registers the ops of the library under test. It is loaded, not linked, so that one program serves every build of it,
-// and because the sanitizers have to be set up before the library's functions for several processors are picked.
+// Registers the ops of the library under test. The library is loaded, not linked: one program tests every build of it,
+// and the sanitizers must be initialized before its target_clones functions are resolved.
 inline void load_library(const char* path) {
   if (dlopen(path, RTLD_NOW) == nullptr) {
     std::cerr << dlerror() << '\n';

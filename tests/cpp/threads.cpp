@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Calls the ops from several threads at once, for ThreadSanitizer: each into rows of its own of caches that all share,
-// from rows that all read; small copies and copies large enough for the intra-op threads, calls that are refused, and
-// other request ids and indices each time.
+// Calls the ops from several threads at once, for ThreadSanitizer. The threads share the caches; each writes its own
+// rows and reads the rows of all. The copies are small, or large enough for the intra-op threads; some calls are
+// refused.
 //
 //   threads LIBRARY         exits with 0 if every byte is right
-//   threads LIBRARY race    two threads write one row: what a sanitizer that sees the library has to report
+//   threads LIBRARY race    two threads write one row, which ThreadSanitizer must report
 
 #include <ATen/Parallel.h>
 
@@ -18,9 +18,9 @@
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
 
-// ThreadSanitizer does not see into libgomp, which torch's intra-op threads belong to, and would take what one of them
-// did before the end of a parallel region for unordered with what comes after it. So the regions of the library under
-// test go through here, and say where they begin and end.
+// ThreadSanitizer does not instrument libgomp, which runs torch's intra-op threads, and so does not know that a
+// parallel region happens before the code after it. This wrapper tells it where the regions of the library begin and
+// end.
 extern "C" void GOMP_parallel(void (*body)(void*), void* data, unsigned threads, unsigned flags) {
   using Parallel = void(void (*)(void*), void*, unsigned, unsigned);
   static auto* const parallel = reinterpret_cast<Parallel*>(dlsym(RTLD_NEXT, "GOMP_parallel"));
@@ -54,7 +54,7 @@ struct Caches {
   std::vector<at::Tensor> src;
 };
 
-// Rows of 1 KiB and of 1 MiB; of the latter one call moves enough for the intra-op threads.
+// Rows of 1 KiB or of 1 MiB. With the latter, one call uses the intra-op threads.
 Caches make_caches(int64_t row_bytes) {
   Caches caches;
   for (int64_t layer = 0; layer < kLayers; ++layer) {
@@ -76,7 +76,7 @@ bool same_rows(const Caches& caches, int64_t dst_index, int64_t src_index) {
   return true;
 }
 
-// What one thread does: copies into rows 2 * thread and 2 * thread + 1.
+// The work of one thread: it copies into rows 2 * thread and 2 * thread + 1.
 void work(int64_t thread, const Caches& small, const Caches& large, std::atomic<bool>& wrong) {
   const auto copy_cache = find_op<CopyCache>("llm_datadist::copy_cache");
   const auto copy_cache_batch = find_op<CopyCacheBatch>("llm_datadist::copy_cache_batch");

@@ -24,7 +24,7 @@ BYTES = 2 * 4 * 8 * 4
 
 
 class TestAllocate:
-    def test_a_stacked_cache(self, device: str) -> None:
+    def test_allocates_one_stacked_tensor(self, device: str) -> None:
         manager = CacheManager()
         held = manager.allocate_cache(desc(device, num_tensors=3))
         (stack,) = held.tensors
@@ -50,7 +50,7 @@ class TestAllocate:
         (stack,) = CacheManager().allocate_cache(desc("npu")).tensors
         assert stack.device.type == ("npu" if hasattr(torch, "npu") else "cpu")
 
-    def test_more_than_there_is(self) -> None:
+    def test_more_memory_than_available(self) -> None:
         refused(
             LLMStatusCode.LLM_OUT_OF_MEMORY,
             "allocate_cache: cannot allocate shape (1, 1099511627776, 1048576)",
@@ -60,7 +60,7 @@ class TestAllocate:
 
 
 class TestLimit:
-    def test_up_to_the_last_byte(self, device: str) -> None:
+    def test_limit_is_exact(self, device: str) -> None:
         pool = f'{{"memory_size": {2 * BYTES}}}'
         manager = CacheManager(LLMConfig(**{"mem_pool_cfg" if device == "npu" else "host_mem_pool_cfg": pool}))
         first, _ = manager.allocate_cache(desc(device)), manager.allocate_blocks_cache(desc(device))
@@ -70,12 +70,12 @@ class TestLimit:
         manager.deallocate_cache(first)
         manager.allocate_cache(desc(device))
 
-    def test_each_placement_has_its_own(self) -> None:
+    def test_each_placement_has_its_own_limit(self) -> None:
         manager = CacheManager(LLMConfig(mem_pool_cfg=f'{{"memory_size": {BYTES - 1}}}'))
         refused(LLMStatusCode.LLM_OUT_OF_MEMORY, "memory_size", manager.allocate_cache, desc("npu"))
         manager.allocate_cache(desc("cpu"))
 
-    def test_what_keys_hold_counts(self) -> None:
+    def test_memory_held_by_keys_counts(self) -> None:
         manager = CacheManager(LLMConfig(host_mem_pool_cfg=f'{{"memory_size": {BYTES}}}'))
         manager.deallocate_cache(manager.allocate_cache(desc(), [CacheKey(0, 1)]))
         refused(LLMStatusCode.LLM_OUT_OF_MEMORY, "memory_size", manager.allocate_cache, desc())
@@ -86,7 +86,7 @@ class TestLimit:
         manager = CacheManager(LLMConfig(host_mem_pool_cfg='{"memory_size": 1}'))
         manager.register_cache(desc(), cache(2, 4, 8))
 
-    def test_a_refused_allocation_takes_nothing(self) -> None:
+    def test_a_refused_allocation_reserves_nothing(self) -> None:
         manager = CacheManager(LLMConfig(host_mem_pool_cfg=f'{{"memory_size": {2**60}}}'))
         big = desc("cpu", 1, (2**35, 2**20))
         for _ in range(3):
@@ -95,7 +95,7 @@ class TestLimit:
 
 
 class TestKeys:
-    def test_memory_lives_until_deallocation_and_the_last_key(self) -> None:
+    def test_memory_is_released_after_deallocation_and_the_last_key(self) -> None:
         manager = CacheManager()
         held = manager.allocate_cache(desc(), [CacheKey(0, 1), CacheKey(0, NONE), CacheKey(0, 2)])
         memory = weakref.ref(held.tensors[0])
@@ -104,20 +104,20 @@ class TestKeys:
         gc.collect()
         assert memory() is not None
         assert held.tensors == [] and held.tensor_addrs == []
-        manager.remove_cache_key(CacheKey(5, 2))  # the cluster is not looked at: it is this one
+        manager.remove_cache_key(CacheKey(5, 2))  # the cluster id is ignored
         assert memory() is None
 
-    def test_keys_removed_first(self) -> None:
+    def test_memory_is_released_after_the_last_key_and_deallocation(self) -> None:
         manager = CacheManager()
         held = manager.allocate_cache(desc(), [CacheKey(0, 1)])
         memory = weakref.ref(held.tensors[0])
         manager.remove_cache_key(CacheKey(0, 1))
-        manager.remove_cache_key(CacheKey(0, 1))  # not there: nothing to do
+        manager.remove_cache_key(CacheKey(0, 1))  # unknown: no effect
         assert memory() is not None
         manager.deallocate_cache(held)
         assert memory() is None
 
-    def test_a_key_of_a_blocks_cache_ends_with_it(self) -> None:
+    def test_deallocating_a_blocks_cache_removes_its_key(self) -> None:
         manager = CacheManager()
         held = manager.allocate_blocks_cache(desc(), BlocksCacheKey(0, 7))
         memory = weakref.ref(held.tensors[0])
@@ -147,11 +147,13 @@ class TestKeys:
                 refused(
                     LLMStatusCode.LLM_PARAM_INVALID, "is one of a cache already", manager.allocate_cache, desc(), keys
                 )
-        assert manager.register_cache(desc(), cache(2, 4, 8), [CacheKey(0, 8)]).cache_id == 2  # not left behind
+        assert (
+            manager.register_cache(desc(), cache(2, 4, 8), [CacheKey(0, 8)]).cache_id == 2
+        )  # the refused call left no key
         if free:
             manager.allocate_cache(desc(), [asked])
 
-    def test_the_same_key_twice_in_one_call(self) -> None:
+    def test_one_key_twice_in_one_call(self) -> None:
         keys = [CacheKey(0, 1), CacheKey(1, 1)]
         refused(
             LLMStatusCode.LLM_PARAM_INVALID, "is one of a cache already", CacheManager().allocate_cache, desc(), keys
@@ -165,13 +167,13 @@ class TestKeys:
 
 
 class TestEnd:
-    def test_dead_caches_are_refused_everywhere(self, device: str) -> None:
+    def test_every_call_refuses_ended_caches(self, device: str) -> None:
         manager = CacheManager()
         plain, blocks = manager.allocate_cache(desc(device)), manager.allocate_blocks_cache(desc(device))
         live, live_blocks = manager.allocate_cache(desc(device)), manager.allocate_blocks_cache(desc(device))
         manager.deallocate_cache(plain)
         manager.deallocate_blocks_cache(blocks)
-        manager.deallocate_cache(plain)  # again: nothing to do
+        manager.deallocate_cache(plain)  # a second time: no effect
         manager.deallocate_blocks_cache(blocks)
         for name, call, *args in (
             ("dst", manager.copy_cache, plain, live),
@@ -184,7 +186,7 @@ class TestEnd:
             text = f"{call.__name__}: {name}: cache {plain.cache_id if 'copy_cache' in call.__name__ else 2} was"
             refused(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text, call, *args)
 
-    def test_the_wrong_way_to_end_a_cache(self) -> None:
+    def test_ending_a_cache_with_the_wrong_call(self) -> None:
         manager = CacheManager()
         plain, blocks = manager.allocate_cache(desc()), manager.allocate_blocks_cache(desc())
         registered = manager.register_cache(desc(), cache(2, 4, 8))
@@ -200,7 +202,7 @@ class TestEnd:
         manager, other = CacheManager(), CacheManager()
         mine, theirs = manager.allocate_cache(desc()), other.allocate_cache(desc())
         assert mine.cache_id == theirs.cache_id
-        manager.deallocate_cache(theirs)  # not there: nothing to do
+        manager.deallocate_cache(theirs)  # unknown: no effect
         assert mine.tensors and theirs.tensors
         fill(theirs)
         expected = reference_batch(mine.tensors, theirs.tensors, [(0, 1, 0, -1)], batch_dim=1)[0][:, 0]

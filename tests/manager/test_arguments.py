@@ -10,9 +10,7 @@ from utils import cache, nothing_written
 from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
 
 
-class TestManagerAlone:
-    """What the manager checks itself: Python types, the integer types of LLM-DataDist, and kinds of caches."""
-
+class TestCopyCache:
     def setup_method(self) -> None:
         self.dst, self.src = (Cache.from_tensors(cache(2, 4, 8, seed=seed)) for seed in (0, 1))
 
@@ -21,7 +19,7 @@ class TestManagerAlone:
             CacheManager().copy_cache(*args, **kwargs)
         return refusal.value
 
-    @pytest.mark.parametrize("wrong", [None, 1, "cache", [torch.zeros(4, 8)]], ids=repr)
+    @pytest.mark.parametrize("wrong", [None, 1, "cache", [torch.zeros(4, 8)]], ids=lambda wrong: type(wrong).__name__)
     def test_caches_of_another_type(self, wrong: object) -> None:
         self.refused(TypeError, "dst must be Cache, got", wrong, self.src)
         self.refused(TypeError, "src must be Cache, got", self.dst, wrong)
@@ -56,7 +54,7 @@ class TestManagerAlone:
         assert not isinstance(error, LLMException)
 
     @pytest.mark.parametrize("offset", [2**63, 2**64 - 1])
-    def test_offset_that_only_a_uint64_holds(self, offset: int) -> None:
+    def test_offset_above_int64(self, offset: int) -> None:
         text = f"copy_cache: offset ({offset}) must be at most {2**63 - 1}: no row is longer (req_id 7)"
         error = self.refused(LLMException, text, self.dst, self.src, offset=offset, req_id=7)
         assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID

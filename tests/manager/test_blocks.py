@@ -12,7 +12,7 @@ from llm_datadist_torch import BlocksCacheKey, Cache, CacheKey, CacheManager, LL
 
 
 class TestBlocks:
-    def test_copy_blocks_reads_all_before_it_writes(self, device: str) -> None:
+    def test_copy_blocks_reads_every_source_before_it_writes(self, device: str) -> None:
         manager = CacheManager()
         held = manager.allocate_blocks_cache(desc(device, shape=(8, 8)))
         fill(held)

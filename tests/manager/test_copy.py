@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CacheManager: copies, waits, times out and logs. What it refuses is in test_refusals.py."""
+"""CacheManager.copy_cache: bytes, timeouts, failures. For refused calls see test_arguments.py and test_refusals.py."""
 
 import inspect
 import logging
@@ -12,7 +12,7 @@ from utils import assert_same_bytes, cache, filled, reference_copy
 from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode, ops
 
 
-def test_signature_is_the_page() -> None:
+def test_signature_is_that_of_llm_datadist() -> None:
     parameters = inspect.signature(CacheManager.copy_cache).parameters
     assert {name: p.default for name, p in list(parameters.items())[3:]} == {
         "dst_batch_index": 0,
@@ -24,8 +24,8 @@ def test_signature_is_the_page() -> None:
     assert list(parameters)[:3] == ["self", "dst", "src"]
 
 
-def test_the_example_of_the_page() -> None:
-    """The names come from ``import *``, as on the page."""
+def test_example_of_llm_datadist() -> None:
+    """With the names of ``import *``."""
     names: dict = {}
     exec("from llm_datadist_torch import *", names)
     dst, src = cache(2, 4, 64), cache(2, 2, 64, seed=1)
@@ -46,7 +46,7 @@ def as_stack(tensors: list[Tensor]) -> Cache:
 
 @pytest.mark.parametrize("make_dst", [as_list, as_stack])
 @pytest.mark.parametrize("make_src", [as_list, as_stack])
-def test_lists_and_stacks_in_any_pairing(device: str, make_dst: object, make_src: object) -> None:
+def test_every_combination_of_list_and_stack(device: str, make_dst: object, make_src: object) -> None:
     dst, src = make_dst(cache(3, 4, 8, device=device)), make_src(cache(3, 2, 8, device=device, seed=1))
     expected = reference_copy(dst.unstacked, src.unstacked, 3, 1, 5, 9)
     CacheManager().copy_cache(dst, src, 3, 1, 5, 9, req_id=2**64 - 1)
@@ -68,9 +68,9 @@ def test_same_cache() -> None:
 
 
 class TestTimeout:
-    def test_too_slow_and_the_next_call_works(self) -> None:
-        # Half a gigabyte of fresh pages takes many times the one millisecond that is allowed. That is seen on the way:
-        # what is left of the last power of two is too little to look at the clock for.
+    def test_timeout_and_the_next_call(self) -> None:
+        # To write half a gigabyte of new pages takes much longer than the timeout of one millisecond. One byte above a
+        # power of two: the last piece is too small for another look at the clock.
         big = [Cache.from_tensors(torch.empty(1, 2**29 + 1, dtype=torch.uint8)) for _ in range(2)]
         manager = CacheManager(LLMConfig(sync_kv_timeout=1))
         with pytest.raises(LLMException) as late:
@@ -86,20 +86,20 @@ class TestTimeout:
         assert_same_bytes(dst, expected)
 
     @pytest.mark.parametrize("onto_itself", [False, True])
-    def test_too_slow_in_many_ranges(self, onto_itself: bool) -> None:
-        """Each of which is done in time, a row or a shift of one."""
+    def test_timeout_in_many_ranges(self, onto_itself: bool) -> None:
+        """Each range alone takes less than the timeout: a row, or a row moved by 64 bytes."""
         size = 2**22
         whole = [torch.empty(64, 2, size + 64, dtype=torch.uint8) for _ in range(1 if onto_itself else 2)]
         dst, src = (Cache.from_tensors(t, batch_dim=1) for t in (whole[0][:, :, :size], whole[-1][:, :, 64:]))
         with pytest.raises(LLMException, match="not done after sync_kv_timeout, 1 ms"):
             CacheManager(LLMConfig(sync_kv_timeout=1)).copy_cache(dst, src)
 
-    def test_a_batch_that_is_too_slow(self) -> None:
+    def test_timeout_of_a_batch(self) -> None:
         held = Cache.from_tensors(torch.empty(2, 2**28, dtype=torch.uint8), is_blocks_cache=True)
         with pytest.raises(LLMException, match="not done after sync_kv_timeout, 1 ms"):
             CacheManager(LLMConfig(sync_kv_timeout=1)).copy_blocks(held, {0: [1]})
 
-    def test_with_time_enough_a_large_copy_is_whole(self) -> None:
+    def test_large_copy_without_timeout(self) -> None:
         dst, src = (filled(2, 40_000_003, dtype=torch.uint8, seed=seed) for seed in (0, 1))
         expected = reference_copy([dst], [src], 1, 0, 1)
         CacheManager(LLMConfig(sync_kv_timeout="60000")).copy_cache(
@@ -108,7 +108,9 @@ class TestTimeout:
         assert_same_bytes([dst], expected)
 
     @pytest.mark.parametrize(("config", "timeout"), [(None, 1000), (LLMConfig(), 1000), (LLMConfig("25"), 25)])
-    def test_which_timeout_counts(self, config: LLMConfig, timeout: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_timeout_of_the_config_is_used(
+        self, config: LLMConfig, timeout: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         given = []
         monkeypatch.setattr(ops, "copy_cache_blocking", lambda *args, **kwargs: given.append(kwargs["timeout_ms"]) or 1)
         held = Cache.from_tensors(filled(4, 8))
@@ -121,7 +123,7 @@ class TestTimeout:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("aclrtMemcpyAsync failed"), MemoryError("std::bad_alloc")])
-def test_failure_of_the_device_or_the_host(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_or_host_failure(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> bool:
         raise error
 
@@ -144,7 +146,7 @@ class TestLog:
         assert record.levelno == logging.ERROR
         assert "dst_batch_index (4)" in record.getMessage() and "(req_id 77)" in record.getMessage()
 
-    def test_success_is_a_debug_line(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_copy_is_logged_at_debug(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO, "LLM_DATADIST"):
             CacheManager().copy_cache(self.held, self.held, 1, req_id=77)
         assert not caplog.records

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors and log lines of a call name its request, at the level that the environment asks for; the op logs nothing."""
+"""Log lines and errors: level, format, the request they name. The op logs nothing."""
 
 import logging
 import re
@@ -40,6 +40,7 @@ logging.getLogger("LLM_DATADIST").addHandler(handler)
 OURS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("level", "before", "after", "lines", "start"),
     [
@@ -52,8 +53,8 @@ OURS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
         ("0", "", "sys.stderr.close(); sys.stderr = sys.stdout", LINES, OURS),
     ],
 )
-def test_lines_are_seen_once(level: str | None, before: str, after: str, lines: list[str], start: str) -> None:
-    """From the level of the environment on, if it names one, whether or not the program has set up logging."""
+def test_each_line_is_printed_once(level: str | None, before: str, after: str, lines: list[str], start: str) -> None:
+    """At the level of ASCEND_GLOBAL_LOG_LEVEL, if that is set, and with or without logging set up by the program."""
     done = run("python", "-c", CODE.format(before=before, after=after), ASCEND_GLOBAL_LOG_LEVEL=level)
     printed = [line for line in (done.stdout + done.stderr).splitlines() if re.search("LLM_DATADIST|req_id", line)]
     assert len(printed) == len(lines), done.stdout + done.stderr
@@ -74,7 +75,7 @@ def blocks() -> Cache:
     ],
     ids=["refused by the op", "blocks cache", "offset beyond int64"],
 )
-def test_one_line_with_the_error_and_the_request(call: Callable, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_is_one_line_with_the_request(call: Callable, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), pytest.raises(LLMException, match=r"\(req_id 77\)") as error:
         call(CacheManager(), Cache.from_tensors(filled(4, 8)))
     assert [(r.name, r.levelno, r.getMessage()) for r in caplog.records] == [

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Python runs in the middle of a call: destructors, signal handlers, forks. Nothing hangs, and the books are
-right.
+"""Code that Python runs in the middle of a call: destructors, signal handlers, forks. Nothing may hang, and the caches
+must stay consistent.
 
-Each in a process of its own, which a watchdog ends.
+Each test runs in its own process, which a watchdog ends.
 """
 
 import pytest
@@ -42,8 +42,8 @@ def printed(code: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_a_destructor_during_an_allocation() -> None:
-    """The collector runs where torch allocates, and finds a cycle with a cache in it."""
+def test_destructor_during_an_allocation() -> None:
+    """The garbage collector runs while torch allocates, and finds a reference cycle that holds a cache."""
     code = """
 class Request:
     def __init__(self):
@@ -67,7 +67,7 @@ print(held.cache_id, free_caches())
     assert printed(code) == ["collected True", "2 3"]
 
 
-def test_other_threads_go_on_during_an_allocation() -> None:
+def test_other_threads_are_not_blocked_by_an_allocation() -> None:
     code = """
 held = manager.allocate_cache(desc)
 other = threading.Thread(target=manager.deallocate_cache, args=(held,))
@@ -90,7 +90,7 @@ print(manager.allocate_cache(desc).cache_id, held.tensors)
         ("datadist.finalize()", "LLM_ENGINE_FINALIZED"),
     ],
 )
-def test_an_allocation_that_another_one_overtakes(during: str, code: str) -> None:
+def test_nested_call_during_an_allocation(during: str, code: str) -> None:
     program = f"""
 real = torch.empty
 def empty(*args, **kwargs):
@@ -104,8 +104,8 @@ print(code_of(manager.allocate_cache, desc, [CacheKey(0, 1)]), free_caches())
     assert printed(program) == [f"{code} {0 if 'finalize' in during else 3}"]
 
 
-def test_at_every_line_of_the_table() -> None:
-    """As a destructor or a signal handler would: the line is reached, and something else is called first."""
+def test_nested_call_at_every_line_of_the_table() -> None:
+    """At each line another call is made first, as by a destructor or a signal handler."""
     code = """
 def allocate():
     endings.append((manager.deallocate_cache, manager.allocate_cache(desc, [CacheKey(0, 3)])))
@@ -177,8 +177,8 @@ signal.signal(signal.SIGUSR1, lambda *_: datadist.finalize())
 
 
 class TestFinalizeInASignalHandler:
-    def test_in_the_middle_of_a_copy(self) -> None:
-        """The copy has its tensors already and is made; there is no other one, and all may begin anew."""
+    def test_during_a_copy(self) -> None:
+        """The copy already has its tensors, and completes. Later calls are refused, until init."""
         code = """
 print(code_of(manager.copy_cache, held, held, 0, 1), torch.equal(tensor[0, 0], tensor[0, 1]), held.tensors)
 print(code_of(manager.copy_cache, held, held, 0, 1))
@@ -187,7 +187,7 @@ print(datadist.cache_manager.allocate_cache(desc).cache_id)
 """
         assert printed(COPY + code) == ["None True []", "LLM_ENGINE_FINALIZED", "1"]
 
-    def test_in_the_middle_of_init(self) -> None:
+    def test_during_init(self) -> None:
         code = """
 real = LLMConfig.from_options
 def interrupted(options):
@@ -201,8 +201,8 @@ print(datadist.cache_manager.allocate_cache(desc).cache_id)
 """
         assert printed(COPY + code) == ["1"]
 
-    def test_while_another_thread_finalizes(self) -> None:
-        """That one waits for the copy, which waits for the handler."""
+    def test_during_finalize_in_another_thread(self) -> None:
+        """That thread waits for the copy, and the copy for the handler."""
         code = """
 def handler(*_):
     other.start()
@@ -219,7 +219,7 @@ print(held.tensors)
         assert printed(COPY + code) == ["True", "None", "[]"]
 
 
-def test_a_fork_while_another_thread_has_the_locks() -> None:
+def test_fork_while_another_thread_holds_the_locks() -> None:
     code = """
 held = manager.allocate_cache(desc)
 entered, leave = threading.Event(), threading.Event()

@@ -21,7 +21,7 @@ from llm_datadist_torch import (
 
 
 class TestRegister:
-    def test_addresses_are_wrapped_and_not_copied(self, device: str) -> None:
+    def test_addresses_are_wrapped_without_a_copy(self, device: str) -> None:
         owners = cache(2, 4, 8, device=device)
         manager = CacheManager()
         held = manager.register_cache(desc(device), [t.data_ptr() for t in owners])
@@ -53,7 +53,7 @@ class TestRegister:
         manager.unregister_cache(-1)
         keyed = manager.allocate_cache(desc(), [CacheKey(0, 1)])
         manager.deallocate_cache(keyed)
-        manager.unregister_cache(keyed.cache_id)  # ended already, although its memory is still there for the key
+        manager.unregister_cache(keyed.cache_id)  # already ended; only its key keeps the memory
         text = "copy_cache: dst: cache 1 was deallocated or unregistered (req_id 3)"
         refused(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text, manager.copy_cache, held, held, 0, 1, req_id=3)
 
@@ -72,7 +72,7 @@ class TestRegister:
             (8, TypeError, "register_cache: addrs must be Sequence, got int: 8"),
         ],
     )
-    def test_addresses_that_are_refused(self, addrs: Any, error: type, text: str) -> None:
+    def test_refused_addresses(self, addrs: Any, error: type, text: str) -> None:
         manager = CacheManager()
         with pytest.raises(error) as refusal:
             manager.register_cache(desc(), addrs)

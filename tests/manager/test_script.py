@@ -62,7 +62,7 @@ def rows(held: Cache, index: int) -> list[torch.Tensor]:
     return [to_host(tensor)[:, index] for tensor in held.tensors]
 
 
-def test_a_script_that_uses_every_local_call(device: str) -> None:
+def test_script_with_every_local_call(device: str) -> None:
     checked = []
 
     def start(*caches: Cache) -> None:

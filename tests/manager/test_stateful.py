@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manager against a model: dictionaries of what is allocated, and tensors of what it holds."""
+"""Random sequences of calls of CacheManager, compared with a model of its caches and their contents."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ INVALID, GONE = LLMStatusCode.LLM_PARAM_INVALID, LLMStatusCode.LLM_KV_CACHE_NOT_
 
 @dataclass
 class Known:
-    """What the model knows of a cache."""
+    """A cache in the model."""
 
     placement: Placement
     blocks: bool
@@ -68,7 +68,7 @@ class Managers(RuleBasedStateMachine):
         self.last_id = 0
 
     def expect(self, code: LLMStatusCode | None, call: object, *args: object) -> object:
-        """Calls, and checks that it goes well or is refused with the code."""
+        """Makes a call that must succeed, or must be refused with this code."""
         if code is None:
             return call(*args)
         with pytest.raises(LLMException) as refusal:
@@ -114,7 +114,7 @@ class Managers(RuleBasedStateMachine):
         owned = [torch.empty(rows, ROW, dtype=torch.uint8, device=device) for _ in range(TENSORS)]
         call = self.manager.register_blocks_cache if blocks else self.manager.register_cache
         held = call(desc, [tensor.data_ptr() for tensor in owned] if by_address else owned)
-        held.owners = owned  # whoever registers addresses keeps the memory
+        held.owners = owned  # the caller keeps registered memory alive
         return self.added(held, set(), registered=True)
 
     @rule(held=caches)
@@ -143,7 +143,7 @@ class Managers(RuleBasedStateMachine):
 
     @rule(held=consumes(caches))
     def forget(self, held: Cache) -> None:
-        """The user drops the cache without ending it: it stays the manager's."""
+        """The user drops the cache without ending it. The manager keeps it."""
 
     @rule(dst=caches, src=caches, to=ROWS, of=ROWS, offset=st.integers(0, ROW), size=st.integers(-1, ROW))
     def copy(self, dst: Cache, src: Cache, to: int, of: int, offset: int, size: int) -> None:
@@ -161,7 +161,7 @@ class Managers(RuleBasedStateMachine):
             into.contents = reference_copy(into.contents, out_of.contents, to, of, offset, size, batch_dim=1)
 
     def batch(self, call: object, dst: Cache, src: Cache, pairs: list[tuple[int, int]], argument: dict) -> None:
-        """Checks a call that copies whole blocks, given as (to, of)."""
+        """Checks a call that copies whole blocks, given as (dst, src) pairs."""
         into, out_of = self.known[dst.cache_id], self.known[src.cache_id]
         targets = [to for to, _ in pairs]
         good = all(to < into.rows and of < out_of.rows for to, of in pairs) and len(set(targets)) == len(targets)
@@ -185,7 +185,7 @@ class Managers(RuleBasedStateMachine):
         self.batch(self.manager.swap_blocks, dst, src, [(to, of) for of, to in blocks.items()], blocks)
 
     @invariant()
-    def all_is_as_the_model_has_it(self) -> None:
+    def manager_matches_the_model(self) -> None:
         for cache_id, known in self.known.items():
             held = self.manager._table.find(cache_id)
             assert (held is None) == known.ended
@@ -193,8 +193,8 @@ class Managers(RuleBasedStateMachine):
                 assert torch.equal(torch.stack([to_host(t) for t in held.unstacked]), known.contents[0])
             elif not known.keys and not known.registered:
                 if known.memory() is not None:
-                    gc.collect()  # the traceback of a refused call may still hold what it was given
-                assert known.memory() is None, "memory that nobody can reach any more is held"
+                    gc.collect()  # the traceback of a refused call may still reference it
+                assert known.memory() is None, "unreachable memory is still allocated"
 
 
 Managers.TestCase.settings = settings(

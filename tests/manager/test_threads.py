@@ -17,7 +17,7 @@ from llm_datadist_torch import Cache, CacheDesc, CacheManager, DataType, LLMConf
 
 class TestThreads:
     def run(self, work: Callable[[int], None], threads: int = 8) -> None:
-        """Runs the work in as many threads at once, and raises what one of them raised."""
+        """Runs the work in several threads at once, and raises the first exception of a thread."""
         errors: list[BaseException] = []
 
         def guarded(number: int) -> None:
@@ -28,7 +28,7 @@ class TestThreads:
 
         running = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(threads)]
         interval = sys.getswitchinterval()
-        sys.setswitchinterval(1e-5)  # as many switches in the middle of things as can be
+        sys.setswitchinterval(1e-5)  # switch threads as often as possible
         try:
             for thread in running:
                 thread.start()
@@ -40,10 +40,10 @@ class TestThreads:
         for error in errors:
             raise error
 
-    def test_10000_cycles_end_with_the_memory_they_began_with(self, device: str) -> None:
+    def test_10000_allocations_leak_no_memory(self, device: str) -> None:
         placement = Placement.HOST if device == "cpu" else Placement.DEVICE
         desc = CacheDesc(2, (4, 16), DataType.DT_FLOAT, placement)
-        pool = f'{{"memory_size": {8 * 2 * 512}}}'  # two caches for each thread, and nothing beyond
+        pool = f'{{"memory_size": {8 * 2 * 512}}}'  # exactly two caches for each thread
         manager = CacheManager(
             LLMConfig(sync_kv_timeout=60_000, **{f"{'host_' * (device == 'cpu')}mem_pool_cfg": pool})
         )
@@ -74,14 +74,14 @@ class TestThreads:
                     break
                 time.sleep(0.01)
             assert torch.npu.memory_allocated() <= begun
-        assert sorted(number for thread in ids for number in thread) == list(range(1, 20_001))  # none lost, none twice
-        full = [manager.allocate_cache(desc) for _ in range(16)]  # all of the pool is there again
+        assert sorted(number for thread in ids for number in thread) == list(range(1, 20_001))  # each id once
+        full = [manager.allocate_cache(desc) for _ in range(16)]  # the whole pool is free
         with pytest.raises(LLMException, match="memory_size"):
             manager.allocate_cache(desc)
         assert len({held.cache_id for held in full}) == 16
 
-    def test_one_cache_ended_by_all(self) -> None:
-        """It ends once, and the others find that it has ended already."""
+    def test_one_cache_deallocated_by_all_threads(self) -> None:
+        """One thread ends it; the calls of the others have no effect."""
         manager = CacheManager()
         desc = CacheDesc(1, (4, 16), DataType.DT_FLOAT, Placement.HOST)
         shared = [manager.allocate_cache(desc) for _ in range(1000)]
@@ -95,8 +95,8 @@ class TestThreads:
         self.run(work)
         assert not any(held.tensors for held in shared + elsewhere)
 
-    def test_copies_of_one_manager_run_one_after_the_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Counted inside the op's function, where a second thread would be let in if it could."""
+    def test_copies_of_one_manager_are_serialized(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Counts the threads inside the op's function."""
         inside, most = 0, 0
         real = llm_datadist_torch.ops.copy_cache_blocking
 
@@ -116,7 +116,7 @@ class TestThreads:
         assert most == 1
         assert_same_bytes(dst.tensors, src.tensors)
 
-    def test_waiting_for_another_copy_counts_towards_the_timeout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_time_spent_waiting_for_another_copy_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         entered, leave = threading.Event(), threading.Event()
 
         def stuck(*args: object, **kwargs: object) -> bool:
@@ -136,7 +136,7 @@ class TestThreads:
             leave.set()
             first.join()
 
-    def test_finalize_waits_for_the_copy_that_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_finalize_waits_for_a_running_copy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         events: list[str] = []
         entered = threading.Event()
 
@@ -158,8 +158,8 @@ class TestThreads:
         assert events == ["copied", "finalized"]
         assert not held.tensors
 
-    def test_python_goes_on_while_bytes_move(self) -> None:
-        """With one intra-op thread the copy runs in the thread that called it: another one can only run without it."""
+    def test_a_copy_releases_the_gil(self) -> None:
+        """With one intra-op thread the copy runs in the calling thread, so another one runs only without the GIL."""
         big = [Cache.from_tensors(torch.ones(2, 2**28, dtype=torch.uint8)) for _ in range(2)]
         manager = CacheManager(LLMConfig(sync_kv_timeout=60_000))
         threads, ticks, stop = torch.get_num_threads(), 0, threading.Event()
@@ -181,4 +181,4 @@ class TestThreads:
             torch.set_num_threads(threads)
             stop.set()
             ticking.join()
-        assert during > 10  # 256 MiB take some 50 ms; with the interpreter locked it would be one at most
+        assert during > 10  # 256 MiB take about 50 ms; with the GIL held there would be at most one tick

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each test starts and ends with a quiet simulated runtime."""
+"""Each test starts and ends on an idle simulated runtime without faults."""
 
 from collections.abc import Iterator
 
@@ -16,4 +16,4 @@ def quiet_runtime() -> Iterator[None]:
     left = ascend_sim.armed_faults()
     ascend_sim.reset()
     torch.npu.synchronize()
-    assert left == 0, "a fault was never met: the test did not test it"
+    assert left == 0, "an injected fault was not triggered: the test did not test it"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the NPU kernel share."""
+"""Helpers of the NPU tests."""
 
 import subprocess
 import time
@@ -7,12 +7,12 @@ import time
 import ascend_sim
 import torch
 from torch import Tensor
-from utils import assert_same_bytes, copy_cache, filled, reference_copy, run
+from utils import assert_same_bytes, copy_cache, copy_cache_batch, filled, reference_batch, reference_copy, run, table
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig
 
 CODE = 507018
-"""An error of the runtime's, for faults."""
+"""An error code of the runtime, to inject."""
 
 PATIENT = CacheManager(LLMConfig(sync_kv_timeout=60_000))
 
@@ -20,8 +20,10 @@ PATIENT = CacheManager(LLMConfig(sync_kv_timeout=60_000))
 def scattered(
     count: int, *shape: int, device: str = "npu", seed: int = 0, pinned: bool = False, backward: bool = False
 ) -> list[Tensor]:
-    """Views of one buffer with gaps of many sizes between them. No two copies from a list of these to one that goes
-    backward make a strided copy; of two lists that go forward, each pair does.
+    """Views of one buffer with gaps of different sizes.
+
+    Copies between two forward lists make one strided copy for each pair of neighbours. Copies between a forward and a
+    backward list make none.
     """
     elements = torch.Size(shape).numel()
     starts = [i * (elements + 16) + i * i % 7 for i in range(count)]
@@ -32,7 +34,7 @@ def scattered(
 
 
 def caches(kind: str) -> tuple[Cache, Cache]:
-    """Two caches between which a copy is six commands, one strided command, or one batch of six."""
+    """dst and src of a copy that is six commands, one strided command, or one batch of six."""
     if kind == "strided":
         return tuple(Cache.from_tensors(filled(6, 4, 8, device="npu", seed=seed), batch_dim=1) for seed in (0, 1))
     dst = scattered(6, 4, 8)
@@ -41,31 +43,53 @@ def caches(kind: str) -> tuple[Cache, Cache]:
     return Cache.from_tensors(dst), Cache.from_tensors(src)
 
 
-def check_copy(dst: Cache, src: Cache) -> None:
-    """Copies with time enough, and checks the bytes."""
+def check_manager_copy(dst: Cache, src: Cache) -> None:
+    """Copies with a long timeout and compares with the reference."""
     expected = reference_copy(dst.tensors, src.tensors, 1, 2, batch_dim=dst.batch_dim)
     PATIENT.copy_cache(dst, src, 1, 2)
     assert_same_bytes(dst.tensors, expected)
 
 
 def copy_calls() -> dict[str, int]:
-    """The copy commands since the last reset, by name. Waits for the task queue to have made them."""
+    """The number of copy commands since the last reset, by name. Waits for the task queue."""
     torch.npu.synchronize()
     return {name: n for name, n in ascend_sim.call_counts().items() if name.startswith("aclrtMemcpy")}
 
 
+def checked_copy(dst: list[Tensor], src: list[Tensor], *args: int, **kwargs: int) -> dict[str, int]:
+    """Calls copy_cache and compares with the reference. Returns the number of copy commands by name."""
+    expected = reference_copy(dst, src, *args, **kwargs)
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    copy_cache(dst, src, *args, **kwargs)
+    calls = copy_calls()
+    assert_same_bytes(dst, expected)
+    return calls
+
+
+def checked_batch(dst: list[Tensor], src: list[Tensor], copies: list, **kwargs: int) -> dict[str, int]:
+    """Calls copy_cache_batch and compares with the reference. Returns the number of copy commands by name."""
+    expected = reference_batch(dst, src, copies, **kwargs)
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    copy_cache_batch(dst, src, table(copies), **kwargs)
+    calls = copy_calls()
+    assert_same_bytes(dst, expected)
+    return calls
+
+
 def synchronisations() -> int:
-    """The calls since the last reset that wait for the device. Asked for before anything else waits."""
+    """The number of calls since the last reset that wait for the device. Call it before anything else that waits."""
     return sum(n for name, n in ascend_sim.call_counts().items() if name.startswith("aclrtSynchronize"))
 
 
 def block_the_queue() -> None:
-    """Holds up torch_npu's task queue, where the device is stalled: its thread waits in a copy to pageable memory."""
+    """Blocks torch_npu's task queue while the device is stalled: its thread waits in a copy to pageable memory."""
     copy_cache([torch.empty(4, 8)], [torch.empty(4, 8, device="npu")])
 
 
 def wait_for_copies(count: int) -> None:
-    """Waits until the queue has made that many copy commands; they need not have run."""
+    """Waits until the queue has submitted that many copy commands, which may still be pending."""
     patience = time.monotonic() + 30
     while len(ascend_sim.copies()) < count:
         assert time.monotonic() < patience

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""copy_cache_batch on the NPU: how many commands, what is staged, capture."""
+"""copy_cache_batch on the NPU: number of commands, staging, capture."""
 
 from __future__ import annotations
 
 import ascend_sim
 import pytest
 import torch
-from npu_utils import copy_calls, scattered
+from ascend_sim import MemcpyKind
+from npu_utils import checked_batch, scattered
 from torch import Tensor
 from utils import assert_same_bytes, cache, copy_cache_batch, filled, nothing_written, reference_batch, to_host
 
@@ -18,7 +19,7 @@ def whole_rows(dst: Tensor, src: Tensor) -> Tensor:
 
 
 def merged_ranges(copies: Tensor) -> int:
-    """How many ranges are left of whole rows when those that go on where another ends become one."""
+    """The number of ranges after whole rows that are adjacent in dst and in src have been merged."""
     pairs = sorted(map(tuple, copies[:, :2].tolist()))
     return sum(
         index == 0 or pair != (pairs[index - 1][0] + 1, pairs[index - 1][1] + 1) for index, pair in enumerate(pairs)
@@ -38,59 +39,33 @@ def patterns() -> dict[str, Tensor]:
     }
 
 
-def run(dst: list[Tensor], src: list[Tensor], copies: Tensor, batch_dim: int = 0) -> tuple[dict[str, int], int]:
-    """Makes the copies, checks the bytes, and returns the copy commands and the bytes that they move."""
-    expected = [to_host(tensor) for tensor in dst]
-    sources = [to_host(tensor) for tensor in src]
-    for result, source in zip(expected, sources, strict=True):
-        before = source.movedim(batch_dim, 0).clone()
-        result.movedim(batch_dim, 0)[copies[:, 0]] = before[copies[:, 1]]
-    torch.npu.synchronize()
-    ascend_sim.reset()
-    copy_cache_batch(dst, src, copies, batch_dim=batch_dim)
-    calls = copy_calls()
-    moved = sum(copy.width * copy.height for copy in ascend_sim.copies())
-    assert_same_bytes(dst, expected)
-    return calls, moved
+def moved_bytes() -> int:
+    """The bytes of the copies within the device since the last reset."""
+    return sum(copy.width * copy.height for copy in ascend_sim.copies() if copy.kind == MemcpyKind.DEVICE_TO_DEVICE)
 
 
 class TestPitches:
-    """Places at equal distances are one strided copy if the widest range fits between them, and only then."""
+    """Leading dimensions become one strided copy if and only if the widest range fits into both pitches."""
 
-    def test_rows_of_src_longer_than_the_distance_of_places_in_dst(self) -> None:
+    def test_src_rows_longer_than_the_dst_pitch(self) -> None:
         dst, src = filled(16, 1, 8, dtype=torch.uint8, device="npu"), filled(16, 2, 16, dtype=torch.uint8, device="npu")
-        expected = reference_batch([dst], [src], [(0, 1, 0, 8)], batch_dim=1)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        copy_cache_batch([dst], [src], torch.tensor([[0, 1, 0, 8]]), batch_dim=1)
-        assert copy_calls() == {"aclrtMemcpy2dAsync": 1}
-        assert_same_bytes([dst], expected)
+        assert checked_batch([dst], [src], [(0, 1, 0, 8)], batch_dim=1) == {"aclrtMemcpy2dAsync": 1}
 
-    def test_rows_that_become_one_range_wider_than_the_distance_of_places_in_src(self) -> None:
+    def test_merged_rows_wider_than_the_src_pitch(self) -> None:
         src = filled(64, dtype=torch.uint8, device="npu").as_strided((3, 4, 8), (8, 8, 1))
         dst = filled(3, 4, 8, dtype=torch.uint8, device="npu", seed=1)
         copies = [(row, row, 0, -1) for row in range(4)]
-        expected = reference_batch([dst], [src], copies, batch_dim=1)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        copy_cache_batch([dst], [src], torch.tensor(copies), batch_dim=1)
-        assert copy_calls() == {"aclrtMemcpyAsync": 3}
-        assert_same_bytes([dst], expected)
+        assert checked_batch([dst], [src], copies, batch_dim=1) == {"aclrtMemcpyAsync": 3}
 
-    def test_rows_that_together_are_wider_than_the_distance_of_places(self) -> None:
-        """Places side by side: each row by itself fits between them."""
+    def test_rows_that_fit_a_pitch_only_one_by_one(self) -> None:
+        """A leading dimension inside the batch. Both rows together are wider than its pitch."""
         dst, src = (filled(4, 3, 8, dtype=torch.uint8, device="npu", seed=seed).transpose(0, 1) for seed in (0, 1))
         copies = [(0, 0, 0, -1), (2, 3, 0, -1)]
-        expected = reference_batch([dst], [src], copies, batch_dim=1)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        copy_cache_batch([dst], [src], torch.tensor(copies), batch_dim=1)
-        assert copy_calls() == {"aclrtMemcpy2dAsync": 2}
-        assert_same_bytes([dst], expected)
+        assert checked_batch([dst], [src], copies, batch_dim=1) == {"aclrtMemcpy2dAsync": 2}
 
 
 class TestRuns:
-    """Ranges of one width at equal distances on both sides are one strided copy, and no others are."""
+    """Only ranges of one width, at one distance on each side, become one strided copy."""
 
     @pytest.mark.parametrize(
         ("copies", "calls"),
@@ -106,26 +81,17 @@ class TestRuns:
     )
     def test_of_one_tensor(self, copies: list[tuple[int, ...]], calls: dict[str, int]) -> None:
         dst, src = (filled(8, 16, dtype=torch.uint8, device="npu", seed=seed) for seed in (0, 1))
-        expected = reference_batch([dst], [src], copies)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        copy_cache_batch([dst], [src], torch.tensor(copies))
-        assert copy_calls() == calls
-        assert_same_bytes([dst], expected)
+        assert checked_batch([dst], [src], copies) == calls
 
-    def test_over_places_where_that_is_fewer(self) -> None:
-        """The first pair has one run of ranges, the second three at each of four places; over places they are 3 + 9."""
+    def test_strided_over_layers_where_that_is_fewer(self) -> None:
+        """Over rows: one run in the first pair, and three in each of four layers of the second. Over layers: 3 + 9."""
         copies = [(row, row, 0, -1) for row in (0, 1, 2, 6, 7, 8, 12, 13, 14)]
         dst, src = (
             [filled(1, 16, 8, device="npu", seed=seed), filled(4, 16, 16, device="npu", seed=seed)[:, :, :8]]
             for seed in (0, 1)
         )
-        expected = reference_batch(dst, src, copies, batch_dim=1)
-        torch.npu.synchronize()
-        ascend_sim.reset()
-        copy_cache_batch(dst, src, torch.tensor(copies), batch_dim=1)
-        assert copy_calls() == {"aclrtMemcpyAsync": 3, "aclrtMemcpy2dAsync": 9}
-        assert_same_bytes(dst, expected)
+        calls = checked_batch(dst, src, copies, batch_dim=1)
+        assert calls == {"aclrtMemcpyAsync": 3, "aclrtMemcpy2dAsync": 9}
 
 
 class TestThousandBlocks:
@@ -133,28 +99,27 @@ class TestThousandBlocks:
     def test_stacked(self, pattern: str) -> None:
         copies = patterns()[pattern]
         stacked = filled(TENSORS, 2 * COPIES, 4, device="npu")
-        ranges = merged_ranges(copies)
-        calls, moved = run([stacked], [stacked], copies, batch_dim=1)
-        assert calls == {"aclrtMemcpy2dAsync": ranges}
-        assert moved == TENSORS * COPIES * 16
+        calls = checked_batch([stacked], [stacked], copies.tolist(), batch_dim=1)
+        assert calls == {"aclrtMemcpy2dAsync": merged_ranges(copies)}
+        assert moved_bytes() == TENSORS * COPIES * 16
 
-    def test_how_many_ranges_the_patterns_leave(self) -> None:
-        """That the counts above are not all the same, and are what the names of the patterns say."""
+    def test_patterns_merge_to_different_numbers_of_ranges(self) -> None:
+        """The patterns above test what their names say."""
         assert [merged_ranges(copies) for copies in patterns().values()] == [1, 1, 100, 998]
 
     @pytest.mark.parametrize("pattern", ["neighbours in any order", "pieces of ten"])
     def test_separate_tensors(self, pattern: str) -> None:
         copies = patterns()[pattern]
-        tensors = scattered(TENSORS, 2 * COPIES, 2)
-        calls, _ = run(tensors, tensors, copies)
-        assert sum(calls.values()) <= merged_ranges(copies) * TENSORS
+        tensors = scattered(16, 2 * COPIES, 2)
+        calls = checked_batch(tensors, tensors, copies.tolist())
+        assert sum(calls.values()) <= merged_ranges(copies) * 16
 
     @pytest.mark.parametrize("to_device", [True, False])
     def test_between_pinned_host_memory_and_the_device(self, to_device: bool) -> None:
         copies = patterns()["pieces of ten"] - torch.tensor([COPIES, 0, 0, 0])
         on_npu, on_host = scattered(4, COPIES, 2), scattered(4, COPIES, 2, device="cpu", seed=1, pinned=True)
         dst, src = (on_npu, on_host) if to_device else (on_host, on_npu)
-        calls, _ = run(dst, src, copies)
+        calls = checked_batch(dst, src, copies.tolist())
         assert sum(calls.values()) <= merged_ranges(copies) * 4
         assert set(calls) <= {"aclrtMemcpyBatchAsync", "aclrtMemcpy2dAsync", "aclrtMemcpyAsync"}
 
@@ -173,16 +138,15 @@ class TestStaging:
             ([(0, 0), (1, 1)], None),
         ],
     )
-    def test_only_what_a_cycle_needs(self, pairs: list[tuple[int, int]], staged: int | None) -> None:
+    def test_only_cycles_are_staged(self, pairs: list[tuple[int, int]], staged: int | None) -> None:
         stacked = filled(3, 6, 8, device="npu")
-        rows = torch.tensor(pairs)
-        _, moved = run([stacked], [stacked], whole_rows(rows[:, 0], rows[:, 1]), batch_dim=1)
-        assert moved == 3 * 32 * (0 if staged is None else len(pairs) + staged)
+        checked_batch([stacked], [stacked], [(dst, src, 0, -1) for dst, src in pairs], batch_dim=1)
+        assert moved_bytes() == 3 * 32 * (0 if staged is None else len(pairs) + staged)
 
 
 class TestCapture:
     @pytest.mark.parametrize("make", [lambda: [filled(3, 4, 8, device="npu")], lambda: scattered(3, 4, 8)])
-    def test_a_graph_keeps_its_copies_and_its_staging(self, make: object) -> None:
+    def test_graph_owns_its_copies_and_its_staging_buffer(self, make: object) -> None:
         held = make()
         batch_dim = held[0].dim() - 2
         copies = torch.tensor([(0, 1, 0, -1), (1, 2, 0, -1), (2, 0, 0, -1), (3, 0, 4, 8)])
@@ -191,14 +155,16 @@ class TestCapture:
         before = [to_host(tensor) for tensor in held]
         with torch.npu.graph(graph):
             copy_cache_batch(held, held, copies, batch_dim=batch_dim)
-        copies.fill_(-7)  # read when it was captured
+        copies.fill_(-7)  # they were read at capture
         torch.npu.synchronize()
         assert_same_bytes(held, before)
         others = [torch.empty(2**20, dtype=torch.uint8, device="npu") for _ in range(4)]
         for _ in range(3):
             expected = reference_batch(held, held, rows, batch_dim=batch_dim)
             for other in others:
-                other.copy_(torch.full((2**20,), 255, dtype=torch.uint8))  # not where the graph stages
+                other.copy_(
+                    torch.full((2**20,), 255, dtype=torch.uint8)
+                )  # none may get the staging buffer of the graph
             graph.replay()
             torch.npu.synchronize()
             assert_same_bytes(held, expected)
@@ -211,7 +177,7 @@ class TestCapture:
 
 
 def test_order_on_the_stream() -> None:
-    """After what is queued before, before what is queued after: no wait in between."""
+    """After earlier work and before later work, without a wait in between."""
     held = filled(2, 4, 8, device="npu")
     first, last = (filled(2, 4, 8, seed=seed) for seed in (5, 6))
     pinned = [t.pin_memory() for t in (first, last)]
@@ -229,7 +195,7 @@ def test_order_on_the_stream() -> None:
 
 @pytest.mark.parametrize("device", ["npu", "cpu"])
 def test_copies_on_the_device_are_refused(device: str) -> None:
-    """Reading them would wait for the device."""
+    """To read them would be to wait for the device."""
     dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
     copies = torch.tensor([(1, 0, 0, -1)]).to("npu")
     with nothing_written(*dst, *src), pytest.raises(ValueError, match="expected copies on the CPU, got npu:0"):

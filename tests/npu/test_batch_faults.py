@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults in copies of many commands: every call of the runtime, at every position, fails once. And what ends early."""
+"""Faults in copies of many commands: each runtime call fails once at each position. Also timeouts, exit and fork."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLM
 
 CODE = 507018
 PATIENT = CacheManager(LLMConfig(sync_kv_timeout=60_000))
-# A cycle of three, which stages one row, and a copy beside it.
+# A cycle of three rows, of which one is staged, and another copy.
 CYCLE = {0: [1], 1: [2], 2: [0, 3]}
 COPIES = [(to, of, 0, -1) for of, targets in CYCLE.items() for to in targets]
 OURS = ("aclrtMemcpy", "aclrtRecordEvent", "aclrtStreamWaitEvent", "aclrtSynchronizeStreamWithTimeout")
@@ -63,9 +63,9 @@ def expected(dst: Cache, src: Cache) -> list[Tensor]:
 
 @pytest.mark.parametrize("make", [stacked, separate, from_pinned, from_pageable, to_pageable])
 def test_every_call_at_every_position(make: Callable[[], tuple[Cache, Cache]]) -> None:
-    """Each time an error that says which call; and the next copy is right: process, queue and device go on."""
+    """Each error names the runtime call, and the next copy is correct."""
     dst, src = make()
-    copy(dst, src)  # makes the side stream
+    copy(dst, src)  # creates the side stream
     torch.npu.synchronize()
     ascend_sim.reset()
     copy(dst, src)
@@ -87,7 +87,7 @@ def test_every_call_at_every_position(make: Callable[[], tuple[Cache, Cache]]) -
 
 
 @pytest.mark.parametrize("make", [stacked, separate, from_pageable])
-def test_timeouts_while_the_device_is_stalled(make: Callable[[], tuple[Cache, Cache]]) -> None:
+def test_timeout_on_a_stalled_device(make: Callable[[], tuple[Cache, Cache]]) -> None:
     dst, src = make()
     copy(dst, src)
     hasty = CacheManager(LLMConfig(sync_kv_timeout=30))
@@ -101,8 +101,8 @@ def test_timeouts_while_the_device_is_stalled(make: Callable[[], tuple[Cache, Ca
     assert_same_bytes(dst.tensors, wanted)
 
 
-def test_what_the_call_was_given_may_go_at_once() -> None:
-    """The copies tensor is written to, pageable memory too, pinned and device memory are freed and given to others."""
+def test_arguments_may_be_changed_or_freed_after_the_call() -> None:
+    """The copies tensor and pageable memory are overwritten; pinned and device memory are freed and reused."""
     dst = scattered(5, 4, 8)
     pageable, device = cache(5, 4, 8, seed=1), scattered(5, 4, 8, seed=2)
     pinned = [tensor.pin_memory() for tensor in cache(5, 4, 8, seed=3)]
@@ -161,8 +161,8 @@ print("OK")
 
 
 def test_fork_after_use() -> None:
-    """torch_npu's queue has no thread in a child, so nothing queued there runs: the manager says so, in time. (To wait
-    with torch_npu itself is to wait for ever.) The CPU's ops work."""
+    """torch_npu's task queue has no thread in a child, so queued work never runs there: the manager reports a timeout.
+    (torch_npu's own synchronize would wait forever.) Copies on the CPU work."""
     done = run_python("""
 import os
 from utils import *

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host and device on either side, pinned and pageable, and what happens to the tensors right after the call."""
+"""Copies between device, pinned and pageable memory, and tensors that change or are freed right after the call."""
 
 import time
 import weakref
@@ -10,7 +10,7 @@ import pytest
 import torch
 from npu_utils import PATIENT, block_the_queue, scattered, wait_for_copies
 from torch import Tensor
-from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
+from utils import assert_same_bytes, cache, check_copy, copy_cache, filled, reference_copy
 
 from llm_datadist_torch import Cache
 
@@ -33,55 +33,35 @@ class TestEveryDirection:
     @pytest.mark.parametrize(("offset", "size"), [(0, -1), (5, 9)])
     def test_list(self, to: str, source: str, offset: int, size: int) -> None:
         dst, src = place(cache(3, 4, 8), to), place(cache(3, 2, 8, seed=1), source)
-        expected = reference_copy(dst, src, 3, 1, offset, size)
-        copy_cache(dst, src, 3, 1, offset, size)
-        torch.npu.synchronize()
-        assert_same_bytes(dst, expected)
+        check_copy(dst, src, 3, 1, offset, size)
 
     def test_stacked(self, to: str, source: str) -> None:
         dst, src = place([filled(5, 4, 8)], to), place([filled(5, 2, 8, seed=1)], source)
-        expected = reference_copy(dst, src, 3, 1, 4, 9, batch_dim=1)
-        copy_cache(dst, src, 3, 1, 4, 9, batch_dim=1)
-        torch.npu.synchronize()
-        assert_same_bytes(dst, expected)
+        check_copy(dst, src, 3, 1, 4, 9, batch_dim=1)
 
     def test_views_of_one_buffer(self, to: str, source: str) -> None:
         dst, src = views_of_one(filled(5, 4, 8), to), views_of_one(filled(5, 2, 8, seed=1), source)
-        expected = reference_copy(dst, src, 3, 1)
-        copy_cache(dst, src, 3, 1)
-        torch.npu.synchronize()
-        assert_same_bytes(dst, expected)
+        check_copy(dst, src, 3, 1)
 
 
 @pytest.mark.parametrize("pinned", [True, False])
 @pytest.mark.parametrize("count", [1, 40])
 def test_many_scattered_tensors(pinned: bool, count: int) -> None:
     on_npu, on_host = scattered(count, 4, 8), scattered(count, 4, 8, device="cpu", seed=1, pinned=pinned)
-    expected = reference_copy(on_npu, on_host, 1, 2)
-    copy_cache(on_npu, on_host, 1, 2)
-    torch.npu.synchronize()
-    assert_same_bytes(on_npu, expected)
-    expected = reference_copy(on_host, on_npu, 3, 1)
-    copy_cache(on_host, on_npu, 3, 1)
-    torch.npu.synchronize()
-    assert_same_bytes(on_host, expected)
+    check_copy(on_npu, on_host, 1, 2)
+    check_copy(on_host, on_npu, 3, 1)
 
 
 def test_pinned_and_pageable_in_one_list() -> None:
     dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
     src[0] = src[0].pin_memory()
-    expected = reference_copy(dst, src, 1, 2)
-    copy_cache(dst, src, 1, 2)
-    assert_same_bytes(dst, expected)
+    check_copy(dst, src, 1, 2)
     src[0] = src[0].pin_memory()
-    expected = reference_copy(src, dst, 0, 3)
-    copy_cache(src, dst, 0, 3)
-    torch.npu.synchronize()
-    assert_same_bytes(src, expected)
+    check_copy(src, dst, 0, 3)
 
 
 class TestRightAfterTheCall:
-    """The caller goes on at once; the device comes later."""
+    """The call returns before the device has copied."""
 
     def test_pageable_source_may_be_written(self) -> None:
         dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
@@ -110,7 +90,9 @@ class TestRightAfterTheCall:
         with ascend_sim.stall_device(0):
             block_the_queue()
             copy_cache(dst, src, 1, 2)
-            held = [torch.zeros(64, dtype=torch.uint8).pin_memory() for _ in range(8)]  # of the buffer's size
+            held = [
+                torch.zeros(64, dtype=torch.uint8).pin_memory() for _ in range(8)
+            ]  # of the size of the staging buffer
         assert_same_bytes(dst, expected)
         assert not any(buffer.any() for buffer in held)
 
@@ -127,7 +109,7 @@ class TestRightAfterTheCall:
         assert not any(buffer.any() for buffer in held)
 
     def test_pinned_destination_may_be_freed(self) -> None:
-        """The late copy must not write to a tensor that has its memory meanwhile."""
+        """The pending copy must not write to a tensor that reuses the memory."""
         dst, src = [t.pin_memory() for t in cache(2, 4, 8)], cache(2, 4, 8, device="npu", seed=1)
         torch.npu.synchronize()
         ascend_sim.reset()
@@ -152,7 +134,7 @@ class TestRightAfterTheCall:
         torch.npu.synchronize()
 
     def test_pinned_source_may_be_freed(self) -> None:
-        """Its memory must not be given to another tensor before the copy is done."""
+        """Its memory must not be reused before the copy is done."""
         dst, src = cache(2, 4, 8, device="npu"), [t.pin_memory() for t in cache(2, 4, 8, seed=1)]
         expected = reference_copy(dst, src, 1, 2)
         with ascend_sim.stall_device(0):
@@ -162,7 +144,7 @@ class TestRightAfterTheCall:
                 torch.empty(4, 8).pin_memory().fill_(0)
         assert_same_bytes(dst, expected)
 
-    def test_staging_buffers_are_used_again_when_done(self) -> None:
+    def test_staging_buffers_are_reused(self) -> None:
         dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
         copy_cache(dst, src, 1, 2)
         torch.npu.synchronize()
@@ -170,8 +152,8 @@ class TestRightAfterTheCall:
         for _ in range(200):
             copy_cache(dst, src, 1, 2)
             torch.npu.synchronize()
-        # torch_npu drops a task that is done on a thread of its own, a moment later, so on a busy machine some buffers
-        # are still taken; were they never used again, it would be 200.
+        # A thread of torch_npu releases finished tasks a little later, so on a busy machine some buffers are still in
+        # use. Without reuse there would be 200.
         assert ascend_sim.pinned_memory().allocations < before + 150
 
     @pytest.mark.parametrize("pinned", [True, False])
@@ -181,13 +163,13 @@ class TestRightAfterTheCall:
         expected = reference_copy(dst, src, 1, 2)
         copy_cache(dst, src, 1, 2)
         del src
-        other = cache(2, 4, 8, device="npu", seed=2)  # gets the memory of src, later in the stream
+        other = cache(2, 4, 8, device="npu", seed=2)  # reuses the memory of src, later in the stream
         torch.npu.synchronize()
         assert_same_bytes(dst, expected)
         assert_same_bytes(other, cache(2, 4, 8, seed=2))
 
-    def test_pageable_destination_may_be_dropped(self) -> None:
-        """The late copy must not write to a tensor that has its memory meanwhile."""
+    def test_pageable_destination_may_be_freed(self) -> None:
+        """The pending copy must not write to a tensor that reuses the memory."""
         src, others = cache(2, 4, 8, device="npu", seed=1), []
         with ascend_sim.delay_tasks(2):
             for _ in range(50):
@@ -198,8 +180,8 @@ class TestRightAfterTheCall:
 
 
 @pytest.mark.parametrize("blocking", [False, True])
-def test_pageable_memory_that_a_copy_has_owned_goes_with_the_next_call(blocking: bool) -> None:
-    """And what runs when it goes, a finalizer, may copy: no lock is held."""
+def test_pageable_memory_is_released_by_a_later_call(blocking: bool) -> None:
+    """No lock is held then: its finalizer may copy."""
     src, gone = cache(1, 4, 8, device="npu"), []
     array = np.zeros((4, 8), np.float32)
     weakref.finalize(array, lambda: (copy_cache(src, src, 1, 2), gone.append(True)))
@@ -207,7 +189,7 @@ def test_pageable_memory_that_a_copy_has_owned_goes_with_the_next_call(blocking:
     del array
     torch.npu.synchronize()
     held = Cache.from_tensors(src)
-    patience = time.monotonic() + 10  # torch_npu drops a task that is done a moment later
+    patience = time.monotonic() + 10  # torch_npu releases finished tasks a little later
     while not gone and time.monotonic() < patience:
         time.sleep(0.01)
         if blocking:
@@ -218,7 +200,7 @@ def test_pageable_memory_that_a_copy_has_owned_goes_with_the_next_call(blocking:
 
 
 def test_pinned_and_pageable_memory_in_one_list() -> None:
-    """One pageable tensor is enough for all to be gathered when the op is called."""
+    """One pageable tensor makes the call gather all of them."""
     dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
     src[0] = src[0].pin_memory()
     expected = reference_copy(dst, src, 1, 2)
@@ -237,7 +219,7 @@ def test_internal_format_is_refused() -> None:
     try:
         internal = torch_npu.empty_with_format((32, 32), dtype=torch.float16, device="npu", acl_format=29)
     finally:
-        torch.npu.config.allow_internal_format = False  # as it is by default
+        torch.npu.config.allow_internal_format = False  # the default
     assert torch_npu.get_npu_format(internal) == 29
     plain = filled(32, 32, dtype=torch.float16, device="npu")
     for dst, src, name in ((internal, plain, "dst"), (plain, internal, "src")):

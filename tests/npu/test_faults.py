@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runtime fails: who is told, with which words, and what works afterwards."""
+"""Failures of the runtime: where the error is raised, its text, and what works afterwards."""
 
 import time
 
 import ascend_sim
 import pytest
 import torch
-from npu_utils import CODE, PATIENT, caches, check_copy, run_python, scattered
+from npu_utils import CODE, PATIENT, caches, check_manager_copy, run_python, scattered
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
 
 from llm_datadist_torch import Cache, LLMException, LLMStatusCode
@@ -22,7 +22,7 @@ def failed(dst: Cache, src: Cache) -> LLMException:
 
 
 class TestManager:
-    """Its errors are its own: the process, the queue and the device go on."""
+    """An error ends only its own call. The process, the task queue and the device keep working."""
 
     @pytest.mark.parametrize(
         ("kind", "name", "nth", "text"),
@@ -40,28 +40,28 @@ class TestManager:
     )
     def test_every_call_fails_once(self, kind: str, name: str, nth: int, text: str) -> None:
         dst, src = caches(kind)
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         torch.npu.synchronize()
         ascend_sim.fail_call(name, CODE, nth)
         error = failed(dst, src)
         assert f"copy_cache: {name} {text}" in str(error)
         assert f"failed with code {CODE}" in str(error)
-        assert "ascend_sim" in str(error)  # the runtime's own words
-        check_copy(dst, src)
+        assert "ascend_sim" in str(error)  # the runtime's own text
+        check_manager_copy(dst, src)
 
-    def test_what_was_enqueued_before_a_failure_has_ended_when_it_is_raised(self) -> None:
+    def test_earlier_commands_have_ended_when_a_failure_is_raised(self) -> None:
         dst, src = caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         expected = reference_copy(dst.tensors, src.tensors, 3, 0)
         torch.npu.synchronize()
         with ascend_sim.delay_tasks(50):
             ascend_sim.fail_call("aclrtMemcpyAsync", CODE, 4)
             with pytest.raises(LLMException):
                 PATIENT.copy_cache(dst, src, 3, 0)
-            assert_same_bytes([dst.tensors[2]], [expected[2]])  # the last one before, and asked for at once
+            assert_same_bytes([dst.tensors[2]], [expected[2]])  # the last command before the failure
 
-    def test_a_batch_that_is_refused_after_others_were_taken(self) -> None:
-        """That the runtime has no batches would have shown at the first one: this is an error, and nothing is copied anew."""
+    def test_a_later_batch_is_refused(self) -> None:
+        """Only the first batch tells whether the runtime supports batches. A later one that is refused is an error."""
         dst = Cache.from_tensors(scattered(5000, 4, 2))
         src = Cache.from_tensors(scattered(5000, 4, 2, device="cpu", seed=1, pinned=True, backward=True))
         torch.npu.synchronize()
@@ -70,13 +70,13 @@ class TestManager:
 
     @pytest.mark.parametrize("kind", ["plain", "strided", "batch"])
     def test_a_copy_fails_on_the_device(self, kind: str) -> None:
-        """The call that enqueues it succeeds, and no event tells: only a synchronisation does."""
+        """The call that submits it succeeds, and events report nothing: only a synchronisation does."""
         names = {"plain": "aclrtMemcpyAsync", "strided": "aclrtMemcpy2dAsync", "batch": "aclrtMemcpyBatchAsync"}
         dst, src = caches(kind)
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         ascend_sim.fail_task(names[kind], CODE)
         assert "aclrtSynchronizeStreamWithTimeout after a blocking copy failed" in str(failed(dst, src))
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
 
     @pytest.mark.parametrize(
         ("name", "nth", "left"),
@@ -86,7 +86,7 @@ class TestManager:
             ("aclrtCreateEventExWithFlag", 2, [1, 3]),
         ],
     )
-    def test_no_stream_or_event_to_be_had(self, name: str, nth: int, left: list[int]) -> None:
+    def test_stream_or_event_cannot_be_created(self, name: str, nth: int, left: list[int]) -> None:
         done = run_python(f"""
 from llm_datadist_torch import *
 from utils import *
@@ -105,18 +105,18 @@ counts = ascend_sim.call_counts()
 print([counts[f"aclrtCreate{{what}}"] - counts[f"aclrtDestroy{{thing}}"]
        for what, thing in (("Stream", "Stream"), ("EventExWithFlag", "Event"))])
 """)
-        # One of each is tried twice and had once; what could be had besides was given back.
+        # The failed object is created by the second call; the others of the first call were destroyed.
         assert done.stdout == f"LLM_FAILED True\n{left}\n", done.stderr
 
-    def test_nothing_is_kept_after_the_call(self) -> None:
+    def test_a_call_leaks_no_memory(self) -> None:
         before = torch.npu.memory_allocated()
         for pageable in (False, True):
             dst = Cache.from_tensors(filled(3, 4, 1 << 16, device="npu"), batch_dim=1)
             src = Cache.from_tensors(filled(3, 4, 1 << 16, device="cpu" if pageable else "npu"), batch_dim=1)
             PATIENT.copy_cache(dst, src, 1, 2)
             del dst, src
-            # torch_npu drops a task that is done on a thread of its own, a moment later. Less than before is left where
-            # an earlier failure had kept something until now; these caches are larger than all of that.
+            # A thread of torch_npu releases finished tasks a little later. Memory that an earlier failure kept may be
+            # released now as well; these caches are larger than that.
             patience = time.monotonic() + 30
             while torch.npu.memory_allocated() > before and time.monotonic() < patience:
                 time.sleep(0.01)
@@ -134,11 +134,11 @@ print([counts[f"aclrtCreate{{what}}"] - counts[f"aclrtDestroy{{thing}}"]
     def test_host_copies_of_another_device(self, to_host: bool) -> None:
         on_npu = Cache.from_tensors(cache(2, 4, 8, device="npu:1"))
         on_host = Cache.from_tensors([t.pin_memory() for t in cache(2, 4, 8, seed=1)])
-        check_copy(*((on_host, on_npu) if to_host else (on_npu, on_host)))
+        check_manager_copy(*((on_host, on_npu) if to_host else (on_npu, on_host)))
 
-    def test_other_work_that_fails_is_not_its_failure(self) -> None:
+    def test_failure_of_other_work_is_not_reported(self) -> None:
         dst, src = caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         a, b = (filled(4, 8, device="npu", seed=seed) for seed in (5, 6))
         torch.npu.synchronize()
         ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
@@ -149,8 +149,7 @@ print([counts[f"aclrtCreate{{what}}"] - counts[f"aclrtDestroy{{thing}}"]
 
 
 class TestOp:
-    """The op cannot tell its caller, who is gone: the error comes with a later call, at the latest when it synchronises,
-    as for any NPU op."""
+    """The op has returned by then. As for any NPU op, a later call raises the error, at the latest a synchronize."""
 
     RUN = f"""
 from utils import *
@@ -170,7 +169,7 @@ except RuntimeError as error:
     def test_in_the_queue(self, mode: str) -> None:
         done = run_python(self.RUN, TASK_QUEUE_ENABLE=mode)
         assert done.stdout == "RuntimeError True False\n", done.stderr
-        assert self.TEXT in done.stderr  # torch_npu prints what the task threw, and raises a text of its own
+        assert self.TEXT in done.stderr  # torch_npu prints the task's exception, and raises its own text
 
     def test_without_the_queue(self) -> None:
         again = """
@@ -204,9 +203,9 @@ print("OK")
         assert done.stdout == "OK\n", done.stderr
 
     @pytest.mark.parametrize("end", ["", "torch.npu.synchronize()"])
-    def test_exit_after_copies_to_pageable_memory_that_is_gone(self, end: str) -> None:
-        """A task is the last owner of such memory. If torch_npu's thread let go of it, the interpreter would end that
-        thread, and the process abort: 6 of 10 times."""
+    def test_exit_after_copies_to_freed_pageable_memory(self, end: str) -> None:
+        """A task is the last owner of such memory. If torch_npu's thread released it while Python exits, Python would
+        end that thread, and the process would abort (6 of 10 times)."""
         for _ in range(2):
             done = run_python(f"""
 src = [torch.ones(4, 1024).npu()]
@@ -217,8 +216,8 @@ print("OK")
 """)
             assert done.stdout == "OK\n", done.stderr
 
-    def test_a_queue_that_has_failed(self) -> None:
-        """It drops what is queued, as torch_npu does with all that comes after an error. The manager notices at once."""
+    def test_failed_queue(self) -> None:
+        """torch_npu drops all work queued after an error. The manager detects that without waiting for its timeout."""
         done = run_python(
             f"""
 from llm_datadist_torch import *

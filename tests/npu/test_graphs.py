@@ -30,7 +30,7 @@ class TestNPUGraph:
         with torch.npu.graph(graph):
             copy_cache(dst, src, 1, 2)
         torch.npu.synchronize()
-        assert_same_bytes(dst, before)  # capturing runs nothing
+        assert_same_bytes(dst, before)  # capture runs nothing
         for seed in (10, 20):
             write(src, seed)
             expected = reference_copy(dst, src, 1, 2)
@@ -38,7 +38,7 @@ class TestNPUGraph:
             torch.npu.synchronize()
             assert_same_bytes(dst, expected)
 
-    def test_range_that_partly_overlaps_its_own_source(self) -> None:
+    def test_range_that_partly_overlaps_its_source(self) -> None:
         buffer = filled(1, 200, device="npu")
         dst, src = [buffer[:, 10:110]], [buffer[:, :100]]
         graph = torch.npu.NPUGraph()
@@ -98,7 +98,7 @@ class TestCompile:
             assert_same_bytes(dst, expected)
 
     def check_npugraph_ex(self, dst: list[Tensor], src: list[Tensor], batch_dim: int, function: object) -> None:
-        """Compiles and calls; from the second call on, each is one replay and no copy command."""
+        """Compiles and calls. From the second call on, each is one graph replay without a copy command."""
         compiled = torch.compile(function, fullgraph=True, backend="npugraph_ex", dynamic=False)
         compiled()
         for seed in (3, 4, 5):
@@ -115,7 +115,7 @@ class TestCompile:
             assert_same_bytes(dst, expected)
 
     def test_npugraph_ex_with_caches(self) -> None:
-        """Cache objects declare the addresses of their tensors static, so the user has nothing to do."""
+        """Cache objects mark the addresses of their tensors as static, so users need not."""
         dst, src = (Cache.from_tensors(filled(3, *SMALL, device="npu", seed=seed), batch_dim=1) for seed in (0, 1))
 
         def function() -> None:
@@ -124,7 +124,7 @@ class TestCompile:
         self.check_npugraph_ex(dst.tensors, src.tensors, 1, function)
 
     def test_npugraph_ex_with_bare_tensors(self) -> None:
-        """What docs/contract.md tells those to do who hold the tensors themselves."""
+        """As docs/contract.md tells users who hold the tensors themselves."""
         dst, src = cache(2, *SMALL, device="npu"), cache(2, *SMALL, device="npu", seed=1)
         for tensor in dst + src:
             torch._dynamo.mark_static_address(tensor)
@@ -156,5 +156,5 @@ class TestCompile:
 
     @pytest.mark.xfail(strict=True, reason="npugraph_ex captures once for all values of a tensor on the host")
     def test_npugraph_ex_with_other_copies(self) -> None:
-        """Keeps watch on a limit of npugraph_ex that docs/contract.md warns of."""
+        """A limit of npugraph_ex that docs/contract.md documents."""
         self.run_batches(SWAPS, "npugraph_ex")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The build and the import, with and without what they need."""
+"""The build and the import with parts of torch_npu or of the runtime missing."""
 
 import json
 import sys
@@ -27,12 +27,12 @@ def test_torch_npu_without_a_runtime() -> None:
         assert part in failed.stderr
 
 
-def test_torch_npu_without_a_runtime_and_told_so() -> None:
+def test_torch_npu_without_a_runtime_and_without_autoload() -> None:
     code = "import llm_datadist_torch, torch; t = torch.ones(2, 2); llm_datadist_torch.copy_cache([t], [t], 0, 1)"
     run("python", "-c", code, TORCH_DEVICE_BACKEND_AUTOLOAD="0", LD_LIBRARY_PATH=None)
 
 
-def test_another_torch_npu_than_built_against(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_built_against_another_torch_npu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recorded = json.loads(_library.built_with(_library.NPU_LIBRARY).read_text())
     assert recorded == {"torch": "2.13.0", "torch_npu": "2.13.0"}
     old = tmp_path / "libold.so"
@@ -50,7 +50,7 @@ def test_built_without_torch_npu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_npu_tensors_without_the_npu_library() -> None:
-    """torch_npu imported after the package: the op says what is missing."""
+    """torch_npu imported after the package: the error says that a kernel is missing."""
     code = """
 import os; os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 import torch, llm_datadist_torch, torch_npu
@@ -68,7 +68,7 @@ def test_builds_without_a_runtime() -> None:
     assert done.stdout.strip().endswith("llm_datadist_torch"), done.stderr
 
 
-def test_library_tells_nothing_of_the_machine_it_was_built_on() -> None:
+def test_library_holds_no_paths_of_the_build_machine() -> None:
     content = _library.NPU_LIBRARY.read_bytes()
     assert b"csrc/npu/copy_kernel.cpp" in content
     assert f"{ROOT}/".encode() not in content and f"{sys.prefix}/".encode() not in content

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of CacheManager that only an NPU makes wrong, and addresses that only a device has."""
+"""Arguments of CacheManager that matter on NPUs only: device ids, device addresses, NPU tensors in messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DESC = CacheDesc(2, (4, 8), DataType.DT_FLOAT)
 
 @pytest.mark.parametrize("call", ["copy_cache", "copy_blocks", "swap_blocks", "allocate_cache", "remove_cache_key"])
 def test_messages_print_no_npu_tensors(call: str) -> None:
-    """Printing one computes, waits for it, and here would end torch_npu's queue, with all that comes after."""
+    """To print one is to compute and to wait. On the simulated runtime that fails and ends torch_npu's task queue."""
     dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, device="npu", seed=1)
     held, manager = Cache.from_tensors(src), CacheManager()
     expected = reference_copy(dst, src, 1, 2)
@@ -34,7 +34,7 @@ def test_messages_print_no_npu_tensors(call: str) -> None:
 
 
 @pytest.mark.parametrize("number", [2, 7, 2**31 - 1])
-def test_a_device_that_there_is_not(number: int) -> None:
+def test_device_id_out_of_range(number: int) -> None:
     manager = CacheManager(LLMConfig(device_id=number))
     for call, args in ((manager.allocate_cache, (DESC,)), (manager.register_cache, (DESC, [8, 8]))):
         text = f"{call.__name__}: device_id ({number}) out of range [0, 2), the NPUs that there are"
@@ -43,14 +43,14 @@ def test_a_device_that_there_is_not(number: int) -> None:
         assert refusal.value.status_code is LLMStatusCode.LLM_PARAM_INVALID
 
 
-def test_the_last_device() -> None:
+def test_last_device_id() -> None:
     (stack,) = CacheManager(LLMConfig(device_id=1)).allocate_cache(DESC).tensors
     assert stack.device == torch.device("npu:1")
 
 
 @pytest.mark.parametrize("addrs", [[2**63, 2**64 - 4096], [2**63 - 64, 2**63 - 1024]])
-def test_addresses_of_the_upper_half(addrs: list[int]) -> None:
-    """They are wrapped as they are; what lies there is the device's to know."""
+def test_addresses_above_2_to_the_63(addrs: list[int]) -> None:
+    """They are wrapped without a check; the copy fails."""
     manager = CacheManager()
     held = manager.register_cache(DESC, addrs)
     assert held.tensor_addrs == addrs

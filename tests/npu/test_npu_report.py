@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``python -m llm_datadist_torch`` says of NPUs."""
+"""What ``python -m llm_datadist_torch`` reports about NPUs."""
 
 import pytest
 from npu_utils import run_python
@@ -17,7 +17,7 @@ MODULE = ("python", "-m", "llm_datadist_torch")
         ("Ascend310P3", "npu:0 is an Ascend310P3, which is not served; served are Ascend910B* and Ascend910_93*"),
     ],
 )
-def test_all_in_order(soc: str, text: str) -> None:
+def test_working_installation(soc: str, text: str) -> None:
     report = run(*MODULE, ASCEND_SIM_SOC=soc, ASCEND_SIM_DEVICES="3").stdout
     for part in (
         f'{_library.NPU_LIBRARY}, built with {{"torch": "2.13.0", "torch_npu": "2.13.0"}}\n',
@@ -37,7 +37,7 @@ def test_torch_npu_not_imported() -> None:
 
 
 def test_device_fails() -> None:
-    """TASK_QUEUE_ENABLE=0: the error is raised where it happens."""
+    """TASK_QUEUE_ENABLE=0: the failing call itself raises."""
     code = """
 import runpy
 ascend_sim.fail_call("aclrtMemcpy2dAsync", 507015)
@@ -49,7 +49,7 @@ runpy.run_module("llm_datadist_torch", run_name="__main__")
 
 
 def test_no_runtime() -> None:
-    """The name of the library that was not found is in the error itself, not only in those before it."""
+    """The final error, not only an earlier one of the chain, names the library that was not found."""
     stderr = run(*MODULE, code=1, LD_LIBRARY_PATH=None).stderr
     error = stderr[stderr.rindex("ImportError: llm_datadist_torch") :]
     for part in (".so: cannot open shared object file", "set_env.sh", "Found: llm_datadist_torch", "torch_npu 2.13.0"):
@@ -57,7 +57,7 @@ def test_no_runtime() -> None:
 
 
 def test_op_without_an_npu_kernel() -> None:
-    """As where the NPU library is left over from an older build."""
+    """As with an NPU library from an older build."""
     code = """
 import runpy
 library = torch.library.Library("llm_datadist", "FRAGMENT")

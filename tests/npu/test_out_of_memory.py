@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No memory left, for a cache or for what has to be staged: a documented error, nothing written, and life goes on."""
+"""No memory for a cache or a staging buffer: the documented error, nothing written, and later calls work."""
 
 import ascend_sim
 import pytest
@@ -23,7 +23,7 @@ SWAP = torch.tensor([[0, 1, 0, -1], [1, 0, 0, -1]])
 
 @pytest.mark.parametrize(("function", "rows"), [(copy_cache, 1021), (copy_cache_batch, 2039)])
 def test_pinned_memory_to_gather_in(function: object, rows: int) -> None:
-    """torch_npu does not raise then, and hands out a tensor at address 0. Other memory is taken."""
+    """torch_npu then raises nothing and returns a tensor at address 0. The op uses pageable memory instead."""
     dst, src = cache(2, 4, rows * 8, device="npu"), cache(2, 4, rows * 8, seed=1)
     expected = reference_copy(dst, src, 1, 2)
     ascend_sim.fail_call("aclrtMallocHost", CODE)
@@ -31,7 +31,7 @@ def test_pinned_memory_to_gather_in(function: object, rows: int) -> None:
         copy_cache(dst, src, 1, 2)
     else:
         copy_cache_batch(dst, src, torch.tensor([[1, 2, 0, -1]]))
-    src[0].zero_()  # gathered during the call all the same
+    src[0].zero_()  # it was gathered during the call
     assert_same_bytes(dst, expected)
 
 
@@ -40,7 +40,7 @@ def test_device_memory_to_stage_a_cycle_in() -> None:
     torch.npu.empty_cache()
     expected = reference_batch(held, held, SWAP.tolist())
     before = to_host(held[0])
-    for nth in (1, 2):  # torch_npu tries again after it has given its free blocks back
+    for nth in (1, 2):  # torch_npu tries again after it has released its free blocks
         ascend_sim.fail_call("aclrtMallocAlign32", CODE, nth)
     with pytest.raises(RuntimeError):
         copy_cache_batch(held, held, SWAP)

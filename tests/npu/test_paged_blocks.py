@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example that computes nothing, and so runs on the simulated runtime too."""
+"""The example that needs no compute runs on the simulated runtime."""
 
 import runpy
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which chips CacheManager serves."""
+"""The chips that CacheManager supports."""
 
 import pytest
 import torch

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The op and the stream: it does not wait, and it keeps its place among the work before and after it.
+"""Stream order: the op does not wait, and runs after earlier and before later work of the current stream.
 
-Run by hand for one mode of torch_npu's task queue, and by test_queue_modes.py for all of them.
+This file runs in one mode of torch_npu's task queue. test_queue_modes.py runs it in the others.
 """
 
 import threading
@@ -14,7 +14,7 @@ from npu_utils import block_the_queue, scattered, synchronisations
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, to_host
 
 
-def test_returns_while_the_stream_is_stalled() -> None:
+def test_returns_on_a_stalled_stream() -> None:
     dst, src = cache(3, 4, 8, device="npu"), cache(3, 4, 8, device="npu", seed=1)
     expected = reference_copy(dst, src, 1, 2)
     ascend_sim.reset()
@@ -25,10 +25,10 @@ def test_returns_while_the_stream_is_stalled() -> None:
 
 
 @pytest.mark.task_queue
-def test_does_not_wait_for_the_queue() -> None:
+def test_does_not_wait_for_the_task_queue() -> None:
     dst, src = filled(4, 8, device="npu"), filled(4, 8, device="npu", seed=1)
     torch.npu.synchronize()
-    rescue = threading.Timer(20, ascend_sim.reset)  # a call that waits would wait for ever
+    rescue = threading.Timer(20, ascend_sim.reset)  # otherwise a call that waits would wait forever
     rescue.start()
     with ascend_sim.stall_device(0):
         block_the_queue()
@@ -53,8 +53,8 @@ def test_never_synchronises() -> None:
     assert synchronisations() == 1
 
 
-def test_sees_what_was_queued_before_and_is_seen_by_what_comes_after() -> None:
-    """Twenty links, each reading what the one before wrote; half of them are torch's own copies."""
+def test_order_with_earlier_and_later_work() -> None:
+    """A chain of copies that each read what the previous one wrote. Half of them are torch's own."""
     rows = [filled(1, 64, device="npu", seed=seed) for seed in range(41)]
     first = to_host(rows[0])
     with ascend_sim.stall_device(0):
@@ -64,7 +64,7 @@ def test_sees_what_was_queued_before_and_is_seen_by_what_comes_after() -> None:
     assert_same_bytes([rows[-1]], [first])
 
 
-def test_order_holds_without_a_stall() -> None:
+def test_order_on_a_running_stream() -> None:
     a, b, c = (filled(1, 1024, device="npu", seed=seed) for seed in range(3))
     for round_ in range(200):
         a.copy_(filled(1, 1024, seed=round_).pin_memory(), non_blocking=True)
@@ -105,7 +105,7 @@ def test_the_current_stream_is_used() -> None:
 
 
 @pytest.mark.parametrize("on_host", ["none", "dst", "src"])
-def test_another_device_than_the_current_one(on_host: str) -> None:
+def test_tensors_on_a_device_other_than_the_current_one(on_host: str) -> None:
     dst, src = (
         [t.pin_memory() if side == on_host else t.to("npu:1") for t in cache(2, 4, 8, seed=seed)]
         for seed, side in enumerate(("dst", "src"))

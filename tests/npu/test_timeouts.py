@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocking copies that take too long: the call returns in time, and what comes of the copy that is late."""
+"""Blocking copies that time out: when the call returns, and what happens to the unfinished copy."""
 
 import gc
 import threading
@@ -10,7 +10,7 @@ import ascend_sim
 import numpy as np
 import pytest
 import torch
-from npu_utils import CODE, PATIENT, block_the_queue, caches, check_copy, run_python, scattered, wait_for_copies
+from npu_utils import CODE, PATIENT, block_the_queue, caches, check_manager_copy, run_python, scattered, wait_for_copies
 from torch import Tensor
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, to_host
 
@@ -29,14 +29,14 @@ class TestTimeout:
     @pytest.mark.parametrize("kind", ["plain", "strided", "batch"])
     def test_stalled_stream(self, kind: str) -> None:
         manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=50)), caches(kind)
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         with ascend_sim.stall_device(0):
             assert 0.05 <= seconds_to_timeout(manager, dst, src) < 10
         torch.npu.synchronize()
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
 
     def test_caches_freed_after_a_timeout(self) -> None:
-        """The late copy must not write to memory that has gone to another tensor meanwhile."""
+        """The unfinished copy must not write to memory that another tensor reuses."""
         manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=20)), caches("plain")
         stream = torch.npu.current_stream()
         with ascend_sim.stall_stream(stream.npu_stream):
@@ -45,18 +45,18 @@ class TestTimeout:
             del dst, src
         others: list[Tensor] = scattered(6, 4, 8, seed=9)
         torch.npu.synchronize()
-        check_copy(*caches("plain"))
+        check_manager_copy(*caches("plain"))
         assert_same_bytes(others, scattered(6, 4, 8, device="cpu", seed=9))
 
-    def test_the_task_itself_is_late(self) -> None:
-        """The queue is held up, so that a call times out before its copies are even on a stream. The next call waits for
-        them, and so has not begun when it times out too.
+    def test_timeout_before_the_task_runs(self) -> None:
+        """The task queue is blocked, so the first call times out before its copies are on a stream. The second call
+        waits for the first, and times out before it has begun.
         """
         manager, first, second = CacheManager(LLMConfig(sync_kv_timeout=20)), caches("plain"), caches("plain")
-        check_copy(*first)
+        check_manager_copy(*first)
         unchanged = [to_host(tensor) for tensor in second[0].tensors]
         torch.npu.synchronize()
-        rescue = threading.Timer(20, ascend_sim.reset)  # a call that waits for its task would wait for ever
+        rescue = threading.Timer(20, ascend_sim.reset)  # otherwise a call that waits for its task would wait forever
         rescue.start()
         with ascend_sim.stall_device(0):
             block_the_queue()
@@ -65,13 +65,13 @@ class TestTimeout:
             del first
         rescue.cancel()
         others = scattered(6, 4, 8, seed=9)
-        check_copy(*caches("plain"))
+        check_manager_copy(*caches("plain"))
         torch.npu.synchronize()
         assert_same_bytes(second[0].tensors, unchanged)
         assert_same_bytes(others, scattered(6, 4, 8, device="cpu", seed=9))
 
-    def test_nothing_is_freed_while_the_late_copy_may_run(self) -> None:
-        """By the op itself: an exception, or a log record of it, would keep the caches alive."""
+    def test_memory_is_kept_while_the_copy_may_run(self) -> None:
+        """Calls the op itself: an exception of the manager, or its log record, would keep the caches alive."""
         dst, src = (cache(2, 4, 1 << 12, device="npu", seed=seed) for seed in (0, 1))
         blocking = torch.ops.llm_datadist._copy_cache_blocking
         blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=60_000)
@@ -80,14 +80,14 @@ class TestTimeout:
         with ascend_sim.stall_device(0):
             assert not blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=50)
             wait_for_copies(1)
-            time.sleep(0.05)  # torch_npu has dropped the task
+            time.sleep(0.05)  # torch_npu has released the task
             before = torch.npu.memory_allocated()
             del dst, src
             assert torch.npu.memory_allocated() == before
         torch.npu.synchronize()
 
-    def test_a_deadline_that_has_passed(self) -> None:
-        """To the runtime, -1 ms are for ever."""
+    def test_deadline_in_the_past(self) -> None:
+        """The runtime takes a timeout of -1 ms as no timeout."""
         dst, src = (cache(2, 4, 8, device="npu", seed=seed) for seed in (0, 1))
         blocking = torch.ops.llm_datadist._copy_cache_blocking
         blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=60_000)
@@ -101,7 +101,7 @@ class TestTimeout:
         rescue.cancel()
         torch.npu.synchronize()
 
-    def test_gathering_pageable_memory_takes_too_long(self) -> None:
+    def test_timeout_while_gathering_pageable_memory(self) -> None:
         dst = Cache.from_tensors(torch.empty(1, 2**28, dtype=torch.uint8, device="npu"))
         src = Cache.from_tensors(torch.empty(1, 2**28, dtype=torch.uint8))
         with pytest.raises(LLMException) as late:
@@ -110,9 +110,9 @@ class TestTimeout:
         torch.npu.synchronize()
         assert ascend_sim.call_counts()["aclrtMemcpyAsync"] == 0
 
-    def test_streams_are_used_again(self) -> None:
+    def test_streams_are_reused(self) -> None:
         manager, (dst, src) = CacheManager(LLMConfig(sync_kv_timeout=10)), caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         ascend_sim.reset()
         for _ in range(5):
             with ascend_sim.stall_device(0), pytest.raises(LLMException):
@@ -121,10 +121,10 @@ class TestTimeout:
             time.sleep(0.01)
         assert ascend_sim.call_counts()["aclrtCreateStream"] <= 2
 
-    def test_waits_for_its_own_copies_only(self) -> None:
-        """Work on another stream is not waited for."""
+    def test_does_not_wait_for_other_streams(self) -> None:
+        """Another stream is stalled."""
         dst, src = caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         busy = torch.npu.Stream()
         torch.npu.synchronize()
         with ascend_sim.stall_stream(busy.npu_stream):
@@ -139,15 +139,15 @@ def whole(value: int, rows: int = 1, width: int = 1 << 12) -> Cache:
 
 
 class TestLateCopy:
-    """What was not done in time is done later, and must not be in the way of what comes after it."""
+    """An unfinished copy ends later, and must not affect later work."""
 
     def late(self, dst: Cache, src: Cache) -> None:
         with pytest.raises(LLMException) as late:
             CacheManager(LLMConfig(sync_kv_timeout=30)).copy_cache(dst, src)
         assert late.value.status_code is LLMStatusCode.LLM_TIMEOUT
 
-    def test_the_next_copy_comes_after_it(self) -> None:
-        """On another stream too, whose work is not held up."""
+    def test_next_copy_waits_for_it(self) -> None:
+        """Also on another stream, which is not stalled."""
         dst, first, second = whole(0), whole(1), whole(2)
         PATIENT.copy_cache(dst, dst)
         stalled = torch.npu.current_stream()
@@ -169,10 +169,10 @@ class TestLateCopy:
         assert results == [[2]]
         assert to_host(dst.tensors[0]).unique().tolist() == [2]
 
-    def test_later_work_of_the_stream_comes_after_it(self) -> None:
-        """The copy is slow on its stream; the caller's is free long before."""
+    def test_later_work_of_the_stream_waits_for_it(self) -> None:
+        """The copy is slow on its side stream; the caller's stream is idle long before."""
         dst, src, other = whole(0), whole(1), whole(9)
-        check_copy(*caches("plain"))
+        check_manager_copy(*caches("plain"))
         torch.npu.synchronize()
         with ascend_sim.delay_tasks(100):
             self.late(dst, src)
@@ -181,7 +181,7 @@ class TestLateCopy:
         time.sleep(0.3)
         assert to_host(dst.tensors[0]).unique().tolist() == [9]
 
-    def test_its_error_is_nobody_elses(self) -> None:
+    def test_its_error_is_not_reported_to_later_calls(self) -> None:
         dst, src, other = whole(0), whole(1), whole(2)
         PATIENT.copy_cache(dst, dst, 0, 0, 0, 1)
         torch.npu.synchronize()
@@ -191,32 +191,32 @@ class TestLateCopy:
         created = ascend_sim.call_counts()["aclrtCreateStream"]
         PATIENT.copy_cache(dst, other)
         assert to_host(dst.tensors[0]).unique().tolist() == [2]
-        assert ascend_sim.call_counts()["aclrtCreateStream"] == created + 1  # the stream that failed is used no more
+        assert ascend_sim.call_counts()["aclrtCreateStream"] == created + 1  # the failed stream is not reused
 
-    def test_its_memory_is_kept_until_a_later_call_finds_it_done(self) -> None:
-        check_copy(*caches("plain"))
+    def test_device_memory_is_kept_until_it_ends(self) -> None:
+        check_manager_copy(*caches("plain"))
         gc.collect()
         before = torch.npu.memory_allocated()
-        dst, src = whole(0, 2, 8 << 20), whole(1, 2, 8 << 20)  # larger than all that goes meanwhile
+        dst, src = whole(0, 2, 8 << 20), whole(1, 2, 8 << 20)  # larger than anything else that is freed meanwhile
         both = 2 * (16 << 20)
         with ascend_sim.stall_device(0):
             self.late(dst, src)
             del dst, src
             gc.collect()
             assert torch.npu.memory_allocated() >= before + both // 2
-        check_copy(*caches("plain"))
+        check_manager_copy(*caches("plain"))
         assert torch.npu.memory_allocated() < before + both // 2
 
     @pytest.mark.parametrize("pinned", [True, False])
     def test_host_memory_that_it_reads_is_kept(self, pinned: bool) -> None:
-        """The caller's, or that in which pageable memory was gathered."""
+        """The pinned source, or the buffer in which a pageable source was gathered."""
         dst, source = whole(0), torch.full((1, 1 << 12), 1, dtype=torch.uint8)
         src = Cache.from_tensors(source.pin_memory() if pinned else source)
         PATIENT.copy_cache(dst, dst, 0, 0, 0, 1)
         with ascend_sim.stall_device(0):
             self.late(dst, src)
             del src
-            time.sleep(0.05)  # torch_npu has dropped the task
+            time.sleep(0.05)  # torch_npu has released the task
             gc.collect()
             others = [torch.empty(1, 1 << 12, dtype=torch.uint8, pin_memory=True).fill_(7) for _ in range(8)]
         torch.npu.synchronize()
@@ -224,20 +224,20 @@ class TestLateCopy:
         del others
 
     def test_host_memory_that_it_writes_is_kept(self) -> None:
-        """The buffer from which a pageable destination would have been filled."""
+        """The buffer for a pageable destination."""
         dst, src = Cache.from_tensors(torch.zeros(1, 1 << 12, dtype=torch.uint8)), whole(1)
         PATIENT.copy_cache(src, src, 0, 0, 0, 1)
         with ascend_sim.stall_device(0):
             self.late(dst, src)
-            time.sleep(0.05)  # torch_npu has dropped the task
+            time.sleep(0.05)  # torch_npu has released the task
             others = [torch.empty(1, 1 << 12, dtype=torch.uint8, pin_memory=True).fill_(7) for _ in range(8)]
         torch.npu.synchronize()
         assert torch.cat(others).unique().tolist() == [7]
         assert not dst.tensors[0].any()
 
-    def test_many_timeouts_take_one_stream(self) -> None:
+    def test_many_timeouts_use_one_stream(self) -> None:
         dst, src = caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         torch.npu.synchronize()
         ascend_sim.reset()
         hasty = CacheManager(LLMConfig(sync_kv_timeout=1))
@@ -248,10 +248,10 @@ class TestLateCopy:
         assert ascend_sim.call_counts()["aclrtCreateStream"] == 0
 
     def test_two_callers_wait_for_it(self) -> None:
-        """Each with a manager of its own, so that both wait for the late copy itself; one does not wait for ever."""
+        """Each has its own manager, so both wait for the unfinished copy itself. One of them times out."""
         hasty, patient = (CacheManager(LLMConfig(sync_kv_timeout=ms)) for ms in (50, 60_000))
         (dst, src), first, second = caches("plain"), caches("plain"), caches("plain")
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
         expected = [reference_copy(to.tensors, of.tensors, 1, 2) for to, of in (first, second)]
         torch.npu.synchronize()
         managers = (patient, CacheManager(LLMConfig(sync_kv_timeout=60_000)))
@@ -272,10 +272,10 @@ class TestLateCopy:
             thread.join()
         for (to, _), result in zip((first, second), expected, strict=True):
             assert_same_bytes(to.tensors, result)
-        check_copy(dst, src)
+        check_manager_copy(dst, src)
 
-    def test_what_it_owns_may_copy_when_it_goes(self) -> None:
-        """A finalizer that Python runs where the last owner lets go: no lock is held there."""
+    def test_finalizer_of_its_memory_may_copy(self) -> None:
+        """Python runs the finalizer where the last owner releases the memory. No lock may be held there."""
         dst, src, done = whole(0), whole(1), []
         array = np.zeros((1, 1 << 12), np.uint8)
         another = CacheManager(LLMConfig(sync_kv_timeout=30_000))
@@ -291,7 +291,7 @@ class TestLateCopy:
 
 
 class TestPageableDestination:
-    """The runtime holds up whoever copies to pageable memory: that must be neither the caller nor the queue."""
+    """The runtime blocks a thread that copies to pageable memory. That must not be the caller or the task queue."""
 
     RUN = """
 import time
@@ -316,11 +316,11 @@ assert_same_bytes(dst.tensors, expected)
 
     @pytest.mark.parametrize("mode", ["0", "1", "2"])
     def test_times_out(self, mode: str) -> None:
-        """The first queued call of a process, for which torch_npu waits itself, and in every mode of the queue."""
+        """In each mode of the task queue. torch_npu itself waits for the first queued call of a process."""
         done = run_python(self.RUN, TASK_QUEUE_ENABLE=mode)
         assert done.stdout == "LLM_TIMEOUT True\n", done.stdout + done.stderr
 
-    def test_while_another_thread_captures(self) -> None:
+    def test_during_a_capture_in_another_thread(self) -> None:
         on_npu, on_host = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
         dst, src = Cache.from_tensors(on_host), Cache.from_tensors(on_npu)
         expected = reference_copy(on_host, on_npu, 1, 2)

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a call has to do, from docs/contract.md and nothing else. No cleverness: it walks every byte, in integers that
-// cannot overflow.
+// The result of a call, written from docs/contract.md alone. It visits every byte, with integers that cannot overflow.
 #pragma once
 
 #include <algorithm>
@@ -26,12 +25,12 @@ struct Range {
 };
 
 struct Verdict {
-  const char* refused = nullptr;  // why, for messages
-  bool open = false;              // the contract does not say whether the call is refused; it writes nothing
+  const char* refused = nullptr;  // the reason, for messages
+  bool open = false;              // the contract leaves open whether the call, which writes nothing, is refused
   std::vector<Range> ranges;
 };
 
-// Calls `visit` with the distance from the first element, for every index of some dimensions, while it returns true.
+// Calls `visit` with the element offset of every index of these dimensions, until it returns false.
 template <typename Visit>
 bool for_each_element(const Numbers& sizes, const Numbers& strides, Visit visit) {
   Numbers index(sizes.size(), 0);
@@ -60,7 +59,7 @@ class ByteModel {
   Verdict judge() {
     Verdict verdict;
     if (case_.batch && case_.form >= Copies::kInt32) {
-      verdict.refused = "copies is no int64 tensor of shape [n, 4] in its storage";
+      verdict.refused = "copies is not an int64 tensor of shape [n, 4] inside its storage";
       return verdict;
     }
     verdict.refused = lists();
@@ -82,7 +81,7 @@ class ByteModel {
     return verdict;
   }
 
-  // What the memories hold afterwards: every source is read before any destination is written.
+  // Writes the expected contents: every source is read before any destination is written.
   static void apply(const std::vector<Range>& ranges, const std::vector<Bytes>& before, std::vector<Bytes>& after) {
     for (const Range& range : ranges) {
       for (int64_t i = 0; i < range.bytes; ++i) {
@@ -94,7 +93,7 @@ class ByteModel {
  private:
   const char* lists() const {
     if (case_.dst.empty() || case_.dst.size() != case_.src.size()) {
-      return "the lists do not fit one another";
+      return "the lists differ in length";
     }
     for (const auto* list : {&case_.dst, &case_.src}) {
       for (const View& view : *list) {
@@ -144,10 +143,10 @@ class ByteModel {
       return "rows not dense";
     }
     const bool apart = Wide{view.strides[case_.batch_dim]} >= product(row(view.sizes));
-    return batch_size == 1 || apart ? nullptr : "rows over one another";
+    return batch_size == 1 || apart ? nullptr : "rows overlap";
   }
 
-  // Whether every element of a row has a place of its own, and the places are as many as the elements.
+  // Whether the elements of a row fill one contiguous range, each at its own offset.
   bool dense_row(const View& view) const {
     const Wide elements = product(row(view.sizes));
     if (elements * view.itemsize() > case_.storages[view.storage].nbytes) {
@@ -180,7 +179,7 @@ class ByteModel {
     if (copy.offset + bytes > dst_row || copy.offset + bytes > src_row) {
       return "past the row";
     }
-    // More ranges than there are bytes to write: not listed, there can be 2**62 of them.
+    // More ranges than bytes: they overlap. They are not listed, as there may be 2**62.
     if (product(leading(dst.sizes)) > case_.storages[dst.storage].nbytes) {
       return "ranges overlap, by their number";
     }
@@ -202,8 +201,8 @@ class ByteModel {
     return nullptr;
   }
 
-  // copy_cache refuses what depends on the order of the copies, except that a range copied onto itself may be read by
-  // another. copy_cache_batch refuses only a byte that is written twice.
+  // copy_cache refuses a call whose result depends on the order of its copies; another copy may read a range that is
+  // copied onto itself. copy_cache_batch refuses only bytes that are written twice.
   const char* overlap(const std::vector<Range>& ranges) {
     std::vector<std::vector<int>> writer(case_.memories, std::vector<int>(case_.memory_bytes, -1));
     for (size_t i = 0; i < ranges.size(); ++i) {

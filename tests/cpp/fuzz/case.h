@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One call of an op, as plain numbers: what the generator makes, the model judges, and a failure prints.
+// One call of an op as plain numbers. The generator makes it, the model checks it, a failure prints it.
 #pragma once
 
 #include <c10/core/ScalarType.h>
@@ -14,12 +14,12 @@ namespace fuzz {
 
 using Numbers = std::vector<int64_t>;
 
-// Bytes [begin, begin + nbytes) of a piece of memory. Two storages may share bytes.
+// Bytes [begin, begin + nbytes) of a memory block. Two storages may share bytes.
 struct Storage {
   int memory;
   int64_t begin;
   int64_t nbytes;
-  bool null;  // it says that it has nbytes, and has no memory
+  bool null;  // has nbytes, but a null data pointer
 };
 
 struct View {
@@ -41,8 +41,8 @@ struct Copy {
   int64_t size;
 };
 
-// How the tensor of copies is made. kRepeated: one row, over and over, by a stride of 0. From kInt32 on, it is none
-// that copy_cache_batch takes.
+// The form of the copies tensor. kRepeated: one row, repeated by a stride of 0. copy_cache_batch refuses the forms from
+// kInt32 on.
 enum class Copies {
   kContiguous,
   kTransposed,

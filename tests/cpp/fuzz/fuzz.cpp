@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Calls the ops with random arguments and compares every byte of the memory with what the byte model says. Around the
-// memory there are pages that nobody may touch, and the bytes outside the tensors are compared like those inside.
+// Calls the ops with random arguments and compares every byte of the memory with the byte model, also outside the
+// tensors. Inaccessible pages surround the memory.
 //
 //   fuzz LIBRARY SECONDS [FIRST_CASE]
 //
-// A case is made from its number alone. A failure prints the number; `fuzz LIBRARY 0 NUMBER` runs that case again.
+// A case depends on its number alone. A failure prints the number; `fuzz LIBRARY 0 NUMBER` repeats it.
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -29,9 +29,9 @@
 namespace fuzz {
 namespace {
 
-uint64_t number = 0;  // of the case that runs
+uint64_t number = 0;  // of the current case
 
-// Says which case it was that the process dies of.
+// Prints the number of the case that crashed.
 void last_words() {
   char text[64];
   const int length = snprintf(text, sizeof text, "\ncase %llu\n", static_cast<unsigned long long>(number));
@@ -54,7 +54,7 @@ void report_crashes() {
 #endif
 }
 
-// Memory between two pages that nobody may touch.
+// Memory between two inaccessible pages.
 class Memory {
  public:
   explicit Memory(int64_t bytes) : bytes_(bytes) {
@@ -75,7 +75,7 @@ class Memory {
   int64_t bytes_;
 };
 
-// The memory of a case. Made once for each size.
+// The memory blocks of a case, allocated once for each size.
 const std::vector<Memory>& memories(const Case& c) {
   static std::map<int64_t, std::vector<Memory>> by_size;
   std::vector<Memory>& found = by_size[c.memory_bytes];
@@ -93,7 +93,7 @@ void fill(uint8_t* data, int64_t bytes) {
   }
 }
 
-// Without the checks of the functions that usually make tensors: whatever a caller may have done to one.
+// Makes a tensor without the checks of torch's functions: a caller may have changed it in any way.
 at::Tensor make_tensor(const c10::Storage& storage, c10::ScalarType dtype, const Numbers& sizes, const Numbers& strides,
                        int64_t offset) {
   auto tensor = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage), c10::DispatchKey::CPU,
@@ -119,7 +119,7 @@ std::vector<at::Tensor> make_tensors(const std::vector<View>& views, const std::
   return tensors;
 }
 
-// The tensor of copies. Its last byte touches a page that nobody may touch.
+// The copies tensor. Its last byte is next to an inaccessible page.
 at::Tensor make_copies(const Case& c) {
   static const Memory memory(1 << 16);
   const auto count = static_cast<int64_t>(c.copies.size());
@@ -166,14 +166,14 @@ at::Tensor make_copies(const Case& c) {
   TORCH_CHECK(nbytes <= memory.bytes(), "fuzz: more copies than there is memory for");
   nbytes -= c.form == Copies::kOutsideStorage ? 8 : 0;
   uint8_t* const begin = memory.data() + memory.bytes() - nbytes;
-  // Only where the op is to take it do the numbers matter.
+  // The values matter only in forms that the op accepts.
   for (int64_t at = 0; c.form < Copies::kInt32 && at < static_cast<int64_t>(numbers.size()); ++at) {
     std::memcpy(begin + (at / 4 * strides[0] + at % 4 * strides[1]) * 8, &numbers[at], sizeof numbers[at]);
   }
   return make_tensor(make_storage(begin, nbytes), dtype, sizes, strides, 0);
 }
 
-// Calls the op. Returns the text of its ValueError, or nothing if it took the call.
+// Calls the op. Returns the text of its ValueError, or an empty text.
 std::string call(const Case& c, const std::vector<at::Tensor>& dst, const std::vector<at::Tensor>& src) {
   static const auto copy_cache = find_op<CopyCache>("llm_datadist::copy_cache");
   const std::optional<c10::SymInt> req_id = c.req_id ? std::optional<c10::SymInt>(*c.req_id) : std::nullopt;
@@ -192,13 +192,13 @@ std::string call(const Case& c, const std::vector<at::Tensor>& dst, const std::v
   return "";
 }
 
-// What is wrong with the outcome of a call; empty if nothing is.
+// The difference between a call and the model; empty if there is none.
 std::string judge(const Case& c, const Verdict& verdict, const std::vector<Bytes>& before, const std::string& refusal,
                   const std::vector<at::Tensor>& dst, const std::vector<at::Tensor>& src) {
   const bool refused = !refusal.empty();
   if (!verdict.open && refused != (verdict.refused != nullptr)) {
-    return refused ? "refused a call that it should take: " + refusal
-                   : std::string("took a call that it should refuse: ") + verdict.refused;
+    return refused ? "refused a valid call: " + refusal
+                   : std::string("accepted a call that it should refuse: ") + verdict.refused;
   }
   const std::string op = c.batch ? "copy_cache_batch: " : "copy_cache: ";
   if (refused && refusal.substr(0, op.size()) != op) {
@@ -227,9 +227,9 @@ std::string judge(const Case& c, const Verdict& verdict, const std::vector<Bytes
   return "";
 }
 
-// How many calls came out how: a fuzzer that is refused at the door tests nothing.
+// The number of calls by result: a fuzzer whose calls are all refused tests nothing.
 struct Tally {
-  int64_t taken = 0;
+  int64_t accepted = 0;
   int64_t moved = 0;
   std::map<std::string, int64_t> refused;
 };
@@ -261,7 +261,7 @@ void run(bool batch, Tally& tally) {
     }
     wrong = judge(c, verdict, before, refusal, dst, src);
   } catch (const std::exception& error) {
-    wrong = std::string("an error that is no ValueError: ") + error.what();
+    wrong = std::string("an error that is not a ValueError: ") + error.what();
   }
   if (!wrong.empty()) {
     std::cerr << "case " << number << (batch ? ", copy_cache_batch: " : ", copy_cache: ") << wrong << '\n' << c;
@@ -270,7 +270,7 @@ void run(bool batch, Tally& tally) {
   if (verdict.refused) {
     ++tally.refused[verdict.refused];
   } else {
-    ++tally.taken;
+    ++tally.accepted;
     tally.moved += std::any_of(verdict.ranges.begin(), verdict.ranges.end(), [](auto& r) { return !r.in_place(); });
   }
 }
@@ -280,8 +280,8 @@ void print(const char* op, const Tally& tally) {
   for (const auto& [why, count] : tally.refused) {
     refused += count;
   }
-  std::cout << op << ": " << tally.taken << " calls taken, " << tally.moved << " of them moving bytes, " << refused
-            << " refused:\n";
+  std::cout << op << ": " << tally.accepted << " calls accepted, " << tally.moved << " of them moving bytes, "
+            << refused << " refused:\n";
   for (const auto& [why, count] : tally.refused) {
     std::cout << "  " << count << ' ' << why << '\n';
   }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Random calls: mostly ones that are nearly right, since nearly everything that is random altogether is refused at the
-// first check.
+// Random calls, most of them nearly valid: the first check would refuse almost every fully random one.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +26,7 @@ class Random {
   int64_t below(int64_t end) { return static_cast<int64_t>(bits() % static_cast<uint64_t>(end)); }
   // From [first, last].
   int64_t between(int64_t first, int64_t last) { return first + below(last - first + 1); }
-  // From [1, last], small numbers as likely as large ones.
+  // From [1, last], of every order of magnitude.
   int64_t scaled(int64_t last) {
     int64_t high = last;
     while (high > 1 && chance(30)) {
@@ -75,13 +74,13 @@ class RandomCase {
 
  private:
   void make_storages() {
-    // 24 MiB is where the CPU kernel changes to streaming stores, 384 KiB where it begins to use threads.
+    // Mostly a page; also sizes at which the CPU kernel uses threads, and rarely one at which it uses streaming stores.
     const int64_t pages = random_.chance(94) ? 1 : random_.chance(97) ? 16 : random_.below(1000) ? 512 : 8192;
     case_.memory_bytes = pages * 4096;
     case_.memories = pages == 8192 ? 2 : static_cast<int>(random_.between(1, 3));
     for (int memory = 0; memory < case_.memories; ++memory) {
       const int64_t nbytes = random_.chance(60) ? case_.memory_bytes : random_.between(1, case_.memory_bytes);
-      // Its last or its first byte touches a page that nobody may touch.
+      // Its last or its first byte is next to an inaccessible page.
       case_.storages.push_back({memory, random_.chance(60) ? case_.memory_bytes - nbytes : 0, nbytes, false});
     }
     if (random_.chance(15)) {
@@ -104,12 +103,12 @@ class RandomCase {
       sizes[dim] = random_.between(1, std::min(most, room));
       room /= sizes[dim];
     }
-    // Mostly the row is what is large, at times the leading dimensions.
+    // Usually the row is large, sometimes a leading dimension.
     sizes[random_.chance(80) ? rank - 1 : random_.below(rank)] *= random_.scaled(room);
     return sizes;
   }
 
-  // Mostly dense in some order of the dimensions, with gaps here and there.
+  // Mostly dense in some order of the dimensions, with some gaps.
   Numbers random_strides(const Numbers& sizes) {
     std::vector<size_t> order(sizes.size());
     std::iota(order.rbegin(), order.rend(), 0);
@@ -176,7 +175,7 @@ class RandomCase {
   void make_src(c10::ScalarType dtype) {
     const int64_t kind = random_.below(10);
     if (kind < 7) {
-      // The same tensors; or the same layout in another storage, or some way off in the same one.
+      // The same tensors, the same layout in another storage, or the same layout at another offset.
       case_.src = case_.dst;
       const int storage = any_storage();
       const int64_t shift = random_.one_of<int64_t>({-1, 1, 7, -64, random_.between(-500, 500)});
@@ -267,7 +266,7 @@ class RandomCase {
         case_.copies.push_back(
             {random_.chance(80) ? rows[0] : random_.below(batch), random_.below(batch), offset, size});
       }
-    } else {  // anything, at times nothing
+    } else {  // any copies, sometimes none
       for (int64_t count = random_.below(5); count > 0; --count) {
         const auto [offset, size] = slice(0, row);
         case_.copies.push_back({index_below(batch), index_below(batch), offset, size});
@@ -292,7 +291,7 @@ class RandomCase {
     }
   }
 
-  // One thing that is wrong, or nearly so.
+  // Makes one thing wrong, or nearly wrong.
   void spoil() {
     std::vector<View>& list = random_.chance(50) ? case_.dst : case_.src;
     View& view = list[random_.below(static_cast<int64_t>(list.size()))];
@@ -308,7 +307,7 @@ class RandomCase {
       case 2:
         view.offset = random_.one_of({capacity(view.storage, view.dtype), view.offset + 1, absurd()});
         break;
-      case 3:  // under the tensors that are there already
+      case 3:  // with the tensors unchanged
         storage.nbytes = random_.below(storage.nbytes + 1);
         break;
       case 4:
@@ -317,7 +316,7 @@ class RandomCase {
       case 5:
         view.sizes[dim] = random_.one_of({int64_t{0}, view.sizes[dim] + 1, view.sizes[dim] + 7});
         break;
-      case 6:  // as expand makes them: as many as one likes, all in one place
+      case 6:  // as expand() makes them
         view.sizes[dim] = random_.one_of({int64_t{1} << 40, int64_t{100}});
         view.strides[dim] = 0;
         break;
