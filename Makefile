@@ -6,7 +6,7 @@ PYTHON ?= python3
 SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
 CPP = $(shell git ls-files '*.cpp' '*.h')
 
-.PHONY: build demo test sanitize fuzz mutate bench lint format
+.PHONY: build demo test docs sanitize fuzz mutate bench lint format
 
 build: .venv/.built .venv-npu/.built
 
@@ -20,6 +20,11 @@ test:
 	$(MAKE) --jobs=2 --no-print-directory lint .venv-npu/.built
 	.venv/bin/python -m pytest
 	$(SIMULATED) .venv-npu/bin/python -m pytest
+
+# README.md, docs/ and the API reference as one site, build/docs/index.html. A link or a name that leads nowhere is an error.
+docs: .venv/.built
+	.venv/bin/python docs/draw_copy_cache.py
+	.venv/bin/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
 
 # The C++ core under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
 sanitize: .venv/.built

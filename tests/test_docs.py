@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The code of README.md and docs/ runs, and prints what the text block right after it says.
+"""The code of README.md and docs/ runs, and prints what the text block right after it says; the files they name exist.
 
 Blocks of one page follow from one another. One that cannot run says so, and why, where its readers see it: in its first
 line.
@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"# not run by the tests: \w")
+FOLDERS = ("benchmarks", "csrc", "docs", "examples", "llm_datadist_torch", "tests")
+FILE = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./]*|\w+\.(?:cpp|h|py))`")
 
 
 def run_python(code: str, names: dict) -> str:
@@ -51,3 +53,11 @@ def test_code_runs(page: Path) -> None:
         output = run_python(code, names) if language == "python" else run_bash(code)
         assert not printed or output == printed
     assert fences == text.count("```")  # none was overlooked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_exist(page: Path) -> None:
+    """Those named with their folder, and those named alone, which may be in any."""
+    names = set(FILE.findall(page.read_text()))
+    alone = {file.name for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")}
+    assert not {name for name in names if not (ROOT / name).exists() and name not in alone}
