@@ -9,7 +9,7 @@ SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
 part = @printf '\n======== %s ========\n' '$(1)'; begin=$$(date +%s); $(2) && \
 	printf '======== %s: passed in %d s ========\n' '$(1)' $$(($$(date +%s) - begin))
 
-.PHONY: build demo test quick sanitize fuzz mutate mutate-python bench lint format typecheck
+.PHONY: build demo test quick docs sanitize fuzz mutate mutate-python bench lint format typecheck
 
 build: .venv/.built .venv-npu/.built
 
@@ -29,6 +29,11 @@ test:
 # The tests worth running while working: under a minute.
 quick: .venv/.built
 	.venv/bin/python -m pytest -q -m 'not slow'
+
+# README.md, docs/ and the API reference as one site, build/docs/index.html. A link or a name that leads nowhere is an error.
+docs: .venv/.built
+	.venv/bin/python docs/draw_copy_cache.py
+	.venv/bin/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
 
 # The C++ core under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
 sanitize: .venv/.built

@@ -64,6 +64,14 @@ def load_yardsticks() -> None:
     )
 
 
+def machine() -> str:
+    """What the numbers hang on."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
+    processor = found[1] if found else platform.machine()
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor}, {os.cpu_count()} cores"
+
+
 def start(description: str) -> argparse.Namespace:
     """Reads the arguments that every benchmark has, sets the threads, and prints what the numbers hang on."""
     parser = argparse.ArgumentParser(description=description)
@@ -71,10 +79,7 @@ def start(description: str) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="torch's intra-op threads")
     args = parser.parse_args()
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
-    print(f"{description}\ntorch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
-    print(f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
+    print(f"{description}\n{machine()}, load {os.getloadavg()[0]:.1f}\n")
     return args
 
 

@@ -11,8 +11,9 @@ import llm_datadist_torch  # noqa: F401  (registers the ops)
 HAS_NPU = importlib.util.find_spec("torch_npu") is not None
 DEVICES = ["npu"] if HAS_NPU else ["cpu"]
 # The examples compute, which the simulated runtime does not; a package is built once, in the environment with mypy; the
-# instructions of the CPU's library are counted once; where log lines go has nothing to do with devices.
-ONCE = ["test_counts.py", "manager/test_logging.py", "test_examples.py", "test_packaging.py"]
+# instructions of the CPU's library are counted once; where log lines go and what pages link to has nothing to do with
+# devices.
+ONCE = ["test_counts.py", "manager/test_logging.py", "test_examples.py", "test_packaging.py", "test_site.py"]
 collect_ignore = ONCE if HAS_NPU else ["ascend_sim", "npu"]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the code blocks of README.md and docs/. A text block right after one is its expected output.
+"""Runs the code blocks of README.md and docs/. A text block right after one is its expected output. The files that the pages name exist.
 
 The Python blocks of one page share their names. The first line of a block that cannot run says why.
 """
@@ -15,6 +15,8 @@ from utils import ROOT, run
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"# not run by the tests: \w")
+FOLDERS = ("benchmarks", "csrc", "docs", "examples", "llm_datadist_torch", "tests")
+FILE = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./]*|\w+\.(?:cpp|h|py))`")
 
 
 def run_python(code: str, names: dict) -> str:
@@ -41,3 +43,11 @@ def test_code_runs(page: Path) -> None:
         output = run_python(code, names) if language == "python" else run_bash(code)
         assert not printed or output == printed
     assert fences == text.count("```")  # every block was found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_exist(page: Path) -> None:
+    """Those named with their folder, and those named alone, which may be in any."""
+    names = set(FILE.findall(page.read_text()))
+    alone = {file.name for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")}
+    assert not {name for name in names if not (ROOT / name).exists() and name not in alone}
