@@ -57,7 +57,9 @@ def library(name: str, folders: list[str], built_with: list[str], **kwargs: list
     return extension
 
 
-extensions = [library("libllm_datadist", [".", "plan", "host", "ad_inplace_or_view", "cpu", "meta", "unsupported"], ["torch"])]
+extensions = [
+    library("libllm_datadist", [".", "plan", "host", "ad_inplace_or_view", "cpu", "meta", "unsupported"], ["torch"])
+]
 if "torch_npu" in PACKAGES:
     extensions.append(
         library(

@@ -10,10 +10,16 @@ import llm_datadist_torch  # noqa: F401  (registers the ops)
 # Depends on what is installed, not on what works: where torch_npu is installed but broken, the tests fail.
 HAS_NPU = importlib.util.find_spec("torch_npu") is not None
 DEVICES = ["npu"] if HAS_NPU else ["cpu"]
-# The examples compute, which the simulated runtime does not; a package is built once, in the environment with mypy; the
-# instructions of the CPU's library are counted once; where log lines go and what pages link to has nothing to do with
-# devices.
-ONCE = ["test_counts.py", "manager/test_logging.py", "test_examples.py", "test_packaging.py", "test_site.py"]
+# Run in the CPU environment only: the examples compute, which the simulated runtime does not; the rest does not depend
+# on the device.
+ONCE = [
+    "test_counts.py",
+    "manager/test_logging.py",
+    "test_examples.py",
+    "test_packaging.py",
+    "test_plan.py",
+    "test_site.py",
+]
 collect_ignore = ONCE if HAS_NPU else ["ascend_sim", "npu"]
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the code blocks of README.md and docs/. A text block right after one is its expected output. The files that the pages name exist.
+"""Runs the code blocks of README.md and docs/, and looks for the files that they name.
 
-The Python blocks of one page share their names. The first line of a block that cannot run says why.
+A text block right after a code block is its expected output. The Python blocks of one page share their names. The first line of a block that cannot run says why.
 """
 
 import re
