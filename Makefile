@@ -30,7 +30,7 @@ test:
 quick: .venv/.built
 	.venv/bin/python -m pytest -q -m 'not slow'
 
-# README.md, docs/ and the API reference as one site, build/docs/index.html. A link or a name that leads nowhere is an error.
+# README.md, docs/ and the API reference as one site, build/docs/index.html. A link or name that leads nowhere is an error.
 docs: .venv/.built
 	.venv/bin/python docs/draw_copy_cache.py
 	.venv/bin/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
