@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes in the NPU kernel, and in parts of the plan that only NPUs use, which the NPU tests must find. See mutate.py."""
+"""Mistakes in the NPU kernel, and in the plan where only NPUs show them, which the NPU tests must find. See mutate.py."""
 
 NPU = {
     "csrc/npu/copy_commands.cpp": {
@@ -22,8 +22,8 @@ NPU = {
         "to_device ? on_device : on_host, to_device ? on_host : on_device": [
             "to_device ? on_host : on_device, to_device ? on_device : on_host"
         ],
-        "if (dst_.size() == kMaxBatch) {": [
-            "if (dst_.size() == kMaxBatch - 1) { dst_.clear(); src_.clear(); bytes_.clear(); names_.clear(); } if (false) {"
+        "if (dst_.size() == kMaxBatch) { flush();": [
+            "if (dst_.size() == kMaxBatch) { dst_.clear(); src_.clear(); bytes_.clear(); names_.clear();"
         ],
     },
     "csrc/npu/submission.cpp": {
@@ -41,9 +41,9 @@ NPU = {
         "deadline); submission->buffers.push_back(buffer);": ["deadline);"],
         "std::move(to_buffer))); submission->buffers.push_back(buffer);": ["std::move(to_buffer)));"],
         "std::move(owned.begin(), owned.end(), std::back_inserter(deferred_releases().tensors));": [""],
-        "tensors.swap(deferred_releases().tensors);": [""],
-        "std::vector<at::Tensor> tensors; const std::lock_guard lock(deferred_releases().mutex);": [
-            "const std::lock_guard lock(deferred_releases().mutex); std::vector<at::Tensor> tensors;"
+        "tensors.swap(deferred_releases().tensors);": [
+            "",
+            "tensors.swap(deferred_releases().tensors); tensors.clear();",
         ],
     },
     "csrc/npu/copy_kernel.cpp": {
@@ -63,9 +63,9 @@ NPU = {
             "const Slice slice{src_batch_index, dst_batch_index, offset, size}; return"
         ],
         "handle = stream.stream(false)": ["handle = stream.stream(true)"],
-        "release_deferred_releases(); const ProfilerRange": ["const ProfilerRange"],
+        "release_deferred(); const ProfilerRange": ["const ProfilerRange"],
         "const c10::DeviceGuard guard(submission->device); const": ["const"],
-        "release_deferred_releases(); if (side": ["if (side"],
+        "release_deferred(); if (side": ["if (side"],
         "const c10::DeviceGuard guard(submission->device); TORCH_CHECK": ["TORCH_CHECK"],
         "TORCH_CHECK(c10_npu::currentStreamCaptureStatusMayInitCtx() == c10_npu::CaptureStatus::None, call.op": [
             "TORCH_CHECK(true, call.op"
@@ -75,16 +75,14 @@ NPU = {
         "CHECK_ACL(call, aclrtRecordEvent(side.before, current)": ["CHECK_ACL(call, aclError{ACL_SUCCESS}"],
         "CHECK_ACL(call, aclrtRecordEvent(side.after, side.stream)": ["CHECK_ACL(call, aclError{ACL_SUCCESS}"],
         "CHECK_ACL(call, aclrtStreamWaitEvent(current, side.after)": ["CHECK_ACL(call, aclError{ACL_SUCCESS}"],
-        "const auto promise = std::make_shared<std::promise<void>>();": [
-            "static std::vector<std::shared_ptr<std::promise<void>>> kept; const auto promise = kept.emplace_back(std::make_shared<std::promise<void>>());"
+        "std::make_shared<std::promise<void>>();": [
+            "*new std::shared_ptr<std::promise<void>>(new std::promise<void>);"
         ],
         "park(device, {issued, side, std::move(in_use)});": [""],
         "park_copy.release();": [""],
         "synchronize_until(side->stream, deadline);  // so that": [";  // so that"],
         "release_side_stream(device, side);": [""],
-        "return std::all_of(submission->host_steps_after.begin(), submission->host_steps_after.end(), [&](const Step& step) { return copy_on_host(step, deadline); });": [
-            "return true;"
-        ],
+        "std::all_of(submission->host_steps_after.begin()": ["std::all_of(submission->host_steps_after.end()"],
         "return copy_on_host(step, deadline);": ["return copy_on_host(step, std::nullopt);"],
     },
     "csrc/npu/side_stream.cpp": {
