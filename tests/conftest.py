@@ -12,7 +12,14 @@ HAS_NPU = importlib.util.find_spec("torch_npu") is not None
 DEVICES = ["npu"] if HAS_NPU else ["cpu"]
 # Run in the CPU environment alone: the examples compute, which the simulated runtime does not; the others do not depend
 # on the device.
-ONCE = ["test_counts.py", "manager/test_logging.py", "test_examples.py", "test_packaging.py", "test_site.py"]
+ONCE = [
+    "test_counts.py",
+    "manager/test_logging.py",
+    "test_examples.py",
+    "test_packaging.py",
+    "test_plan.py",
+    "test_site.py",
+]
 collect_ignore = ONCE if HAS_NPU else ["ascend_sim", "npu"]
 
 

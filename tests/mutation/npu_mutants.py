@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes in the NPU kernel, and in the plan where only NPUs show them, which the NPU tests must find. See mutate.py."""
+"""Mistakes in the NPU kernel, and in the plan where only NPUs show them. The NPU tests must find them: mutate.py."""
 
 NPU = {
     "csrc/npu/copy_commands.cpp": {
