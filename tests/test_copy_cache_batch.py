@@ -129,6 +129,14 @@ class TestLayouts:
         assert torch.equal(as_bytes(buffer[:, 11:]), as_bytes(around[:, 11:]))
         assert torch.equal(as_bytes(buffer[:, :3]), as_bytes(around[:, :3]))
 
+    def test_rows_of_different_sizes_at_one_pitch(self, device: str) -> None:
+        """The bytes between the shorter rows are not written."""
+        dst, src = (cache(2, 4, 16, device=device, seed=seed) for seed in (0, 1))
+        expected = [*reference_batch(dst[:1], src[:1], whole_rows((1, 2))), to_host(dst[1])]
+        expected[1][1, :8] = to_host(src[1])[2, :8]
+        copy_cache_batch([dst[0], dst[1][:, :8]], [src[0], src[1][:, :8]], table(whole_rows((1, 2))))
+        assert_same_bytes(dst, expected)
+
     def test_keys_and_values_in_one_tensor(self, device: str) -> None:
         layers = cache(3, 2, 8, 4, device=device)
         check_batch(layers, layers, whole_rows((0, 7), (7, 0), (1, 2)), batch_dim=1)

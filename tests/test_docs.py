@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the code blocks of README.md and docs/, and checks that the files named there exist.
+"""README.md and docs/: their code blocks run, and the files that they name exist.
 
 A text block right after a code block is its expected output. The Python blocks of one page share their names. The first
 line of a block that cannot run says why.
@@ -48,7 +48,7 @@ def test_code_runs(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_exist(page: Path) -> None:
-    """A name with its folder must exist there; a name alone may be in any folder."""
+    """Files named with their folder, and files named alone, which may be in any folder."""
     names = set(FILE.findall(page.read_text()))
     alone = {file.name for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")}
     assert not {name for name in names if not (ROOT / name).exists() and name not in alone}

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The site of `make docs`: every link and name in it leads somewhere, and every public name has an entry."""
+"""The site that `make docs` builds: every link and reference resolves, and every public name has an entry."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,6 @@ import llm_datadist_torch
 
 @pytest.mark.slow
 def test_site(tmp_path: Path) -> None:
-    run(sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", ROOT / "docs", tmp_path)
+    run("python", "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", ROOT / "docs", tmp_path)
     page = (tmp_path / "api.html").read_text()
     assert not [name for name in llm_datadist_torch.__all__ if f'id="llm_datadist_torch.{name}"' not in page]

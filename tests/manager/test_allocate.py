@@ -17,6 +17,7 @@ from llm_datadist_torch import (
     DataType,
     LLMConfig,
     LLMStatusCode,
+    Placement,
 )
 
 NONE = 2**64 - 1
@@ -26,9 +27,10 @@ BYTES = 2 * 4 * 8 * 4
 class TestAllocate:
     def test_allocates_one_stacked_tensor(self, device: str) -> None:
         manager = CacheManager()
-        held = manager.allocate_cache(desc(device, num_tensors=3))
+        placement = Placement.HOST if device == "cpu" else Placement.DEVICE
+        held = manager.allocate_cache(CacheDesc(3, (4, 8), DataType.DT_BF16, placement))
         (stack,) = held.tensors
-        assert (stack.shape, stack.dtype, stack.device.type) == ((3, 4, 8), torch.float32, device)
+        assert (stack.shape, stack.dtype, stack.device.type) == ((3, 4, 8), torch.bfloat16, device)
         assert (held.batch_dim, held.cache_id, held.is_blocks_cache) == (1, 1, False)
         assert held.tensor_addrs == [stack[i].data_ptr() for i in range(3)]
         blocks = manager.allocate_blocks_cache(desc(device))
@@ -87,8 +89,8 @@ class TestLimit:
         manager.register_cache(desc(), cache(2, 4, 8))
 
     def test_a_refused_allocation_reserves_nothing(self) -> None:
-        manager = CacheManager(LLMConfig(host_mem_pool_cfg=f'{{"memory_size": {2**60}}}'))
         big = desc("cpu", 1, (2**35, 2**20))
+        manager = CacheManager(LLMConfig(host_mem_pool_cfg=f'{{"memory_size": {big.size}}}'))
         for _ in range(3):
             refused(LLMStatusCode.LLM_OUT_OF_MEMORY, "cannot allocate", manager.allocate_cache, big, [CacheKey(0, 1)])
         assert manager.allocate_cache(desc(), [CacheKey(0, 1)]).cache_id == 1

@@ -5,9 +5,10 @@ import re
 
 import pytest
 import torch
+from manager_utils import desc
 from utils import cache, nothing_written
 
-from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
+from llm_datadist_torch import BlocksCacheKey, Cache, CacheKey, CacheManager, LLMException, LLMStatusCode
 
 
 class TestCopyCache:
@@ -79,3 +80,36 @@ class TestCopyCache:
         )
         assert error.status_code is LLMStatusCode.LLM_FAILED
         assert isinstance(error.__cause__, NotImplementedError)
+
+
+def test_wrong_types_in_other_calls() -> None:
+    manager = CacheManager()
+    held = manager.allocate_blocks_cache(desc())
+    for text, call, *args in (
+        ("cache must be Cache, got NoneType", manager.copy_blocks, None, {}),
+        ("copy_block_info must be Mapping, got list", manager.copy_blocks, held, [(0, 1)]),
+        ("copy_block_info[0] must be Sequence, got int: 1", manager.copy_blocks, held, {0: 1}),
+        ("a block of copy_block_info must be int, got str: '0'", manager.copy_blocks, held, {"0": [1]}),
+        ("a block of copy_block_info must be int, got bool: True", manager.copy_blocks, held, {0: [True]}),
+        ("src_cache must be Cache, got list", manager.swap_blocks, [], held, {}),
+        ("dst_cache must be Cache, got NoneType", manager.swap_blocks, held, None, {}),
+        ("src_to_dst must be Mapping, got list", manager.swap_blocks, held, held, [0, 1]),
+        ("a block of src_to_dst must be int, got str: '1'", manager.swap_blocks, held, held, {0: "1"}),
+        ("cache_desc must be CacheDesc, got NoneType", manager.allocate_cache, None),
+        ("cache_desc must be CacheDesc, got NoneType", manager.allocate_blocks_cache, None),
+        ("cache_keys must be Sequence, got CacheKey", manager.allocate_cache, desc(), CacheKey(0, 1)),
+        ("cache_keys[0] must be CacheKey, got BlocksCacheKey", manager.allocate_cache, desc(), [BlocksCacheKey(0)]),
+        (
+            "blocks_cache_key must be BlocksCacheKey, got CacheKey",
+            manager.allocate_blocks_cache,
+            desc(),
+            CacheKey(0, 1),
+        ),
+        ("cache must be Cache, got int: 1", manager.deallocate_cache, 1),
+        ("cache must be Cache, got int: 1", manager.deallocate_blocks_cache, 1),
+        ("cache_id must be int, got Cache", manager.unregister_cache, held),
+        ("cache_key must be CacheKey, got BlocksCacheKey", manager.remove_cache_key, BlocksCacheKey(0)),
+    ):
+        with pytest.raises(TypeError) as refusal:
+            call(*args)
+        assert str(refusal.value) == f"{call.__name__}: {text}"

@@ -3,159 +3,183 @@
 
 CORE = {
     "csrc/plan/slice.cpp": {
-        "0 <= index && index < rows.batch_size": ["0 <= index && index <= rows.batch_size", "index < rows.batch_size"],
-        "0 <= offset && offset < rows.row_bytes": [
-            "0 <= offset && offset <= rows.row_bytes",
-            "offset < rows.row_bytes",
+        "0 <= index && index < side.rows.batch_size": [
+            "0 <= index && index <= side.rows.batch_size",
+            "index < side.rows.batch_size",
         ],
-        "size <= rows.row_bytes - offset": ["offset + size <= rows.row_bytes", "size <= rows.row_bytes - offset + 1"],
-        '"dst_batch_index", slice.dst_batch_index, dst_item, dst': ['"dst_batch_index", 0, dst_item, dst'],
-        '"src_batch_index", slice.src_batch_index, src_item, src': ['"src_batch_index", 0, src_item, src'],
-        "check_offset(call, slice.offset, dst_item, dst);": [""],
-        "check_offset(call, slice.offset, src_item, src);": [""],
+        "0 <= offset && offset < side.rows.row_bytes": [
+            "0 <= offset && offset <= side.rows.row_bytes",
+            "offset < side.rows.row_bytes",
+        ],
+        "size <= side.rows.row_bytes - offset": [
+            "offset + size <= side.rows.row_bytes",
+            "size <= side.rows.row_bytes - offset + 1",
+        ],
+        '"dst_batch_index", slice.dst_batch_index, dst': ['"dst_batch_index", 0, dst'],
+        '"src_batch_index", slice.src_batch_index, src': ['"src_batch_index", 0, src'],
+        "check_offset(call, slice.offset, dst);": [""],
+        "check_offset(call, slice.offset, src);": [""],
         "slice.size > 0 || slice.size == -1": ["slice.size >= -1", "slice.size != 0"],
-        "rest <= dst.row_bytes - slice.offset": ["true"],
-        "check_size(call, slice.size, slice.offset, dst_item, dst);": [""],
-        "check_size(call, slice.size, slice.offset, src_item, src);": [""],
-        "copies.scalar_type() == at::kLong": ["true"],
-        "copies.dim() == 2 && copies.sym_size(1) == 4": ["copies.dim() == 2"],
-        'checked_memory(call, Item{"copies"}, copies);': [""],
-        "row[0], row[step], row[2 * step]": ["row[step], row[0], row[2 * step]"],
-        "const int64_t step = copies.stride(1);": ["const int64_t step = 1;"],
-        "copies.layout() == at::kStrided": ["true"],
+        "rest <= dst.rows.row_bytes - slice.offset": ["true"],
+        "check_size(call, slice.size, slice.offset, dst);": [""],
+        "check_size(call, slice.size, slice.offset, src);": [""],
+        "slice.dst_batch_index * pair.dst.rows.batch_stride + slice.offset": [
+            "slice.src_batch_index * pair.dst.rows.batch_stride + slice.offset",
+            "slice.dst_batch_index * pair.src.rows.batch_stride + slice.offset",
+        ],
+        "slice.src_batch_index * pair.src.rows.batch_stride + slice.offset": [
+            "slice.src_batch_index * pair.src.rows.batch_stride"
+        ],
+        'checked_data(call, TensorName{"copies"}, copies);': [""],
+        "row[0], row[column], row[2 * column]": ["row[column], row[0], row[2 * column]"],
+        "const int64_t column = copies.stride(1);": ["const int64_t column = 1;"],
         "if (copies.size(0) == 0) {": ["if (false) {"],
         "copies.stride(0) == 0 ? std::min<int64_t>(copies.size(0), 2) : copies.size(0)": ["copies.size(0)"],
     },
-    "csrc/plan/row_layout.cpp": {
-        "dst.size() == src.size()": ["true"],
-        "tensor.defined()": ["true"],
-        "tensor.layout() == at::kStrided": ["true"],
+    "csrc/plan/checks.cpp": {
+        "CHECK_CALL(call, tensor.defined()": ["CHECK_CALL(call, true"],
+        "CHECK_CALL(call, tensor.layout() == at::kStrided": ["CHECK_CALL(call, true"],
         "tensor.device() == first.device()": ["true"],
-        "tensor.scalar_type() == like.scalar_type()": ["true"],
+        "tensor.scalar_type() == dtype": ["true"],
+        "tensor.numel() > 0": ["true"],
+        "storage_bytes(geometry, bytes) && bytes <= storage.nbytes()": [
+            "storage_bytes(geometry, bytes)",
+            "bytes <= storage.nbytes()",
+        ],
+        "static_cast<uint64_t>(tensor.storage_offset) + 1": ["uint64_t{1}"],
+        "data != nullptr": ["true"],
+        "data + geometry.storage_offset * geometry.itemsize": ["data"],
+        "if (tensor.sizes[dim] > 1) {": ["if (true) {"],
+        "if (stride != elements) {": ["if (stride > elements) {"],
+        "dst.size() == src.size()": ["true"],
+        "!dst.empty()": ["true"],
+        "at::GradMode::is_enabled() && ": [""],
         "!dst[index].get().requires_grad()": ["true"],
+        "copies.layout() == at::kStrided": ["true"],
+        "copies.scalar_type() == at::kLong": ["true"],
+        "copies.dim() == 2 && copies.sym_size(1) == 4": ["copies.dim() == 2"],
+        "check_batch_dim(call, name, tensor, batch_dim);": [""],
+        "tensor.is_contiguous() || has_dense_rows(geometry, batch_dim)": ["true"],
+        "batch_size == 1 ? row_bytes : geometry.strides[batch_dim] * geometry.itemsize": [
+            "geometry.strides[batch_dim] * geometry.itemsize"
+        ],
+        "batch_stride >= row_bytes": ["true"],
+    },
+    "csrc/plan/checks.h": {
         "0 <= batch_dim && batch_dim < tensor.dim()": [
             "batch_dim < tensor.dim()",
             "0 <= batch_dim && batch_dim <= tensor.dim()",
         ],
-        "tensor.numel() > 0": ["true"],
-        "*bytes <= room - first": ["*bytes <= room"],
-        "first <= room &&": [""],
-        "data != nullptr": ["true"],
-        "has_dense_rows(tensor, batch_dim)": ["true"],
-        "batch_stride >= row_bytes": ["true"],
-        "if (stride != elements)": ["if (stride > elements)"],
-        "CHECK_CALL(call, inside,": ["CHECK_CALL(call, true,"],
-        "!dst.empty()": ["true"],
-        "at::GradMode::is_enabled() &&": [""],
-        "if (sizes[dim] > 1) {": ["if (true) {"],
-        "return memory_in_storage(call, item, tensor, bytes);": ["return memory_in_storage(call, item, tensor, 0);"],
     },
     "csrc/plan/tensor_pair.cpp": {
-        "pair.dst->sizes().slice(0, batch_dim) == pair.src->sizes().slice(0, batch_dim)": ["true"],
-        "row_layout(call, pair.src_item(), *pair.src, batch_dim)": [
-            "row_layout(call, pair.src_item(), *pair.dst, batch_dim)"
+        "tensor.storage().mutable_data();": [""],
+        "dst.sizes().slice(0, batch_dim) == src.sizes().slice(0, batch_dim)": ["true"],
+        "checked_rows(call, src_name, src, batch_dim)": ["checked_rows(call, src_name, dst, batch_dim)"],
+        "places == 1 || places <= static_cast<int64_t>(dst.storage().nbytes()) / bytes": ["true"],
+        "pair.dst.rows.data) + dst_offset, 0, pair.src.rows.data + src_offset": [
+            "pair.dst.rows.data) + src_offset, 0, pair.src.rows.data + dst_offset"
         ],
-        "pair.to() + dst_offset, 0, pair.from() + src_offset": ["pair.to() + src_offset, 0, pair.from() + dst_offset"],
-        "dst_pitch >= width && src_pitch >= width": ["dst_pitch >= width"],
-        "base.src - last.src == src_pitch * last.height": ["true"],
-        "!same_layout(next_dst, *pair.dst) ||": [""],
-        "|| !same_layout(next_src, *pair.src)": [""],
-        "same(a.sizes(), b.sizes()) &&": [""],
-        "&& same(a.strides(), b.strides())": [""],
-        "bool equal = a.size() == b.size();": ["bool equal = true;"],
-        "++pair.index;": [""],
-        "next_dst, pair.dst_memory.bytes": ["next_dst, 0"],
-        "next_src, pair.src_memory.bytes": ["next_src, 0", "next_src, pair.dst_memory.bytes"],
+        "if (size > 1 && base.height == 1) {": ["if (size > 1) {"],
+    },
+    "csrc/plan/step.cpp": {
+        "dst_pitch >= width && src_pitch >= width &&": ["dst_pitch >= width &&"],
+        "distance(last.src, base.src) == src_pitch * last.height &&": [""],
+        "base.span_list == last.span_list && ": [""],
+        "bytes += span_list_of(base).bytes * base.height;": ["bytes += span_list_of(base).bytes;"],
+        "added.bytes += span.width;": ["added.bytes = span.width;"],
+        "step.spans[i].src_offset = step.spans[i].bytes_before;": ["step.spans[i].src_offset = 0;"],
+        "position += pitch * base.height;": ["position += pitch;"],
     },
     "csrc/plan/overlap.cpp": {
         "if (clearly_apart(step)) {": ["if (true) {"],
         "gap >= width && base.dst_pitch - gap >= width": ["gap >= width", "base.dst_pitch - gap >= width"],
-        "(first || extent.begin >= last.end)": ["(first || extent.begin >= last.begin)"],
-        "(first || extent.end <= last.begin)": ["(first || extent.begin <= last.begin)"],
-        "&& disjoint(all_dst, all_src)": [""],
-        "if (reaches(last_dst)) {": ["if (false) {"],
-        "!range.onto_itself && reaches(src)": ["reaches(src)", "false"],
-        "reaches(last_written) && last_written->position != range.position": ["false"],
-        "shifts = shifts || (!onto_itself && !disjoint(dst, src));": [""],
+        "dst_ascends && dst.begin >= last_dst.end": ["dst_ascends && dst.begin >= last_dst.begin"],
+        "pair.begin >= last_pair.end && ": [""],
+        "(disjoint(dst, src) || apart_by_pitch(base, width))": ["true"],
+        "(dst_ascends && disjoint(all_dst, all_src))": ["dst_ascends"],
+        "if (const auto twice = find_double_write(copies)) {": [
+            "find_double_write(copies); if (std::optional<std::pair<ByteCopy, ByteCopy>> twice; twice) {"
+        ],
+        "std::erase_if(copies, [](const ByteCopy& copy) { return copy.onto_itself(); });": [""],
+        "if (writer != static_cast<int64_t>(copy)) {": ["if (false) {"],
+        "self_overlap = true;": [""],
     },
-    "csrc/plan/copy_plan.cpp": {
-        "check_room(call, pair, width);": [""],
-        "materialize(dst);": [""],
-        "slice.dst_batch_index * pair.dst_rows.batch_stride + slice.offset": [
-            "slice.src_batch_index * pair.dst_rows.batch_stride + slice.offset"
-        ],
-        "slice.src_batch_index * pair.src_rows.batch_stride + slice.offset": [
-            "slice.src_batch_index * pair.src_rows.batch_stride"
-        ],
-        "if (step.lists[list].bytes == width) {": ["if (step.lists[list].bytes >= width) {"],
+    "csrc/plan/byte_copy.cpp": {
+        "b.dst < a.dst + a.width": ["b.dst == a.dst"],
+        "std::sort(copies.begin(), copies.end(), by_dst);": [""],
+        "std::tie(a.tensor, a.copy) < std::tie(b.tensor, b.copy)": ["false"],
+        "other.dst + other.width <= copy.src": ["other.dst + other.width < copy.src"],
+        "other.dst < copy.src + copy.width": ["other.dst <= copy.src + copy.width", "other.dst < copy.src"],
     },
-    "csrc/plan/batch_plan.cpp": {
-        "slice.dst_batch_index * pair.dst_rows.batch_stride + slice.offset": [
-            "slice.dst_batch_index * pair.src_rows.batch_stride + slice.offset"
-        ],
-        "if (const auto twice = find_double_write(moves)) {": [
-            "find_double_write(moves); if (const std::optional<std::pair<int64_t, int64_t>> twice = std::nullopt) {"
-        ],
-        "pair.dst_rows == first.dst_rows && pair.src_rows == first.src_rows && shift == group.shift": [
-            "pair.dst_rows == first.dst_rows && shift == group.shift",
-            "pair.dst_rows == first.dst_rows && pair.src_rows == first.src_rows",
-        ],
-        "move.src += group.shift.value_or(0);": [""],
-        "check_room(call, pair, groups[group_of.back()].bytes);": [""],
-        "direct.in_order = direct.in_order || order.in_order;": [""],
-        "materialize(dst);": [""],
-        "{call.op, call.req_id, copy}": ["{call.op, call.req_id}"],
-        "sort_by_dst(call, group.moves,": ["if (false) sort_by_dst(call, group.moves,"],
-        "sort_by_dst(call, groups[0].moves,": ["if (false) sort_by_dst(call, groups[0].moves,"],
-        "before + move.index": ["move.index"],
-        "move % copies": ["move"],
-        "-groups[list].shift.value_or(0)": ["0"],
+    "csrc/plan/plan_copy.cpp": {
+        "check_places(call, pair, copy.width);": [""],
+        "if (step.span_lists[list].bytes == width) {": ["if (step.span_lists[list].bytes >= width) {"],
+        "base.dst == base.src && (base.height == 1 || base.dst_pitch == base.src_pitch)": ["base.dst == base.src"],
+        "width * base.height": ["width"],
+        "step.order_matters = self_overlap;": [""],
     },
-    "csrc/plan/grid.cpp": {
+    "csrc/plan/plan_batch.cpp": {
+        "alike(pair.src.rows, pairs.front()->src.rows) &&": [""],
+        "a.row_bytes == b.row_bytes && ": [""],
+        "a.batch_stride == b.batch_stride": ["true"],
+        "offset == row_offset;": ["true;"],
+        "refuse_double_write(call, group.copies);": [""],
+        "refuse_double_write(call, all.copies);": [""],
+        "copy.src += row_offset.value_or(0);": [""],
+        "of_copy.copy = static_cast<int64_t>(group.copies.size());": [""],
+        "copy.copy = of_copy.copy;": [""],
+        "group.bytes += copy.width;": ["group.bytes = copy.width;"],
+        "check_places(call, pair, group->bytes);": [""],
+        "copy.dst += distance(origin, dst);": [""],
+        "copy.src += distance(origin, src);": ["copy.src += distance(origin, dst);"],
+        "copy.tensor = base.tensor;": [""],
+        "-group.row_offset.value_or(0)": ["0"],
+        "direct.order_matters = direct.order_matters || order.order_matters;": [""],
+    },
+    "csrc/plan/row_offset.cpp": {
         "dim.size > 1 && dim.stride < reach": ["false"],
-        "shift % batch.stride != 0": ["false"],
+        "row_offset % batch.stride != 0": ["false"],
         "dst[dim].size > 1 && dst[dim].stride != src[dim].stride": ["false"],
-        "extent.begin < (written ? end : written_end)": ["false"],
+        "(src_batch > 1 && src.back().stride != batch.stride)": ["false"],
+        "range.begin < (written ? end : written_end)": ["false", "range.begin < written_end"],
+        "if (!nested(dst, pair.dst.rows.row_bytes)) {": ["if (false) {"],
     },
     "csrc/plan/schedule.cpp": {
-        "moves[i].dst < moves[i - 1].dst + moves[i - 1].width": ["moves[i].dst == moves[i - 1].dst"],
-        "staged_[move] = true; } else": ["} else"],
-        "std::reverse(done.begin(), done.end());": [""],
-        "last.src + last.width == move.src": ["true"],
+        "state_[writer] == State::kOnPath": ["false"],
+        "std::reverse(finished.begin(), finished.end());": [""],
+        "last.src_offset + last.width == copy.src": ["true"],
+        "return copy.onto_itself();": ["return false;"],
+        "result.order_matters = orderer.order_matters();": [""],
+        "append(result.staged, copies[copy], true);": ["append(result.direct, copies[copy], true);"],
     },
-    "csrc/plan/staging.cpp": {
-        "step.spans[i].src = step.spans[i].before;": ["step.spans[i].src = 0;"],
-        "at += pitch * base.height;": ["at += pitch;"],
-    },
-    "csrc/plan/host_copy.cpp": {
-        "column_ = skip - span_->before;": ["column_ = 0;"],
+    "csrc/host/host_copy.cpp": {
+        "column_ = skip - span_->bytes_before;": ["column_ = 0;"],
         "std::memmove(range.dst, range.src, range.bytes);": ["std::memcpy(range.dst, range.src, 1);"],
         "if (Clock::now() >= *deadline_) {": ["if (false) {"],
         "places_ -= places;": [""],
-        "while (left > 0 || copied != fetched);": ["while (left > 0);", "while (copied != fetched);"],
+        "while (left > 0 || copied != prefetched);": ["while (left > 0);", "while (copied != prefetched);"],
         "ahead -= range.bytes;": [""],
-        "&& fetched - copied < kAheadRanges": [""],
-        "fetched - copied < kAheadRanges": ["fetched - copied <= kAheadRanges"],
-        "since_look_ += bytes;": [""],
+        " && prefetched - copied < kAheadRanges": ["", " && prefetched - copied <= kAheadRanges"],
+        "since_check_ += bytes;": [""],
         "if (!in_time(range.bytes)) {": ["if (false) {"],
         "if (!in_time(bytes)) {": ["if (false) {"],
         "copy_cached(range.dst + at, range.src + at": ["copy_cached(range.dst + at, range.src"],
-        "copy_streaming(range.dst + at, range.src": ["copy_streaming(range.dst, range.src"],
+        "copy_streaming(range.dst + at, range.src + at": ["copy_streaming(range.dst, range.src + at"],
         "done = false;": [""],
         "std::min(step.bytes, last * kUnitBytes)": ["last * kUnitBytes"],
+        "const int64_t places = std::min(place, base.height);": ["const int64_t places = base.height;"],
+        "if (step.order_matters) {": ["if (false) {"],
     },
-    "csrc/plan/copy_bytes.cpp": {
-        "std::memcpy(dst + at, src + at, bytes - at);": [""],
-    },
+    "csrc/host/copy_bytes.cpp": {"std::memcpy(dst + at, src + at, bytes - at);": [""]},
     "csrc/cpu/copy_kernel.cpp": {
-        '{"copy_cache", req_id}; const Slice slice{dst_batch_index, src_batch_index, offset, size}; run(': [
-            '{"copy_cache", req_id}; const Slice slice{src_batch_index, dst_batch_index, offset, size}; run('
+        "const Slice slice{dst_batch_index, src_batch_index, offset, size}; run(": [
+            "const Slice slice{src_batch_index, dst_batch_index, offset, size}; run("
         ],
-        '{"copy_cache", req_id}; const Slice slice{dst_batch_index, src_batch_index, offset, size}; return': [
-            '{"copy_cache", req_id}; const Slice slice{dst_batch_index, src_batch_index, size, offset}; return'
+        "const Slice slice{dst_batch_index, src_batch_index, offset, size}; return": [
+            "const Slice slice{dst_batch_index, src_batch_index, size, offset}; return"
         ],
-        "run(call, plan_batch(call, dst, src, copies, batch_dim), std::nullopt);": [
-            "run(call, plan_batch(call, src, dst, copies, batch_dim), std::nullopt);"
+        "plan_batch(call, dst, src, copies, batch_dim), std::nullopt": [
+            "plan_batch(call, src, dst, copies, batch_dim), std::nullopt"
         ],
         "plan_batch(call, dst, src, copies, batch_dim), deadline": [
             "plan_batch(call, src, dst, copies, batch_dim), deadline",
@@ -173,8 +197,8 @@ CORE = {
         "dst.front().get().is_meta() || src.front().get().is_meta()": ["true"],
         "dst.front().get().is_meta() && src.front().get().is_meta()": ["true"],
     },
-    "csrc/composite/refuse.cpp": {
-        "check_copies(call, arguments[2].toTensor());": [""],
+    "csrc/unsupported/unsupported.cpp": {
+        "check_copies(call, arguments[*copies].toTensor());": [""],
         "check_lists(call, tensors_of(dst), tensors_of(src));": [""],
         "TORCH_LIBRARY_IMPL(llm_datadist, CompositeExplicitAutograd, m) {": [
             "[[maybe_unused]] void not_registered(torch::Library& m) {"
@@ -184,16 +208,14 @@ CORE = {
         ],
     },
     "csrc/boxed_call.h": {
-        'arguments[2].isTensor() ? "copy_cache_batch" : "copy_cache"': ['"copy_cache"'],
+        'name.remove_prefix(name.find("::") + 2);': [""],
+        "if (name.ends_with(suffix)) {": ["if (false) {"],
         "req_id.isInt() ? std::optional(req_id.toInt()) : std::nullopt": ["std::nullopt"],
     },
     "csrc/ad_inplace_or_view/bump_version.cpp": {
         "tensor.unsafeGetTensorImpl()->bump_version();": [""],
-        "check_grad(call_of(op, *stack), tensors_of(dst));": [""],
+        "check_grad(context_of(op, *stack), tensors_of(dst));": [""],
         "if (!tensor.is_inference()) {": ["if (true) {"],
     },
-    "csrc/library.cpp": {
-        "at::Tag::pt2_compliant_tag,": [""],
-        ", at::Tag::needs_exact_strides": [""],
-    },
+    "csrc/library.cpp": {"at::Tag::pt2_compliant_tag, ": [""], ", at::Tag::needs_exact_strides": [""]},
 }

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts mistakes into the C++ code, one at a time, and reports those that no test finds: `make mutate`.
 
-The tables of mutants map a file to code that occurs in it once, and that code to its replacements: a check that is always
-true, a bound moved by one, swapped arguments, a step left out. White space in the code matches any white space, and
+The tables of mutants map a file to code that occurs in it once, and that code to its replacements: a check that is
+always true, a bound moved by one, swapped arguments, a step left out. White space in the code matches any white space.
 test_mutants.py checks that each mutant still applies.
 
-Works in the checkout it is in, which must have no uncommitted changes. Each mutant is compiled, which takes about half a
-minute. After Ctrl-C the file is restored; after a kill it is not.
+Works in the checkout it is in, which must have no uncommitted changes. Each mutant is compiled, which takes about half
+a minute. After Ctrl-C the file is restored; after a kill it is not.
 """
 
 import os

@@ -5,11 +5,12 @@ import subprocess
 import time
 
 import ascend_sim
+import pytest
 import torch
 from torch import Tensor
 from utils import assert_same_bytes, copy_cache, copy_cache_batch, filled, reference_batch, reference_copy, run, table
 
-from llm_datadist_torch import Cache, CacheManager, LLMConfig
+from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
 
 CODE = 507018
 """An error code of the runtime, to inject."""
@@ -94,6 +95,15 @@ def wait_for_copies(count: int) -> None:
     while len(ascend_sim.copies()) < count:
         assert time.monotonic() < patience
         time.sleep(0.001)
+
+
+def seconds_to_timeout(manager: CacheManager, dst: Cache, src: Cache) -> float:
+    """Makes a copy that must time out. Returns how long that took."""
+    started = time.monotonic()
+    with pytest.raises(LLMException, match=r"ms; what the destination range holds is undefined \(req_id 77\)") as late:
+        manager.copy_cache(dst, src, 1, 2, req_id=77)
+    assert late.value.status_code is LLMStatusCode.LLM_TIMEOUT
+    return time.monotonic() - started
 
 
 def run_python(program: str, code: int = 0, **env: str | None) -> subprocess.CompletedProcess[str]:

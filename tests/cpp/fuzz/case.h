@@ -34,6 +34,15 @@ struct View {
   int64_t itemsize() const { return static_cast<int64_t>(c10::elementSize(dtype)); }
 };
 
+// The elements from the first to the last one, inclusive.
+inline int64_t extent(const Numbers& sizes, const Numbers& strides) {
+  int64_t last = 0;
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
+    last += (sizes[dim] - 1) * strides[dim];
+  }
+  return last + 1;
+}
+
 struct Copy {
   int64_t dst_batch_index;
   int64_t src_batch_index;

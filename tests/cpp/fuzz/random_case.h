@@ -8,47 +8,9 @@
 #include <numeric>
 
 #include "case.h"
+#include "random.h"
 
 namespace fuzz {
-
-// The same numbers for the same seed, on every machine and with every compiler.
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed) {}
-
-  uint64_t bits() {
-    uint64_t z = (state_ += 0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    return z ^ (z >> 31);
-  }
-  // From [0, end).
-  int64_t below(int64_t end) { return static_cast<int64_t>(bits() % static_cast<uint64_t>(end)); }
-  // From [first, last].
-  int64_t between(int64_t first, int64_t last) { return first + below(last - first + 1); }
-  // From [1, last], of every order of magnitude.
-  int64_t scaled(int64_t last) {
-    int64_t high = last;
-    while (high > 1 && chance(30)) {
-      high = (high + 3) / 4;
-    }
-    return between(1, high);
-  }
-  bool chance(int64_t percent) { return below(100) < percent; }
-  template <typename T>
-  T one_of(std::initializer_list<T> values) {
-    return *(values.begin() + below(static_cast<int64_t>(values.size())));
-  }
-  template <typename T>
-  void shuffle(std::vector<T>& values) {
-    for (size_t i = values.size(); i > 1; --i) {
-      std::swap(values[i - 1], values[below(static_cast<int64_t>(i))]);
-    }
-  }
-
- private:
-  uint64_t state_;
-};
 
 class RandomCase {
  public:
@@ -128,14 +90,6 @@ class RandomCase {
     return strides;
   }
 
-  static int64_t extent(const Numbers& sizes, const Numbers& strides) {
-    int64_t last = 0;
-    for (size_t dim = 0; dim < sizes.size(); ++dim) {
-      last += (sizes[dim] - 1) * strides[dim];
-    }
-    return last + 1;
-  }
-
   int64_t clamp_offset(int64_t offset, const View& view) const {
     return std::clamp<int64_t>(
         offset, 0, std::max<int64_t>(0, capacity(view.storage, view.dtype) - extent(view.sizes, view.strides)));
@@ -208,13 +162,7 @@ class RandomCase {
   }
 
   int64_t index_below(int64_t batch) {
-    return random_.chance(97) ? random_.below(batch) : random_.one_of({int64_t{-1}, batch, absurd()});
-  }
-
-  int64_t absurd() {
-    constexpr int64_t most = std::numeric_limits<int64_t>::max();
-    return random_.one_of({most, most - 7, most / 2 + 1, -most - 1, -most, int64_t{-2}, int64_t{1} << 32,
-                           int64_t{1} << 31, static_cast<int64_t>(random_.bits())});
+    return random_.chance(97) ? random_.below(batch) : random_.one_of({int64_t{-1}, batch, random_.absurd()});
   }
 
   void make_copies() {
@@ -234,11 +182,11 @@ class RandomCase {
     if (!case_.batch) {
       auto [offset, size] = slice(0, row);
       if (random_.chance(4)) {
-        offset = random_.one_of({int64_t{-1}, row - 1, row, row + 1, absurd()});
+        offset = random_.one_of({int64_t{-1}, row - 1, row, row + 1, random_.absurd()});
       }
       if (random_.chance(4)) {
         size = random_.one_of(
-            {int64_t{0}, int64_t{-2}, row - std::clamp<int64_t>(offset, 0, row) + random_.below(2), absurd()});
+            {int64_t{0}, int64_t{-2}, row - std::clamp<int64_t>(offset, 0, row) + random_.below(2), random_.absurd()});
       }
       case_.copies = {{index_below(batch), index_below(batch), offset, size}};
       return;
@@ -287,7 +235,7 @@ class RandomCase {
     }
     if (random_.chance(5)) {
       Copy& copy = case_.copies[random_.below(static_cast<int64_t>(case_.copies.size()))];
-      *random_.one_of({&copy.dst_batch_index, &copy.src_batch_index, &copy.offset, &copy.size}) = absurd();
+      *random_.one_of({&copy.dst_batch_index, &copy.src_batch_index, &copy.offset, &copy.size}) = random_.absurd();
     }
   }
 
@@ -302,10 +250,10 @@ class RandomCase {
         view.strides[dim] = random_.one_of({int64_t{0}, random_.below(20), view.strides[dim] + 1});
         break;
       case 1:
-        view.strides[dim] = absurd() & std::numeric_limits<int64_t>::max();
+        view.strides[dim] = random_.absurd() & std::numeric_limits<int64_t>::max();
         break;
       case 2:
-        view.offset = random_.one_of({capacity(view.storage, view.dtype), view.offset + 1, absurd()});
+        view.offset = random_.one_of({capacity(view.storage, view.dtype), view.offset + 1, random_.absurd()});
         break;
       case 3:  // with the tensors unchanged
         storage.nbytes = random_.below(storage.nbytes + 1);
@@ -324,7 +272,7 @@ class RandomCase {
         view.dtype = random_.one_of({at::kBool, at::kChar, at::kDouble});
         break;
       case 8:
-        case_.batch_dim = random_.one_of({int64_t{-1}, int64_t{5}, absurd()});
+        case_.batch_dim = random_.one_of({int64_t{-1}, int64_t{5}, random_.absurd()});
         break;
       case 9:
         list.pop_back();

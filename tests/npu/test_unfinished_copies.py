@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to a blocking copy after its timeout: order, memory, errors, streams."""
+
+import gc
+import threading
+import time
+import weakref
+
+import ascend_sim
+import numpy as np
+import pytest
+import torch
+from npu_utils import CODE, PATIENT, caches, check_manager_copy, seconds_to_timeout
+from utils import assert_same_bytes, copy_cache, reference_copy, to_host
+
+from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
+
+
+def whole(value: int, rows: int = 1, width: int = 1 << 12) -> Cache:
+    return Cache.from_tensors(torch.full((rows, width), value, dtype=torch.uint8).npu())
+
+
+class TestUnfinishedCopy:
+    """An unfinished copy ends later, and must not affect later work."""
+
+    def late(self, dst: Cache, src: Cache) -> None:
+        with pytest.raises(LLMException) as late:
+            CacheManager(LLMConfig(sync_kv_timeout=30)).copy_cache(dst, src)
+        assert late.value.status_code is LLMStatusCode.LLM_TIMEOUT
+
+    def test_next_copy_waits_for_it(self) -> None:
+        """Also on another stream, which is not stalled."""
+        dst, first, second = whole(0), whole(1), whole(2)
+        PATIENT.copy_cache(dst, dst)
+        stalled = torch.npu.current_stream()
+        results = []
+
+        def copy_on_another_stream() -> None:
+            with torch.npu.stream(torch.npu.Stream()):
+                PATIENT.copy_cache(dst, second)
+                results.append(to_host(dst.tensors[0]).unique().tolist())
+
+        thread = threading.Thread(target=copy_on_another_stream)
+        with ascend_sim.stall_stream(stalled.npu_stream):
+            self.late(dst, first)
+            thread.start()
+            time.sleep(0.1)
+            assert not results
+        thread.join()
+        torch.npu.synchronize()
+        assert results == [[2]]
+        assert to_host(dst.tensors[0]).unique().tolist() == [2]
+
+    def test_later_work_of_the_stream_waits_for_it(self) -> None:
+        """The copy is slow on its side stream; the caller's stream is idle long before."""
+        dst, src, other = whole(0), whole(1), whole(9)
+        check_manager_copy(*caches("plain"))
+        torch.npu.synchronize()
+        with ascend_sim.delay_tasks(100):
+            self.late(dst, src)
+            copy_cache(dst.tensors, other.tensors)
+            torch.npu.synchronize()
+        time.sleep(0.3)
+        assert to_host(dst.tensors[0]).unique().tolist() == [9]
+
+    def test_its_error_is_not_reported_to_later_calls(self) -> None:
+        dst, src, other = whole(0), whole(1), whole(2)
+        PATIENT.copy_cache(dst, dst, 0, 0, 0, 1)
+        torch.npu.synchronize()
+        with ascend_sim.stall_device(0):
+            ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
+            self.late(dst, src)
+        created = ascend_sim.call_counts()["aclrtCreateStream"]
+        PATIENT.copy_cache(dst, other)
+        assert to_host(dst.tensors[0]).unique().tolist() == [2]
+        assert ascend_sim.call_counts()["aclrtCreateStream"] == created + 1  # the failed stream is not reused
+
+    def test_device_memory_is_kept_until_it_ends(self) -> None:
+        check_manager_copy(*caches("plain"))
+        gc.collect()
+        before = torch.npu.memory_allocated()
+        dst, src = whole(0, 2, 8 << 20), whole(1, 2, 8 << 20)  # larger than anything else that is freed meanwhile
+        both = 2 * (16 << 20)
+        with ascend_sim.stall_device(0):
+            self.late(dst, src)
+            del dst, src
+            gc.collect()
+            assert torch.npu.memory_allocated() >= before + both // 2
+        check_manager_copy(*caches("plain"))
+        assert torch.npu.memory_allocated() < before + both // 2
+
+    @pytest.mark.parametrize("pinned", [True, False])
+    def test_host_memory_that_it_reads_is_kept(self, pinned: bool) -> None:
+        """The pinned source, or the buffer in which a pageable source was gathered."""
+        dst, source = whole(0), torch.full((1, 1 << 12), 1, dtype=torch.uint8)
+        src = Cache.from_tensors(source.pin_memory() if pinned else source)
+        PATIENT.copy_cache(dst, dst, 0, 0, 0, 1)
+        with ascend_sim.stall_device(0):
+            self.late(dst, src)
+            del src
+            time.sleep(0.05)  # torch_npu has released the task
+            gc.collect()
+            others = [torch.empty(1, 1 << 12, dtype=torch.uint8, pin_memory=True).fill_(7) for _ in range(8)]
+        torch.npu.synchronize()
+        assert to_host(dst.tensors[0]).unique().tolist() == [1]
+        del others
+
+    def test_host_memory_that_it_writes_is_kept(self) -> None:
+        """The buffer for a pageable destination."""
+        dst, src = Cache.from_tensors(torch.zeros(1, 1 << 12, dtype=torch.uint8)), whole(1)
+        PATIENT.copy_cache(src, src, 0, 0, 0, 1)
+        with ascend_sim.stall_device(0):
+            self.late(dst, src)
+            time.sleep(0.05)  # torch_npu has released the task
+            others = [torch.empty(1, 1 << 12, dtype=torch.uint8, pin_memory=True).fill_(7) for _ in range(8)]
+        torch.npu.synchronize()
+        assert torch.cat(others).unique().tolist() == [7]
+        assert not dst.tensors[0].any()
+
+    def test_many_timeouts_use_one_stream(self) -> None:
+        dst, src = caches("plain")
+        check_manager_copy(dst, src)
+        torch.npu.synchronize()
+        ascend_sim.reset()
+        hasty = CacheManager(LLMConfig(sync_kv_timeout=1))
+        with ascend_sim.stall_device(0):
+            for _ in range(50):
+                with pytest.raises(LLMException):
+                    hasty.copy_cache(dst, src, 1, 2)
+        assert ascend_sim.call_counts()["aclrtCreateStream"] == 0
+
+    def test_two_callers_wait_for_it(self) -> None:
+        """Each has its own manager, so both wait for the unfinished copy itself. One of them times out."""
+        hasty, patient = (CacheManager(LLMConfig(sync_kv_timeout=ms)) for ms in (50, 60_000))
+        (dst, src), first, second = caches("plain"), caches("plain"), caches("plain")
+        check_manager_copy(dst, src)
+        expected = [reference_copy(to.tensors, of.tensors, 1, 2) for to, of in (first, second)]
+        torch.npu.synchronize()
+        managers = (patient, CacheManager(LLMConfig(sync_kv_timeout=60_000)))
+        threads = [
+            threading.Thread(target=manager.copy_cache, args=(to, of, 1, 2))
+            for manager, (to, of) in zip(managers, (first, second), strict=True)
+        ]
+        rescue = threading.Timer(20, ascend_sim.reset)
+        rescue.start()
+        with ascend_sim.stall_device(0):
+            self.late(dst, src)
+            for thread in threads:
+                thread.start()
+            time.sleep(0.1)
+            assert seconds_to_timeout(hasty, dst, src) < 10
+        rescue.cancel()
+        for thread in threads:
+            thread.join()
+        for (to, _), result in zip((first, second), expected, strict=True):
+            assert_same_bytes(to.tensors, result)
+        check_manager_copy(dst, src)
+
+    def test_finalizer_of_its_memory_may_copy(self) -> None:
+        """Python runs the finalizer where the last owner releases the memory. No lock may be held there."""
+        dst, src, done = whole(0), whole(1), []
+        array = np.zeros((1, 1 << 12), np.uint8)
+        another = CacheManager(LLMConfig(sync_kv_timeout=30_000))
+        weakref.finalize(array, lambda: (another.copy_cache(dst, src), done.append(True)))
+        PATIENT.copy_cache(dst, dst, 0, 0, 0, 1)
+        with ascend_sim.stall_device(0):
+            self.late(dst, Cache.from_tensors([torch.from_numpy(array)]))
+        del array
+        gc.collect()
+        PATIENT.copy_cache(dst, whole(2))
+        PATIENT.copy_cache(dst, whole(2))
+        assert done
