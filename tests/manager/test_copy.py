@@ -2,7 +2,6 @@
 """CacheManager.copy_cache: bytes, timeouts, failures. For refused calls see test_arguments.py and test_refusals.py."""
 
 import inspect
-import logging
 
 import pytest
 import torch
@@ -133,23 +132,3 @@ def test_device_or_host_failure(error: Exception, monkeypatch: pytest.MonkeyPatc
         CacheManager().copy_cache(held, held, 1)
     assert failure.value.status_code is LLMStatusCode.LLM_FAILED
     assert failure.value.__cause__ is error
-
-
-class TestLog:
-    def setup_method(self) -> None:
-        self.held = Cache.from_tensors(filled(4, 8))
-
-    def test_refusal_names_the_request(self, caplog: pytest.LogCaptureFixture) -> None:
-        with pytest.raises(LLMException):
-            CacheManager().copy_cache(self.held, self.held, 4, req_id=77)
-        [record] = [r for r in caplog.records if r.name == "LLM_DATADIST"]
-        assert record.levelno == logging.ERROR
-        assert "dst_batch_index (4)" in record.getMessage() and "(req_id 77)" in record.getMessage()
-
-    def test_a_copy_is_logged_at_debug(self, caplog: pytest.LogCaptureFixture) -> None:
-        with caplog.at_level(logging.INFO, "LLM_DATADIST"):
-            CacheManager().copy_cache(self.held, self.held, 1, req_id=77)
-        assert not caplog.records
-        with caplog.at_level(logging.DEBUG, "LLM_DATADIST"):
-            CacheManager().copy_cache(self.held, self.held, 1, req_id=77)
-        assert "cache -1 row 0 to cache -1 row 1, offset 0, size -1 (req_id 77)" in caplog.text
