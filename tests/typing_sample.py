@@ -34,7 +34,8 @@ try:
     manager.copy_cache(cache, cache, 9)
 except LLMException as error:
     code: LLMStatusCode = error.status_code
-raise_it = LLMException("by default LLM_FAILED")
+LLMException("text", 1, status_code=LLMStatusCode.LLM_TIMEOUT)
+LLMException(status_code=3)  # type: ignore[arg-type]
 
 datadist = LLMDataDist(LLMRole.PROMPT, 0)
 datadist.init(LLMConfig(enable_cache_manager=True).generate_options())
