@@ -154,7 +154,7 @@ class Cache:
         self.batch_dim = batch_dim
         self.is_blocks_cache = is_blocks_cache
         self.cache_id = cache_id
-        self._released_addrs: list[int] | None = None
+        self._released_addrs: list[int] = []
 
     @classmethod
     def from_tensors(
@@ -229,8 +229,7 @@ class Cache:
     @property
     def tensor_addrs(self) -> list[int]:
         """The address of each of the ``num_tensors`` tensors. Stays the same after the cache has ended."""
-        released = self._released_addrs
-        return [tensor.data_ptr() for tensor in self.unstacked] if released is None else released
+        return [tensor.data_ptr() for tensor in self.unstacked] or self._released_addrs
 
     def _release(self) -> None:
         """Releases the tensors and keeps their addresses: users of LLM-DataDist free registered memory by them."""

@@ -104,7 +104,7 @@ class LLMConfig:
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A misspelt setting must not be ignored silently.
-        if not hasattr(type(self), name):
+        if name not in SETTINGS and name != "ge_options":
             raise AttributeError(f"LLMConfig has no setting {name!r}; it has ge_options, {', '.join(SETTINGS)}")
         super().__setattr__(name, value)
 
@@ -155,7 +155,7 @@ class LLMConfig:
             if name in vars(self):
                 value = vars(self)[name]
                 value = value[0] if isinstance(value, list | tuple) else value
-                options[setting.option] = str(int(value)) if isinstance(value, bool) else str(value)
+                options[setting.option] = str(int(value)) if isinstance(value, int) else str(value)
         device = LLMConfig.device_id.option
         if device in options:
             options[_SESSION_DEVICE] = options[device]
