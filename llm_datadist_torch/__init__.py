@@ -12,11 +12,12 @@ from ._library import load as _load
 
 _load()
 
-from .cache import Cache, CacheDesc, DataType, Placement
+from .cache import Cache, CacheDesc, Placement
 from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from .cache_manager import CacheManager
-from .config import LlmConfig, LLMConfig
-from .datadist import LLMDataDist, LLMRole
+from .configs import LlmConfig, LLMConfig, LLMRole
+from .data_type import DataType
+from .datadist import LLMDataDist
 from .ops import copy_cache, copy_cache_batch
 from .status import LLMException, LLMStatusCode
 

@@ -6,6 +6,7 @@ that holds it.
 """
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 from ._fork import renew_lock_in_children
 from .cache import Cache, CacheDesc, Placement
 from .cache_keys import BlocksCacheKey, CacheKey
-from .status import LLMException, LLMParamInvalid, LLMStatusCode
+from .status import LLMStatusCode, llm_error, param_invalid
 
 
 @dataclass
@@ -23,25 +24,19 @@ class _Entry:
     cache: Cache
     tensors: list[Tensor]  # keeps the memory for the keys when the cache itself has ended
     keys: set[Hashable]
-    registered: bool
+    accounted_bytes: int  # what counts towards the limit: 0 for registered memory, which belongs to the user
     ended: bool = False
-
-    @property
-    def accounted_bytes(self) -> int:
-        """The bytes that count towards the limit: none for registered memory, which belongs to the user."""
-        desc = self.cache.cache_desc
-        return 0 if self.registered else desc.num_tensors * desc.size
 
 
 class CacheTable:
     """Caches by id and by key, and the bytes they use. A cache stays until it has ended and has no keys left.
 
     Args:
-        limits: The bytes that all allocated caches of a placement may use together. A placement that is not in it has
-            no limit.
+        limits: The bytes that all allocated caches of a placement may use together, and the name of the limit in
+            messages. A placement that is not in it has no limit.
     """
 
-    def __init__(self, limits: Mapping[Placement, int]) -> None:
+    def __init__(self, limits: Mapping[Placement, tuple[int, str]]) -> None:
         self._lock = threading.RLock()
         renew_lock_in_children(self)
         self._limits = limits
@@ -67,18 +62,19 @@ class CacheTable:
         """
         wanted, placement = cache_desc.num_tensors * cache_desc.size, cache_desc.placement
         with self._lock:
-            used, limit = self._used[placement], self._limits.get(placement)
-            if limit is not None and used + wanted > limit:
-                raise LLMException(
-                    f"{wanted} bytes for a cache are more than memory_size ({limit}) leaves: {used} are in use",
+            used = self._used[placement]
+            limit, name = self._limits.get(placement, (math.inf, ""))
+            if used + wanted > limit:
+                raise llm_error(
                     LLMStatusCode.LLM_OUT_OF_MEMORY,
+                    f"{wanted} bytes for a cache are more than {name} ({limit}) leaves: {used} are in use",
                 )
             self._checked(keys)
             self._used[placement] += wanted
         try:
             cache = make()
             with self._lock:
-                return self._add(cache, self._checked(keys), registered=False)
+                return self._add(cache, self._checked(keys), wanted)
         except BaseException:
             with self._lock:
                 self._used[placement] -= wanted
@@ -91,7 +87,7 @@ class CacheTable:
             LLMException: LLM_PARAM_INVALID for a key that is taken; LLM_ENGINE_FINALIZED after ``close``.
         """
         with self._lock:
-            return self._add(cache, self._checked(keys), registered=True)
+            return self._add(cache, self._checked(keys), 0)
 
     def find(self, cache_id: int) -> Cache | None:
         """The cache with this id, unless it has ended."""
@@ -99,31 +95,27 @@ class CacheTable:
             entry = self._entries.get(cache_id)
             return None if entry is None or entry.ended else entry.cache
 
-    def end(self, cache_id: int, *, registered: bool) -> None:
+    def end(self, cache_id: int) -> None:
         """Ends a cache: copies refuse it from now on. Its memory stays until its last key is removed.
 
         The key of a blocks cache is removed too. Does nothing if there is no cache with this id, or it has ended.
-
-        Args:
-            cache_id: The id of the cache.
-            registered: Whether the cache must be a registered one; otherwise it must be an allocated one.
-
-        Raises:
-            LLMException: LLM_PARAM_INVALID for a cache of the other kind.
         """
         with self._lock:
             entry = self._entries.get(cache_id)
             if entry is None or entry.ended:
                 return
-            if registered and not entry.registered:
-                raise LLMParamInvalid(f"cache_id ({cache_id}) is an allocated cache, not a registered one")
-            if entry.registered and not registered:
-                raise LLMParamInvalid(f"cache {cache_id} is registered, not allocated: use unregister_cache")
             entry.ended = True
-            entry.cache.tensors = []
+            entry.cache._release()
             if entry.cache.is_blocks_cache:
                 self._remove_keys(entry, entry.keys)
             self._drop_if_unused(entry)
+
+    def end_allocated(self, cache: Cache) -> None:
+        """Ends a cache if it was allocated here. Does nothing for a registered cache or one of another manager."""
+        with self._lock:
+            entry = self._entries.get(cache.cache_id)
+            if entry is not None and entry.cache is cache and entry.accounted_bytes > 0:  # 0: registered
+                self.end(cache.cache_id)
 
     def remove_key(self, key: CacheKey | BlocksCacheKey) -> None:
         """Removes a key, and with the last key of an ended cache its memory. Does nothing if no cache has the key."""
@@ -139,22 +131,22 @@ class CacheTable:
             self._closed = True
             ended, self._entries, self._cache_of = self._entries, {}, {}
             for entry in ended.values():
-                entry.cache.tensors = []
+                entry.cache._release()
 
     def _checked(self, keys: Sequence[CacheKey | BlocksCacheKey]) -> set[Hashable]:
         if self._closed:
-            raise LLMException("the manager is finalized", LLMStatusCode.LLM_ENGINE_FINALIZED)
+            raise llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the manager is finalized")
         identities: set[Hashable] = set()
         for key in keys:
             if key.identity in self._cache_of or key.identity in identities:
-                raise LLMParamInvalid(f"the key {key} is one of a cache already")
+                raise param_invalid(f"the key {key} is one of a cache already")
             if key.identity is not None:
                 identities.add(key.identity)
         return identities
 
-    def _add(self, cache: Cache, identities: set[Hashable], *, registered: bool) -> Cache:
+    def _add(self, cache: Cache, identities: set[Hashable], accounted_bytes: int) -> Cache:
         cache.cache_id = next(self._ids)
-        self._entries[cache.cache_id] = _Entry(cache, cache.tensors, identities, registered)
+        self._entries[cache.cache_id] = _Entry(cache, cache.tensors, identities, accounted_bytes)
         self._cache_of.update(dict.fromkeys(identities, cache.cache_id))
         return cache
 
@@ -165,5 +157,4 @@ class CacheTable:
 
     def _drop_if_unused(self, entry: _Entry) -> None:
         if entry.ended and not entry.keys and self._entries.pop(entry.cache.cache_id, None) is not None:
-            freed = entry.accounted_bytes  # not below: a destructor that runs in there may change self._used
-            self._used[entry.cache.cache_desc.placement] -= freed
+            self._used[entry.cache.cache_desc.placement] -= entry.accounted_bytes

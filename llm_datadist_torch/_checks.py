@@ -3,7 +3,7 @@
 
 from typing import Any, NoReturn
 
-from .status import LLMException, LLMStatusCode
+from .status import LLMStatusCode, llm_error
 
 INT32 = (-(2**31), 2**31 - 1)
 INT64 = (-(2**63), 2**63 - 1)
@@ -23,6 +23,11 @@ def describe(value: Any) -> str:
     """
     name = type(value).__name__
     return f"{name}: {value!r}" if isinstance(value, int | float | str) else name
+
+
+def is_int(value: Any) -> bool:
+    """Whether the value is an int, also of a subclass, but not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_type(name: str, value: Any, *types: type) -> None:
@@ -47,7 +52,7 @@ class RemoteCall:
         self._name = f"{owner.__name__}.{name}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise LLMException(
-            f"{self._name} reaches other machines, which llm_datadist_torch does not: use LLM-DataDist or HIXL for it",
+        raise llm_error(
             LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
+            f"{self._name} reaches other machines, which llm_datadist_torch does not: use LLM-DataDist or HIXL for it",
         )

@@ -13,7 +13,7 @@ from ._checks import check_type
 from ._fork import renew_lock_in_children
 from ._memory import check_served
 from .cache import Cache
-from .status import LLMException, LLMParamInvalid, LLMStatusCode
+from .status import LLMException, LLMStatusCode, llm_error, param_invalid
 
 
 class Copier:
@@ -58,22 +58,22 @@ class Copier:
         if done:
             try:
                 if self._closed:
-                    raise LLMException("the manager is finalized", LLMStatusCode.LLM_ENGINE_FINALIZED)
+                    raise llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the manager is finalized")
                 tensors, batch_dim = _tensors_of(dst, src)
                 left = self._timeout_ms - int((time.monotonic() - begin) * 1000)
                 done = op(*tensors, *args, batch_dim=batch_dim, timeout_ms=max(1, left))
             except LLMException:
                 raise
             except ValueError as error:
-                raise LLMParamInvalid(str(error)) from error
+                raise param_invalid(str(error)) from error
             except (RuntimeError, MemoryError) as error:  # std::bad_alloc becomes a MemoryError
-                raise LLMException(str(error), LLMStatusCode.LLM_FAILED) from error
+                raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
             finally:
                 self._lock.release()
         if not done:
-            raise LLMException(
-                f"not done after sync_kv_timeout, {self._timeout_ms} ms; what the destination range holds is undefined",
+            raise llm_error(
                 LLMStatusCode.LLM_TIMEOUT,
+                f"not done after sync_kv_timeout, {self._timeout_ms} ms; what the destination range holds is undefined",
             )
 
     def copy_rows(
@@ -94,18 +94,34 @@ class Copier:
                 check_type(f"a block of {argument}", row, int)
 
         def op(into: list[torch.Tensor], out_of: list[torch.Tensor], **kwargs: int) -> bool:
-            # Checked here, after the caches: a cache that has ended is refused as such, with any rows.
-            for side, (name, cache) in enumerate((dst, src)):
-                blocks = cache.cache_desc.batch_size
-                for pair in rows:
-                    if not 0 <= pair[side] < blocks:
-                        raise LLMParamInvalid(
-                            f"{argument}: block {pair[side]} out of range [0, {blocks}), the blocks of {name}"
-                        )
-            copies = torch.tensor([(target, source, 0, -1) for target, source in rows], dtype=torch.int64).view(-1, 4)
+            # After the checks of the caches: a cache that has ended is refused as such, with any rows.
+            copies = _copies_of(argument, dst, src, rows)
             return ops.copy_cache_batch_blocking(into, out_of, copies, None, **kwargs)
 
         self.copy(op, dst, src)
+
+
+def _copies_of(
+    argument: str, dst: tuple[str, Cache], src: tuple[str, Cache], rows: list[tuple[int, int]]
+) -> torch.Tensor:
+    """The rows as ``copies`` of the op. Refuses blocks of different sizes, unknown ones, and those with two sources."""
+    sizes = [cache.cache_desc.size // cache.cache_desc.batch_size for _, cache in (src, dst)]
+    if sizes[0] != sizes[1]:
+        raise param_invalid(f"{src[0]} and {dst[0]} must have the same block size, got {sizes[0]} and {sizes[1]} bytes")
+    source_of: dict[int, int] = {}
+    for target, source in rows:
+        for row, (name, cache) in ((target, dst), (source, src)):
+            blocks = cache.cache_desc.batch_size
+            if not 0 <= row < blocks:
+                raise param_invalid(f"{argument}: block {row} out of range [0, {blocks}), the blocks of {name}")
+        first = source_of.setdefault(target, source)
+        if first != source:
+            raise param_invalid(
+                f"{argument}: block {target} would be written from block {first} and from block {source}; a block can be "
+                "written from one source only"
+            )
+    copies = [(target, source, 0, -1) for target, source in source_of.items()]
+    return torch.tensor(copies, dtype=torch.int64).view(-1, 4)
 
 
 def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[list[torch.Tensor]], int]:
@@ -117,9 +133,14 @@ def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[li
         # Read once, because another thread may end the cache.
         tensors = cache.tensors if alike else cache.unstacked
         if not tensors:
-            raise LLMException(
-                f"{name}: cache {cache.cache_id} was deallocated or unregistered", LLMStatusCode.LLM_KV_CACHE_NOT_EXIST
+            raise llm_error(
+                LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, f"{name}: cache {cache.cache_id} was deallocated or unregistered"
             )
         check_served(tensors[0].device)
         both.append(tensors)
+    counts = [cache.cache_desc.num_tensors for _, cache in (dst, src)]
+    if counts[0] != counts[1]:
+        raise param_invalid(
+            f"{dst[0]} and {src[0]} must have the same num_tensors, got num_tensors {counts[0]} and {counts[1]}"
+        )
     return both, dst[1].batch_dim if alike else dst[1].cache_desc.batch_dim

@@ -2,13 +2,15 @@
 """The logger, with LLM-DataDist's name and level switch, and the context of errors."""
 
 import contextlib
+import functools
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from .status import LLMException
+from ._checks import is_int
+from .status import LLMException, llm_error
 
 _LEVELS = {"0": logging.DEBUG, "1": logging.INFO, "2": logging.WARNING, "3": logging.ERROR}
 
@@ -29,6 +31,12 @@ _to_stderr.addFilter(_not_set_up)
 logger.addHandler(_to_stderr)
 
 
+@functools.cache
+def warn_once(text: str) -> None:
+    """Logs a warning, unless this process has logged the same text."""
+    logger.warning("%s", text)
+
+
 @contextlib.contextmanager
 def error_context(call: str, req_id: Any = None) -> Iterator[None]:
     """Raises the errors of a block again, with the call and the request in their text. Logs those with a status code.
@@ -38,16 +46,18 @@ def error_context(call: str, req_id: Any = None) -> Iterator[None]:
         req_id: The request, which goes behind the text if it is an int.
     """
 
+    request = f" (req_id {req_id:d})" if is_int(req_id) else ""
+
     def in_context(text: str) -> str:
         # The op's own messages have both already.
         text = text if text.startswith(f"{call}: ") else f"{call}: {text}"
-        request = f" (req_id {req_id})"
-        return text if type(req_id) is not int or request in text else text + request
+        return text if request in text else text + request
 
     try:
         yield
     except LLMException as error:
-        named = type(error)(in_context(error.args[0]), error.status_code)
+        text = str(error).removesuffix(f" [{error.status_code.name}]")
+        named = llm_error(error.status_code, in_context(text))
         # The text, not the error: a handler that keeps records would keep its traceback, and with it the caches.
         logger.error("%s", str(named))
         raise named.with_traceback(error.__traceback__) from error.__cause__

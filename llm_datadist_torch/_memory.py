@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ._checks import INT64, UINT64, as_int64, check_int
-from .status import LLMException, LLMParamInvalid, LLMStatusCode
+from .status import LLMStatusCode, llm_error, param_invalid
 
-# The chips of A2 and A3. LLM-DataDist's pages exclude A2 training boxes, but those carry the same chips as A2 inference
+# The chips of A2, of A3, and 950PR and 950DT. LLM-DataDist's pages exclude A2 training boxes, but those carry the same chips as A2 inference
 # boxes, so all of A2 is served.
-SERVED = ("Ascend910B", "Ascend910_93")
+SERVED = ("Ascend910B", "Ascend910_93", "Ascend950")
 
 
 @functools.cache
@@ -28,9 +28,9 @@ def check_served(device: torch.device) -> None:
     if device.type == "npu":
         name = torch.get_device_module(device).get_device_name(device)
         if not name.startswith(SERVED):
-            raise LLMException(
-                f"{device} is an {name}, which is not served; served are {' and '.join(f'{n}*' for n in SERVED)}",
+            raise llm_error(
                 LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
+                f"{device} is an {name}, which is not served; served are {', '.join(f'{n}*' for n in SERVED)}",
             )
 
 
@@ -54,9 +54,7 @@ def device_of(on_device: bool, device_id: int | None) -> torch.device:
         return torch.device("cpu")
     npu = torch.get_device_module("npu")
     if device_id is not None and device_id >= npu.device_count():
-        raise LLMParamInvalid(
-            f"device_id ({device_id}) out of range [0, {npu.device_count()}), the NPUs that there are"
-        )
+        raise param_invalid(f"device_id ({device_id}) out of range [0, {npu.device_count()}), the NPUs that there are")
     device = torch.device("npu", npu.current_device() if device_id is None else device_id)
     check_served(device)
     return device
@@ -74,7 +72,7 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
             raise torch.OutOfMemoryError("no pinned memory")
     except RuntimeError as error:  # torch.OutOfMemoryError, or the error of the host's allocator
         code = LLMStatusCode.LLM_OUT_OF_MEMORY if device.type == "cpu" else LLMStatusCode.LLM_DEVICE_OUT_OF_MEMORY
-        raise LLMException(f"cannot allocate shape {tuple(shape)}, {dtype} on {device}: {error}", code) from error
+        raise llm_error(code, f"cannot allocate shape {tuple(shape)}, {dtype} on {device}: {error}") from error
     return tensor
 
 
@@ -97,22 +95,22 @@ def wrap(
             tensors that do not match the description.
     """
     if len(addrs) != count:
-        raise LLMParamInvalid(f"addrs must hold {count} addresses (num_tensors), got {len(addrs)}")
+        raise param_invalid(f"addrs must hold {count} addresses (num_tensors), got {len(addrs)}")
     tensors = [addr for addr in addrs if isinstance(addr, Tensor)]
     if len(tensors) == count:
         for index, tensor in enumerate(tensors):
             wanted, got = (tuple(shape), dtype, device), (tuple(tensor.shape), tensor.dtype, tensor.device)
             if got != wanted:
-                raise LLMParamInvalid(f"addrs[{index}] must be a tensor of {wanted}, as described, got {got}")
+                raise param_invalid(f"addrs[{index}] must be a tensor of {wanted}, as described, got {got}")
         return tensors
 
     size = math.prod(shape) * dtype.itemsize
     for index, addr in enumerate(addrs):
         check_int(f"addrs[{index}]", addr, UINT64)
         if addr == 0:
-            raise LLMParamInvalid(f"addrs[{index}] (0) must not be 0")
+            raise param_invalid(f"addrs[{index}] (0) must not be 0")
         if addr + size > UINT64[1] or size > INT64[1]:
-            raise LLMParamInvalid(f"addrs[{index}] ({addr}) plus {size} bytes runs past the last address")
+            raise param_invalid(f"addrs[{index}] ({addr}) plus {size} bytes runs past the last address")
     if device.type == "cpu":
         memory = (ctypes.c_char * size).from_address
         return [torch.frombuffer(memory(addr), dtype=dtype).view(tuple(shape)) for addr in addrs]

@@ -3,75 +3,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from . import _memory
 from ._checks import INT32, INT64, UINT32, check_int, check_type
-from .status import LLMParamInvalid, NamedIntEnum
-
-
-class DataType(Enum):
-    """Element types, with LLM-DataDist's names. Each has a torch dtype, except DT_STRING."""
-
-    DT_FLOAT = 0
-    DT_FLOAT16 = 1
-    DT_INT8 = 2
-    DT_INT32 = 3
-    DT_UINT8 = 4
-    DT_INT16 = 6
-    DT_UINT16 = 7
-    DT_UINT32 = 8
-    DT_INT64 = 9
-    DT_UINT64 = 10
-    DT_DOUBLE = 11
-    DT_BOOL = 12
-    DT_STRING = 13
-    DT_BF16 = 27
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The torch dtype.
-
-        Raises:
-            LLMException: LLM_PARAM_INVALID for DT_STRING.
-        """
-        if self not in _TORCH_DTYPES:
-            raise LLMParamInvalid(f"{self.name} has no torch dtype")
-        return _TORCH_DTYPES[self]
-
-    @classmethod
-    def from_torch(cls, dtype: torch.dtype) -> "DataType":
-        """The DataType of a torch dtype.
-
-        Raises:
-            LLMException: LLM_PARAM_INVALID for a dtype without one, such as the float8 dtypes.
-        """
-        check_type("dtype", dtype, torch.dtype)
-        if dtype not in _DATA_TYPES:
-            raise LLMParamInvalid(f"{dtype} has no DataType")
-        return _DATA_TYPES[dtype]
-
-
-_TORCH_DTYPES = {
-    DataType.DT_FLOAT: torch.float32,
-    DataType.DT_FLOAT16: torch.float16,
-    DataType.DT_INT8: torch.int8,
-    DataType.DT_INT32: torch.int32,
-    DataType.DT_UINT8: torch.uint8,
-    DataType.DT_INT16: torch.int16,
-    DataType.DT_UINT16: torch.uint16,
-    DataType.DT_UINT32: torch.uint32,
-    DataType.DT_INT64: torch.int64,
-    DataType.DT_UINT64: torch.uint64,
-    DataType.DT_DOUBLE: torch.float64,
-    DataType.DT_BOOL: torch.bool,
-    DataType.DT_BF16: torch.bfloat16,
-}
-_DATA_TYPES = {dtype: data_type for data_type, dtype in _TORCH_DTYPES.items()}
+from .data_type import DATA_TYPES, DataType
+from .status import NamedIntEnum, param_invalid
 
 
 class Placement(NamedIntEnum):
@@ -87,7 +27,7 @@ class CacheDesc:
 
     Args:
         num_tensors: The number of tensors, a uint32 greater than 0.
-        shape: The shape of each tensor, greater than 0 in every dimension. Stored as a tuple.
+        shape: The shape of each tensor, greater than 0 in every dimension. Read back as the list or the tuple given.
         data_type: The element type: a DataType, or a torch dtype (stored as one only if it has no DataType).
         placement: In host memory or on the device.
         batch_dim_index: The dimension of ``shape`` that is the batch. Each index of the dimensions before it counts as a
@@ -102,18 +42,18 @@ class CacheDesc:
     """
 
     num_tensors: int
-    shape: tuple[int, ...] | list[int]
+    shape: tuple[int, ...] | list[int] = field(compare=False)
     data_type: DataType | torch.dtype
     placement: Placement = Placement.DEVICE
     batch_dim_index: int = 0
     seq_len_dim_index: int = -1
     kv_tensor_format: str | None = None
+    dims: tuple[int, ...] = field(init=False, repr=False)
+    """``shape`` as a tuple. Descriptions are compared by it."""
 
     def __post_init__(self) -> None:
         check_int("num_tensors", self.num_tensors, UINT32)
-        check_type("shape", self.shape, tuple, list)
-        for dim, length in enumerate(self.shape):
-            check_int(f"shape[{dim}]", length, INT64)
+        self._set_shape(self.shape)
         check_type("data_type", self.data_type, DataType, torch.dtype)
         check_type("placement", self.placement, Placement)
         check_int("batch_dim_index", self.batch_dim_index, INT32)
@@ -122,19 +62,42 @@ class CacheDesc:
             check_type("kv_tensor_format", self.kv_tensor_format, str)
 
         if self.num_tensors == 0:
-            raise LLMParamInvalid("num_tensors (0) must be greater than 0")
-        if not self.shape or min(self.shape) <= 0:
-            raise LLMParamInvalid(f"shape ({self.shape}) must have dimensions, each greater than 0")
-        if not 0 <= self.batch_dim_index < len(self.shape):
-            raise LLMParamInvalid(f"batch_dim_index ({self.batch_dim_index}) out of range [0, {len(self.shape)})")
-        if not -1 <= self.seq_len_dim_index < len(self.shape):
-            raise LLMParamInvalid(f"seq_len_dim_index ({self.seq_len_dim_index}) out of range [-1, {len(self.shape)})")
+            raise param_invalid("num_tensors (0) must be greater than 0")
+        if not 0 <= self.batch_dim_index < len(self.dims):
+            raise param_invalid(f"batch_dim_index ({self.batch_dim_index}) out of range [0, {len(self.dims)})")
+        if not -1 <= self.seq_len_dim_index < len(self.dims):
+            raise param_invalid(f"seq_len_dim_index ({self.seq_len_dim_index}) out of range [-1, {len(self.dims)})")
         if self.data_type is DataType.DT_STRING:
-            raise LLMParamInvalid("data_type (DT_STRING) has no torch dtype")
+            raise param_invalid("data_type (DT_STRING) has no torch dtype")
 
-        object.__setattr__(self, "shape", tuple(self.shape))
         if isinstance(self.data_type, torch.dtype):
-            object.__setattr__(self, "data_type", _DATA_TYPES.get(self.data_type, self.data_type))
+            object.__setattr__(self, "data_type", DATA_TYPES.get(self.data_type, self.data_type))
+
+    def update_dim(self, dim_index: int, dim_value: int) -> None:
+        """Changes one dimension of ``shape``. Caches that a manager has created keep their own description.
+
+        Args:
+            dim_index: The index of the dimension, in ``[-dimensions, dimensions)``.
+            dim_value: Its new length, an int64 greater than 0.
+
+        Raises:
+            TypeError, ValueError, LLMException: As for the constructor.
+        """
+        check_int("dim_index", dim_index, INT64)
+        if not -len(self.dims) <= dim_index < len(self.dims):
+            raise param_invalid(f"dim_index ({dim_index}) out of range [-{len(self.dims)}, {len(self.dims)})")
+        dims = list(self.dims)
+        dims[dim_index] = dim_value
+        self._set_shape(type(self.shape)(dims))
+
+    def _set_shape(self, shape: tuple[int, ...] | list[int]) -> None:
+        check_type("shape", shape, tuple, list)
+        for dim, length in enumerate(shape):
+            check_int(f"shape[{dim}]", length, INT64)
+        if not shape or min(shape) <= 0:
+            raise param_invalid(f"shape ({shape}) must have dimensions, each greater than 0")
+        object.__setattr__(self, "shape", list(shape) if isinstance(shape, list) else tuple(shape))
+        object.__setattr__(self, "dims", tuple(shape))
 
     @property
     def batch_dim(self) -> int:
@@ -144,7 +107,7 @@ class CacheDesc:
     @property
     def batch_size(self) -> int:
         """The number of rows of each tensor."""
-        return self.shape[self.batch_dim_index]
+        return self.dims[self.batch_dim_index]
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -154,7 +117,7 @@ class CacheDesc:
     @property
     def size(self) -> int:
         """The size of one tensor in bytes."""
-        return math.prod(self.shape) * self.torch_dtype.itemsize
+        return math.prod(self.dims) * self.torch_dtype.itemsize
 
 
 class Cache:
@@ -191,6 +154,7 @@ class Cache:
         self.batch_dim = batch_dim
         self.is_blocks_cache = is_blocks_cache
         self.cache_id = cache_id
+        self._released_addrs: list[int] = []
 
     @classmethod
     def from_tensors(
@@ -214,16 +178,16 @@ class Cache:
         stacked = isinstance(tensors, Tensor)
         wrapped = [tensors] if isinstance(tensors, Tensor) else list(tensors)
         if not wrapped:
-            raise LLMParamInvalid("tensors must hold at least one tensor, got an empty list")
+            raise param_invalid("tensors must hold at least one tensor, got an empty list")
         for index, tensor in enumerate(wrapped):
             check_type(f"tensors[{index}]", tensor, Tensor)
             for name in ("shape", "dtype", "device"):
                 got, expected = getattr(tensor, name), getattr(wrapped[0], name)
                 if got != expected:
-                    raise LLMParamInvalid(f"tensors[{index}] must have the {name} of tensors[0], {expected}, got {got}")
+                    raise param_invalid(f"tensors[{index}] must have the {name} of tensors[0], {expected}, got {got}")
         shape = tuple(wrapped[0].shape)
         if not 0 <= batch_dim < len(shape):
-            raise LLMParamInvalid(f"batch_dim ({batch_dim}) out of range [0, {len(shape)}), the dimensions of tensors")
+            raise param_invalid(f"batch_dim ({batch_dim}) out of range [0, {len(shape)}), the dimensions of tensors")
         unstack = 1 if stacked and batch_dim > 0 else 0
         cache_desc = CacheDesc(
             num_tensors=shape[0] if unstack else len(wrapped),
@@ -251,10 +215,8 @@ class Cache:
         check_type("cache_desc", cache_desc, CacheDesc)
         check_type("addrs", addrs, Sequence)
         if cache_desc.placement is not Placement.HOST:
-            raise LLMParamInvalid(f"cache_desc.placement must be HOST, got {cache_desc.placement.name}")
-        described = (cache_desc.num_tensors, cache_desc.shape, cache_desc.torch_dtype, torch.device("cpu"))
-        tensors = _memory.wrap(addrs, *described)
-        return cls(tensors, cache_desc, cache_desc.batch_dim, is_blocks_cache=False)
+            raise param_invalid(f"cache_desc.placement must be HOST, got {cache_desc.placement.name}")
+        return wrap(cache_desc, addrs, torch.device("cpu"), is_blocks_cache=False)
 
     @property
     def unstacked(self) -> list[Tensor]:
@@ -266,8 +228,29 @@ class Cache:
 
     @property
     def tensor_addrs(self) -> list[int]:
-        """The address of each of the ``num_tensors`` tensors."""
-        return [tensor.data_ptr() for tensor in self.unstacked]
+        """The address of each of the ``num_tensors`` tensors. Stays the same after the cache has ended."""
+        return [tensor.data_ptr() for tensor in self.unstacked] or self._released_addrs
+
+    def _release(self) -> None:
+        """Releases the tensors and keeps their addresses: users of LLM-DataDist free registered memory by them."""
+        self._released_addrs = self.tensor_addrs
+        self.tensors = []
 
     def __repr__(self) -> str:
         return f"Cache(cache_id={self.cache_id}, cache_desc={self.cache_desc}, is_blocks_cache={self.is_blocks_cache})"
+
+
+def allocate(cache_desc: CacheDesc, device: torch.device, *, is_blocks_cache: bool) -> Cache:
+    """Allocates a cache as one stacked, uninitialised tensor. The cache has its own copy of the description."""
+    desc = replace(cache_desc)
+    stack = _memory.allocate((desc.num_tensors, *desc.dims), desc.torch_dtype, device)
+    return Cache([stack], desc, desc.batch_dim + 1, is_blocks_cache)
+
+
+def wrap(
+    cache_desc: CacheDesc, addrs: Sequence[int] | Sequence[Tensor], device: torch.device, *, is_blocks_cache: bool
+) -> Cache:
+    """Creates a cache over existing memory. The cache has its own copy of the description."""
+    desc = replace(cache_desc)
+    tensors = _memory.wrap(addrs, desc.num_tensors, desc.dims, desc.torch_dtype, device)
+    return Cache(tensors, desc, desc.batch_dim, is_blocks_cache)

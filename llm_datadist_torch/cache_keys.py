@@ -5,9 +5,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, overload
 
-from ._checks import INT64, UINT32, UINT64, check_int, check_type, describe
+from ._checks import INT64, UINT32, UINT64, check_int, check_type, describe, is_int
 from .cache import CacheDesc
-from .status import LLMParamInvalid
+from .status import param_invalid
 
 NO_ID = UINT64[1]
 """The number that stands for no request and for no prefix."""
@@ -21,21 +21,21 @@ def _set_fields(key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None
     """
     name, parameters = type(key).__name__, {parameter.name: parameter for parameter in fields(key)}
     if len(args) > len(parameters):
-        raise LLMParamInvalid(f"Unsupported: {name} takes {len(parameters)} arguments, got {len(args)}")
+        raise param_invalid(f"Unsupported: {name} takes {len(parameters)} arguments, got {len(args)}")
     values = dict(zip(parameters, args, strict=False))
     for keyword, value in kwargs.items():
         parameter = "cluster_id" if keyword == "prompt_cluster_id" and hasattr(type(key), keyword) else keyword
         if parameter not in parameters or parameter in values:
-            raise LLMParamInvalid(f"Unsupported: {name} takes each of {', '.join(parameters)} once, got {keyword}")
+            raise param_invalid(f"Unsupported: {name} takes each of {', '.join(parameters)} once, got {keyword}")
         values[parameter] = value
     for parameter, described in parameters.items():
         value = values.get(parameter, described.default)
         if value is MISSING:
-            raise LLMParamInvalid(f"{parameter} is required by {name}")
-        if type(value) is not int:
+            raise param_invalid(f"{parameter} is required by {name}")
+        if not is_int(value):
             raise TypeError(f"{name}: {parameter} only support int, got {describe(value)}")
         check_int(f"{name}: {parameter}", value, described.metadata.get("limits", UINT64))
-        object.__setattr__(key, parameter, value)
+        object.__setattr__(key, parameter, int(value))
 
 
 class _PromptClusterId:
@@ -81,8 +81,13 @@ class CacheKey(_PromptClusterId):
 
     @property
     def identity(self) -> Hashable:
-        """What a manager distinguishes keys by, or None for a key that only marks an unused batch entry."""
-        return None if self.req_id == self.prefix_id == NO_ID else (self.req_id, self.prefix_id, self.model_id)
+        """What a manager distinguishes keys by, or None for a key that only marks an unused batch entry.
+
+        The req_id does not count if there is a prefix_id.
+        """
+        if self.prefix_id != NO_ID:
+            return ("prefix", self.prefix_id, self.model_id)
+        return None if self.req_id == NO_ID else ("request", self.req_id, self.model_id)
 
 
 @dataclass(frozen=True, init=False)
@@ -143,7 +148,7 @@ def checked_keys(cache_desc: CacheDesc, cache_keys: Sequence[CacheKey]) -> Seque
     for index, key in enumerate(cache_keys):
         check_type(f"cache_keys[{index}]", key, CacheKey)
     if len(cache_keys) > cache_desc.batch_size:
-        raise LLMParamInvalid(
+        raise param_invalid(
             f"cache_keys must hold at most {cache_desc.batch_size} keys (the batch size), got {len(cache_keys)}"
         )
     return cache_keys

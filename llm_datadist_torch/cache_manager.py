@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CacheManager: the calls of LLM-DataDist for one machine. They block, and raise LLMException."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -10,10 +11,10 @@ from ._cache_table import CacheTable
 from ._checks import INT64, UINT32, UINT64, RemoteCall, as_int64, check_int, check_type
 from ._copier import Copier
 from ._logging import error_context, logger
-from .cache import Cache, CacheDesc, Placement
-from .cache_keys import BlocksCacheKey, CacheKey, checked_key, checked_keys
-from .config import LLMConfig
-from .status import LLMException, LLMParamInvalid, LLMStatusCode
+from .cache import Cache, CacheDesc, Placement, allocate, wrap
+from .cache_keys import NO_ID, BlocksCacheKey, CacheKey, checked_key, checked_keys
+from .configs import LLMConfig
+from .status import LLMStatusCode, llm_error, param_invalid
 
 _DEFAULT_TIMEOUT_MS = 1000
 
@@ -33,15 +34,16 @@ class CacheManager:
     - LLM_KV_CACHE_NOT_EXIST for a cache that was deallocated or unregistered, if they copy.
 
     Args:
-        config: The settings, read by the constructor: ``sync_kv_timeout``, ``device_id``, and the ``memory_size`` of
-            ``mem_pool_cfg`` and ``host_mem_pool_cfg``.
+        config: The settings, read by the constructor: ``sync_kv_timeout``, ``device_id``, and the memory limits in
+            ``mem_pool_cfg``, ``host_mem_pool_cfg`` and ``ge_options``.
     """
 
     def __init__(self, config: LLMConfig | None = None) -> None:
         config = LLMConfig() if config is None else config
         check_type("config", config, LLMConfig)
-        self._device_id = config.device_id
-        self._table = CacheTable(config.memory_sizes())
+        device_id = config.device_id
+        self._device_id = device_id[0] if isinstance(device_id, list | tuple) else device_id
+        self._table = CacheTable(config.memory_limits())
         self._copier = Copier(_DEFAULT_TIMEOUT_MS if config.sync_kv_timeout is None else int(config.sync_kv_timeout))
 
     def allocate_cache(self, cache_desc: CacheDesc, cache_keys: Sequence[CacheKey] = ()) -> Cache:
@@ -56,7 +58,7 @@ class CacheManager:
                 prefix_id skips an entry. The memory stays until the cache is deallocated and all keys are removed.
 
         Raises:
-            LLMException: LLM_OUT_OF_MEMORY beyond the ``memory_size`` of the placement, or if the host is out of memory;
+            LLMException: LLM_OUT_OF_MEMORY beyond the memory limit of the placement, or if the host is out of memory;
                 LLM_DEVICE_OUT_OF_MEMORY if the device is.
         """
         with error_context("allocate_cache"):
@@ -113,26 +115,37 @@ class CacheManager:
             return self._register(cache_desc, addrs, keys, remote_accessible, is_blocks_cache=True)
 
     def deallocate_cache(self, cache: Cache) -> None:
-        """Ends an allocated cache. Its memory stays until its last key is removed. Does nothing if it has ended."""
+        """Ends an allocated cache. Its memory stays until its last key is removed.
+
+        Does nothing for a cache that has ended, was registered, or is not of this manager.
+        """
         with error_context("deallocate_cache"):
             self._deallocate(cache, is_blocks_cache=False)
 
     def deallocate_blocks_cache(self, cache: Cache) -> None:
-        """Ends an allocated blocks cache and removes its key. Does nothing if it has ended."""
+        """Ends an allocated blocks cache and removes its key. Does nothing in the cases of ``deallocate_cache``."""
         with error_context("deallocate_blocks_cache"):
             self._deallocate(cache, is_blocks_cache=True)
 
     def unregister_cache(self, cache_id: int) -> None:
-        """Ends a registered cache or blocks cache. Does nothing if there is no cache with this id."""
+        """Ends a cache or blocks cache, registered or allocated. Does nothing if there is no cache with this id."""
         with error_context("unregister_cache"):
             check_int("cache_id", cache_id, INT64)
-            self._table.end(cache_id, registered=True)
+            self._table.end(cache_id)
 
     def remove_cache_key(self, cache_key: CacheKey) -> None:
         """Removes a key, and with the last key of a deallocated cache its memory. Does nothing for an unknown key."""
         with error_context("remove_cache_key"):
             check_type("cache_key", cache_key, CacheKey)
             self._table.remove_key(cache_key)
+
+    @staticmethod
+    def check_cache_key(cache_key: CacheKey) -> None:
+        """Raises LLM_PARAM_INVALID unless a key names either a request or a prefix."""
+        with error_context("check_cache_key"):
+            check_type("cache_key", cache_key, CacheKey)
+            if (cache_key.req_id == NO_ID) == (cache_key.prefix_id == NO_ID):
+                raise param_invalid(f"{cache_key} must have either a req_id or a prefix_id below {NO_ID}")
 
     def copy_cache(
         self,
@@ -173,13 +186,13 @@ class CacheManager:
             for name, cache in (("dst", dst), ("src", src)):
                 check_type(name, cache, Cache)
                 if cache.is_blocks_cache:
-                    raise LLMParamInvalid(f"{name} must be a contiguous cache, got a blocks cache")
+                    raise param_invalid(f"{name} must be a contiguous cache, got a blocks cache")
             if offset > INT64[1]:
-                raise LLMParamInvalid(f"offset ({offset}) must be at most {INT64[1]}: no row is longer")
+                raise param_invalid(f"offset ({offset}) must be at most {INT64[1]}: no row is longer")
             bits = None if req_id is None else as_int64(req_id)  # the op reads the bits as a uint64
             numbers = (dst_batch_index, src_batch_index, offset, size, bits)
             self._copier.copy(ops.copy_cache_blocking, ("dst", dst), ("src", src), *numbers)
-        request = "" if req_id is None else f" (req_id {req_id})"
+        request = "" if req_id is None else f" (req_id {req_id:d})"
         rows = (src.cache_id, src_batch_index, dst.cache_id, dst_batch_index)
         logger.debug(
             "copy_cache: cache %d row %d to cache %d row %d, offset %d, size %d%s", *rows, offset, size, request
@@ -190,7 +203,7 @@ class CacheManager:
 
         Args:
             cache: A blocks cache.
-            copy_block_info: For each block to read, the blocks to write. No block may be written twice.
+            copy_block_info: For each block to read, the blocks to write. No block may be written from two blocks.
 
         Raises:
             LLMException: As for ``copy_cache``.
@@ -198,7 +211,7 @@ class CacheManager:
         with error_context("copy_blocks"):
             check_type("cache", cache, Cache)
             if not cache.is_blocks_cache:
-                raise LLMParamInvalid("cache must be a blocks cache, got a contiguous one")
+                raise param_invalid("cache must be a blocks cache, got a contiguous one")
             check_type("copy_block_info", copy_block_info, Mapping)
             pairs: list[tuple[int, int]] = []
             for source, targets in copy_block_info.items():
@@ -223,13 +236,8 @@ class CacheManager:
             for name, cache in (("src_cache", src_cache), ("dst_cache", dst_cache)):
                 check_type(name, cache, Cache)
                 if not cache.is_blocks_cache and cache.cache_id != -1:
-                    raise LLMParamInvalid(f"{name} must be a blocks cache, got a contiguous one")
+                    raise param_invalid(f"{name} must be a blocks cache, got a contiguous one")
             check_type("src_to_dst", src_to_dst, Mapping)
-            sizes = [cache.cache_desc.size // cache.cache_desc.batch_size for cache in (src_cache, dst_cache)]
-            if sizes[0] != sizes[1]:
-                raise LLMParamInvalid(
-                    f"src_cache and dst_cache must have blocks of one size, got {sizes[0]} and {sizes[1]} bytes"
-                )
             pairs = [(target, source) for source, target in src_to_dst.items()]
             self._copier.copy_rows("src_to_dst", ("dst_cache", dst_cache), ("src_cache", src_cache), pairs)
         logger.debug(
@@ -253,12 +261,7 @@ class CacheManager:
     ) -> Cache:
         check_type("cache_desc", cache_desc, CacheDesc)
         device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
-
-        def make() -> Cache:
-            shape = (cache_desc.num_tensors, *cache_desc.shape)
-            stack = _memory.allocate(shape, cache_desc.torch_dtype, device)
-            return Cache([stack], cache_desc, cache_desc.batch_dim + 1, is_blocks_cache)
-
+        make = functools.partial(allocate, cache_desc, device, is_blocks_cache=is_blocks_cache)
         cache = self._table.allocate(cache_desc, keys, make)
         logger.info("allocated %r", cache)
         return cache
@@ -277,20 +280,18 @@ class CacheManager:
         if remote_accessible is not None:
             check_type("remote_accessible", remote_accessible, bool)
         if remote_accessible:
-            raise LLMException(
-                "remote_accessible (True): no other machine can read a cache of llm_datadist_torch",
+            raise llm_error(
                 LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
+                "remote_accessible (True): no other machine can read a cache of llm_datadist_torch; leave it out",
             )
         device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
-        tensors = _memory.wrap(addrs, cache_desc.num_tensors, cache_desc.shape, cache_desc.torch_dtype, device)
-        cache = self._table.register(Cache(tensors, cache_desc, cache_desc.batch_dim, is_blocks_cache), keys)
+        cache = self._table.register(wrap(cache_desc, addrs, device, is_blocks_cache=is_blocks_cache), keys)
         logger.info("registered %r", cache)
         return cache
 
     def _deallocate(self, cache: Cache, *, is_blocks_cache: bool) -> None:
         check_type("cache", cache, Cache)
-        if cache.is_blocks_cache != is_blocks_cache:
+        if cache.is_blocks_cache != is_blocks_cache and cache.cache_id != -1:
             expected, got = ("a blocks cache", "a contiguous cache")[:: 1 if is_blocks_cache else -1]
-            raise LLMParamInvalid(f"cache must be {expected}, got {got}")
-        if self._table.find(cache.cache_id) is cache:  # not a cache of another manager
-            self._table.end(cache.cache_id, registered=False)
+            raise param_invalid(f"cache must be {expected}, got {got}")
+        self._table.end_allocated(cache)

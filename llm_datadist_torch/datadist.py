@@ -7,16 +7,8 @@ from ._checks import UINT64, RemoteCall, check_int, check_type
 from ._fork import renew_lock_in_children
 from ._logging import error_context
 from .cache_manager import CacheManager
-from .config import LLMConfig
-from .status import LLMException, LLMParamInvalid, LLMStatusCode, NamedIntEnum
-
-
-class LLMRole(NamedIntEnum):
-    """The role of a process in a cluster. Has no effect on one machine."""
-
-    PROMPT = 1
-    DECODER = 2
-    MIX = 3
+from .configs import LLMConfig, LLMRole
+from .status import LLMStatusCode, llm_error, param_invalid
 
 
 class LLMDataDist:
@@ -56,9 +48,9 @@ class LLMDataDist:
             if LLMDataDist._initialised is self:
                 return
             if LLMDataDist._initialised is not None:
-                raise LLMException("another LLMDataDist is initialised; finalize it first", LLMStatusCode.LLM_FAILED)
+                raise llm_error(LLMStatusCode.LLM_FAILED, "another LLMDataDist is initialised; finalize it first")
             config = LLMConfig.from_options(options)
-            manager = CacheManager(config) if config.enable_cache_manager else None
+            manager = CacheManager(config) if config.wants_cache_manager() else None
             self._cache_manager, LLMDataDist._initialised = manager, self
 
     @property
@@ -72,7 +64,10 @@ class LLMDataDist:
         if LLMDataDist._initialised is not self:
             raise RuntimeError("cache_manager: this LLMDataDist is not initialised; call init first")
         if self._cache_manager is None:
-            raise LLMParamInvalid("cache_manager: not enabled; set enable_cache_manager in the options of init")
+            raise param_invalid(
+                "cache_manager: not enabled; set LLMConfig.enable_cache_manager to True, or LLMConfig.local_comm_res to "
+                'any string ("" too), before generate_options'
+            )
         return self._cache_manager
 
     def finalize(self) -> None:

@@ -47,32 +47,40 @@ class LLMStatusCode(NamedIntEnum):
     LLM_TIMEOUT = 0x5010B01A
     LLM_LINK_BUSY = 0x5010B01B
     LLM_OUT_OF_MEMORY = 0x5010B01C
+    LLM_DEVICE_MEM_ERROR = 507053  # this and the next are numbers of ACL
+    LLM_SUSPECT_REMOTE_ERROR = 507057
 
 
 class LLMException(RuntimeError):
     """An error with a status code.
 
+    The text of an error that this package raises ends in the name of its code, as in ``[LLM_TIMEOUT]``.
+
     Args:
-        message: What went wrong.
+        args: As for RuntimeError.
         status_code: The status code, also available as the property of that name.
     """
 
-    def __init__(self, message: str = "", status_code: LLMStatusCode = LLMStatusCode.LLM_FAILED) -> None:
-        # Both go to args, so that the exception can be pickled on its way out of a worker process.
-        super().__init__(message, status_code)
+    def __init__(self, *args: object, status_code: LLMStatusCode = LLMStatusCode.LLM_SUCCESS) -> None:
+        super().__init__(*args)
+        self._status_code = status_code
 
     @property
     def status_code(self) -> LLMStatusCode:
         """The outcome of the call."""
-        code: LLMStatusCode = self.args[1]
-        return code
-
-    def __str__(self) -> str:
-        return f"{self.args[0]} [{self.status_code.name}]"
+        return self._status_code
 
 
 class LLMParamInvalid(LLMException, ValueError):
     """LLM_PARAM_INVALID. Also a ValueError: LLM-DataDist's pages promise that for wrong arguments."""
 
-    def __init__(self, message: str = "", status_code: LLMStatusCode = LLMStatusCode.LLM_PARAM_INVALID) -> None:
-        super().__init__(message, status_code)
+
+def llm_error(status_code: LLMStatusCode, message: str) -> LLMException:
+    """An error of this package."""
+    kind = LLMParamInvalid if status_code is LLMStatusCode.LLM_PARAM_INVALID else LLMException
+    return kind(f"{message} [{status_code.name}]", status_code=status_code)
+
+
+def param_invalid(message: str) -> LLMException:
+    """An LLM_PARAM_INVALID of this package."""
+    return llm_error(LLMStatusCode.LLM_PARAM_INVALID, message)

@@ -46,9 +46,31 @@ def test_placement_numbers() -> None:
 class TestCacheDesc:
     def test_defaults_and_properties(self) -> None:
         desc = CacheDesc(80, [4, 2, 8], DataType.DT_FLOAT16)
-        assert (desc.num_tensors, desc.shape, desc.data_type) == (80, (4, 2, 8), DataType.DT_FLOAT16)
+        assert (desc.num_tensors, desc.shape, desc.data_type) == (80, [4, 2, 8], DataType.DT_FLOAT16)
         assert (desc.placement, desc.batch_dim, desc.seq_len_dim_index) == (Placement.DEVICE, 0, -1)
         assert (desc.batch_size, desc.size, desc.kv_tensor_format) == (4, 128, None)
+
+    def test_shape_is_given_back_as_it_was_given(self) -> None:
+        shape = [4, 256]
+        as_list, as_tuple = CacheDesc(80, shape, DataType.DT_FLOAT16), CacheDesc(80, (4, 256), DataType.DT_FLOAT16)
+        assert as_list.shape == [4, 256] and [1] + as_list.shape[1:] == [1, 256]
+        assert as_tuple.shape == (4, 256) and (1,) + as_tuple.shape[1:] == (1, 256)
+        assert as_list == as_tuple and hash(as_list) == hash(as_tuple)
+        shape[0] = 5
+        assert as_list.shape == [4, 256]
+
+    @pytest.mark.parametrize("kind", [list, tuple])
+    def test_update_dim(self, kind: type) -> None:
+        desc = CacheDesc(1, kind((4, 2, 8)), DataType.DT_INT8)
+        desc.update_dim(0, 3)
+        desc.update_dim(-1, 16)
+        assert (desc.shape, desc.batch_size, desc.size) == (kind((3, 2, 16)), 3, 96)
+        assert desc == CacheDesc(1, (3, 2, 16), DataType.DT_INT8)
+        refused("dim_index (3) out of range [-3, 3)", desc.update_dim, 3, 1)
+        refused("must have dimensions, each greater than 0", desc.update_dim, 0, 0)
+        with pytest.raises(TypeError, match=r"shape\[0\] must be int"):
+            desc.update_dim(0, "1")
+        assert desc.shape == kind((3, 2, 16))
 
     def test_by_position(self) -> None:
         desc = CacheDesc(1, (4, 2, 8), DataType.DT_INT64, Placement.HOST, 1, 2, "BNSD")

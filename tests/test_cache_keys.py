@@ -3,11 +3,12 @@
 
 import pickle
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any
 
 import pytest
 
-from llm_datadist_torch import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex, LLMException, LLMStatusCode
+from llm_datadist_torch import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex, CacheManager, LLMException, LLMStatusCode
 
 Make = Callable[..., Any]
 
@@ -38,6 +39,32 @@ def test_values(key: Any, expected: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("key", [CacheKey(5, 6), BlocksCacheKey(5)])
 def test_prompt_cluster_id_is_an_alias(key: Any) -> None:
     assert key.prompt_cluster_id == 5
+
+
+class Id(IntEnum):
+    FIRST = 3
+
+
+class Count(int):
+    pass
+
+
+def test_int_subclasses_are_ints() -> None:
+    assert CacheKey(Id.FIRST, Count(4)) == CacheKey(3, 4)
+    assert BlocksCacheKey(Count(3)) == BlocksCacheKey(Id.FIRST)
+    assert CacheKeyByIdAndIndex(Id.FIRST, Count(4), Id.FIRST) == CacheKeyByIdAndIndex(3, 4, 3)
+    assert type(CacheKey(Id.FIRST, 1).cluster_id) is int
+
+
+def test_check_cache_key() -> None:
+    CacheManager.check_cache_key(CacheKey(0, 1))
+    CacheManager.check_cache_key(CacheKey(0, 2**64 - 1, prefix_id=1))
+    for key in (CacheKey(0, 2**64 - 1), CacheKey(0, 1, prefix_id=1)):
+        with pytest.raises(LLMException, match="must have either a req_id or a prefix_id") as refusal:
+            CacheManager.check_cache_key(key)
+        assert refusal.value.status_code is LLMStatusCode.LLM_PARAM_INVALID
+    with pytest.raises(TypeError, match="check_cache_key: cache_key must be CacheKey, got BlocksCacheKey"):
+        CacheManager.check_cache_key(BlocksCacheKey(0))
 
 
 def test_keys_compare_by_value() -> None:

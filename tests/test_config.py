@@ -2,9 +2,10 @@
 """LLMConfig: its settings, their checks, and the options it generates."""
 
 import pytest
-import torch
 
 from llm_datadist_torch import LLMConfig, LlmConfig, LLMException, LLMStatusCode
+from llm_datadist_torch._logging import warn_once
+from llm_datadist_torch.configs import SETTINGS
 
 
 def test_both_spellings() -> None:
@@ -25,6 +26,7 @@ def test_options() -> None:
     assert config.generate_options() == {
         "llm.SyncKvCacheWaitTime": "5000",
         "ge.exec.deviceId": "3",
+        "ge.session_device_id": "3",
         "llm.EnableCacheManager": "1",
         "llm.MemPoolConfig": '{"memory_size": 1048576}',
         "llm.HostMemPoolConfig": '{"memory_size": 2097152, "page_shift": 12}',
@@ -47,6 +49,16 @@ def test_valid_timeouts(value: int | str) -> None:
         ("sync_kv_timeout", "", "must be an int or a string of digits"),
         ("sync_kv_timeout", "²", "must be an int or a string of digits"),
         ("device_id", -1, "device_id (-1) must not be negative"),
+        ("device_id", [], "device_id ([]) must name one device"),
+        ("device_id", (0, 1), "device_id ((0, 1)) must name one device"),
+        ("link_total_time", -1, "link_total_time (-1) must be in [0, 4294967295]"),
+        ("link_total_time", 2**32, "must be in [0, 4294967295]"),
+        ("link_retry_count", 0, "link_retry_count (0) must be in [1, 100]"),
+        ("link_retry_count", 101, "must be in [1, 100]"),
+        ("mem_utilization", 1.01, "mem_utilization (1.01) must be in [0, 1]"),
+        ("cluster_info", "{", "cluster_info ('{') must be JSON"),
+        ("ge_options", {"ge.flowGraphMemMaxSize": "1,2"}, "ge.flowGraphMemMaxSize ('1,2') must be a string of digits"),
+        ("ge_options", {"ge.flowGraphMemMaxSize": "1 GB"}, "must be a string of digits: the bytes of one memory pool"),
         ("mem_pool_cfg", "1 GB", "mem_pool_cfg ('1 GB') must be JSON"),
         ("mem_pool_cfg", "[1]", 'must be a JSON object with "memory_size"'),
         ("mem_pool_cfg", "{}", 'must be a JSON object with "memory_size"'),
@@ -65,20 +77,36 @@ def test_invalid_values(name: str, value: object, text: str) -> None:
     assert config == LLMConfig()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("sync_kv_timeout", 1.0), ("sync_kv_timeout", True), ("device_id", "0"), ("device_id", True)),
-        *(("enable_cache_manager", 1), ("mem_pool_cfg", {}), ("host_mem_pool_cfg", 1)),
-    ],
-)
+WRONG_TYPES = {
+    "sync_kv_timeout": [1.0, True],
+    "device_id": ["0", True, {0}, ["0"], [True]],
+    "enable_cache_manager": [1, "1"],
+    "mem_pool_cfg": [{}],
+    "host_mem_pool_cfg": [1],
+    "local_comm_res": [{}],
+    "listen_ip_info": [1],
+    "enable_remote_cache_accessible": [1],
+    "enable_switch_role": ["1"],
+    "link_total_time": ["20", 1.0, True],
+    "link_retry_count": ["1", True],
+    "mem_utilization": [1, "0.5"],
+    "ge_options": ["", [], {"ge.a": 1}, {1: "1"}, {"ge.flowGraphMemMaxSize": 1}],
+    "rdma_traffic_class": ["132"],
+    "output_max_size": ["1"],
+    "transfer_backend": [1],
+    "cluster_info": [{}],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG_TYPES.items() for value in values])
 def test_wrong_types(name: str, value: object) -> None:
-    with pytest.raises(TypeError, match=f"{name} must be"):
+    with pytest.raises(TypeError, match=rf"{name}(\[.*\])? must be"):
         setattr(LLMConfig(), name, value)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("sync_kv_timeout", 2**31), ("sync_kv_timeout", str(2**31)), ("device_id", 2**31)]
+    ("name", "value"),
+    [("sync_kv_timeout", 2**31), ("sync_kv_timeout", str(2**31)), ("device_id", 2**31), ("device_id", [2**31])],
 )
 def test_numbers_outside_their_integer_type(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"{name} \(2147483648\) out of range"):
@@ -88,22 +116,95 @@ def test_numbers_outside_their_integer_type(name: str, value: object) -> None:
 @pytest.mark.parametrize("name", ["mem_pool_cfg", "host_mem_pool_cfg"])
 def test_an_empty_pool_is_no_limit(name: str) -> None:
     config = LLMConfig(**{name: ""})
-    assert config.memory_sizes() == {}
-    assert LLMConfig.from_options(config.generate_options()).memory_sizes() == {}
+    assert config.memory_limits() == {}
+    assert LLMConfig.from_options(config.generate_options()).memory_limits() == {}
+
+
+@pytest.mark.parametrize("device_id", [3, [3], (3,)])
+def test_a_device_in_a_list(device_id: object) -> None:
+    config = LLMConfig(device_id=device_id)
+    assert config.device_id == device_id
+    assert config.generate_options() == {"ge.exec.deviceId": "3", "ge.session_device_id": "3"}
+    assert LLMConfig.from_options(config.generate_options()).device_id == 3
+
+
+def test_options_by_its_other_names() -> None:
+    config = LLMConfig(device_id=1)
+    config.mem_utilization = 0.5
+    assert config.options == config.gen_options() == config.generate_options()
+    assert config.options["llm.MemoryUtilization"] == "0.5"
+
+
+# Name, default, another value, its option
+REMOTE = [
+    ("listen_ip_info", "", "192.168.1.1:26000", {"llm.listenIpInfo": "192.168.1.1:26000"}),
+    ("link_total_time", 0, 20, {"llm.LinkTotalTime": "20"}),
+    ("link_retry_count", 1, 100, {"llm.LinkRetryCount": "100"}),
+    ("mem_utilization", 0.95, 0.5, {"llm.MemoryUtilization": "0.5"}),
+    ("ge_options", {}, {"ge.a": "b"}, {"ge.a": "b"}),
+    ("buf_pool_cfg", "", "{}", {"llm.BufPoolCfg": "{}"}),
+    ("cluster_info", "", "{}", {"llm.ClusterInfo": "{}"}),
+    ("deploy_res_path", "", "/a", {"llm.deployResPath": "/a"}),
+    ("enable_remote_cache_accessible", False, True, {"llm.EnableRemoteCacheAccessible": "1"}),
+    ("enable_switch_role", False, True, {"llm.EnableSwitchRole": "1"}),
+    ("global_resource_config", "", "{}", {"llm.GlobalResourceConfig": "{}"}),
+    ("output_max_size", None, 4, {"llm.OutputMaxSize": "4"}),
+    ("rdma_service_level", None, 4, {"llm.RdmaServiceLevel": "4"}),
+    ("rdma_traffic_class", None, 132, {"llm.RdmaTrafficClass": "132"}),
+    ("transfer_backend", "", "hixl", {"llm.TransferBackend": "hixl"}),
+]
+
+
+@pytest.mark.parametrize(("name", "default", "value", "options"), REMOTE, ids=lambda value: str(value)[:30])
+def test_settings_for_other_machines(
+    name: str, default: object, value: object, options: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """They can be read and assigned. Only another value than the default is logged, and only once."""
+    warn_once.cache_clear()
+    config = LLMConfig()
+    assert getattr(config, name) == default
+    setattr(config, name, default)
+    setattr(config, name, None if name != "ge_options" else {})
+    assert config == LLMConfig() and not caplog.records
+    for _ in range(2):
+        setattr(config, name, value)
+    assert getattr(config, name) == value
+    assert config.generate_options() == options
+    assert LLMConfig.from_options(options) == config
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"option {next(iter(options))}" in record.getMessage()
+    assert "has no effect on one machine" in record.getMessage()
+
+
+def test_every_setting_is_tested() -> None:
+    local = ["sync_kv_timeout", "device_id", "enable_cache_manager", "local_comm_res"]
+    local += ["mem_pool_cfg", "host_mem_pool_cfg"]
+    assert {*SETTINGS, "ge_options"} == {name for name, *_ in REMOTE} | set(local)
+    assert [name for name in local if getattr(LLMConfig, name).local] == local
 
 
 @pytest.mark.parametrize(
-    "name", ["listen_ip_info", "link_retry_count", "rdma_traffic_class", "enable_switch_role", "ge_options"]
+    ("option", "text"),
+    [
+        ("llm.LinkRetryCount", "x"),
+        ("llm.LinkRetryCount", "101"),
+        ("llm.EnableSwitchRole", "True"),
+        ("llm.MemoryUtilization", "x"),
+        ("ge.flowGraphMemMaxSize", "1,2"),
+    ],
 )
-def test_settings_for_remote_access_can_only_be_disabled(name: str) -> None:
+def test_options_that_are_not_allowed(option: str, text: str) -> None:
+    with pytest.raises(LLMException) as refusal:
+        LLMConfig.from_options({option: text})
+    assert refusal.value.status_code is LLMStatusCode.LLM_PARAM_INVALID
+
+
+def test_the_limit_of_a_changed_dict_is_checked() -> None:
     config = LLMConfig()
-    for off in (None, False, ""):
-        setattr(config, name, off)
-    for on in (0, 1, True, "x", [], torch.zeros(2)):
-        with pytest.raises(LLMException, match=f"{name} concerns other machines") as refusal:
-            setattr(config, name, on)
-        assert refusal.value.status_code is LLMStatusCode.LLM_FEATURE_NOT_ENABLED
-    assert config == LLMConfig()
+    config.ge_options["ge.flowGraphMemMaxSize"] = "12 MB"
+    with pytest.raises(LLMException, match="must be a string of digits"):
+        config.memory_limits()
 
 
 def test_unknown_setting() -> None:

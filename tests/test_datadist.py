@@ -21,6 +21,7 @@ from llm_datadist_torch import (
     LLMStatusCode,
     Placement,
 )
+from llm_datadist_torch._logging import warn_once
 
 DESC = CacheDesc(2, (4, 8), DataType.DT_FLOAT, Placement.HOST)
 OPTIONS = LLMConfig(enable_cache_manager=True).generate_options()
@@ -134,13 +135,41 @@ def test_every_setting_passes_through_the_options() -> None:
     config.host_mem_pool_cfg = '{"memory_size": 8192}'
     again = LLMConfig.from_options(config.generate_options())
     assert again.generate_options() == config.generate_options()
-    assert again.memory_sizes() == {Placement.DEVICE: 4096, Placement.HOST: 8192}
+    assert again.memory_limits() == {Placement.DEVICE: (4096, "memory_size"), Placement.HOST: (8192, "memory_size")}
 
 
-def test_warning_for_options_without_effect(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "LLM_DATADIST"):
-        LLMConfig.from_options({"llm.listenIpInfo": "10.0.0.1:26000"})
-    assert [r.getMessage() for r in caplog.records] == ["option llm.listenIpInfo has no effect on one machine"]
+def test_options_without_effect_are_logged_once(datadist: LLMDataDist, caplog: pytest.LogCaptureFixture) -> None:
+    warn_once.cache_clear()
+    for _ in range(2):
+        datadist.init(OPTIONS | {"llm.listenIpInfo": "10.0.0.1:26000", "ge.exec.rankId": "0"})
+        datadist.finalize()
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
+        "option ge.exec.rankId has no effect on one machine",
+        "listen_ip_info (option llm.listenIpInfo) has no effect on one machine",
+    ]
+
+
+class TestLocalCommRes:
+    """Any value of it enables the cache manager: many scripts have no other switch."""
+
+    @pytest.mark.parametrize("value", ["", '{"version": "1.3"}'])
+    def test_enables_the_cache_manager(self, datadist: LLMDataDist, value: str) -> None:
+        config = LLMConfig()
+        assert config.local_comm_res == ""
+        config.local_comm_res = value
+        assert config.enable_cache_manager is False
+        assert config.generate_options() == {"llm.LocalCommRes": value}
+        datadist.init(config.generate_options())
+        assert datadist.cache_manager.allocate_cache(DESC).cache_id == 1
+
+    def test_with_the_cache_manager_disabled(self, datadist: LLMDataDist) -> None:
+        options = {"llm.LocalCommRes": "", "llm.EnableCacheManager": "0"}
+        refused(LLMStatusCode.LLM_PARAM_INVALID, "enable_cache_manager (False) must be True", datadist.init, options)
+
+    def test_the_error_says_what_enables_it(self, datadist: LLMDataDist) -> None:
+        datadist.init({})
+        text = "set LLMConfig.enable_cache_manager to True, or LLMConfig.local_comm_res to any string"
+        refused(LLMStatusCode.LLM_PARAM_INVALID, text, lambda: datadist.cache_manager)
 
 
 @pytest.mark.parametrize("text", ["", "0;1", "-1", "x"])

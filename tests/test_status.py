@@ -7,23 +7,41 @@ import pickle
 import pytest
 
 from llm_datadist_torch import LLMException, LLMRole, LLMStatusCode, Placement
-from llm_datadist_torch.status import LLMParamInvalid
+from llm_datadist_torch.status import llm_error, param_invalid
 
 # The k of 0x5010B000 + k, from LLM-DataDist.
 NUMBERS = {
-    **{"LLM_WAIT_PROCESS_TIMEOUT": 1, "LLM_KV_CACHE_NOT_EXIST": 2, "LLM_REPEAT_REQUEST": 3},
-    **{"LLM_REQUEST_ALREADY_COMPLETED": 4, "LLM_PARAM_INVALID": 5, "LLM_ENGINE_FINALIZED": 6, "LLM_NOT_YET_LINK": 7},
-    **{"LLM_ALREADY_LINK": 8, "LLM_LINK_FAILED": 9, "LLM_UNLINK_FAILED": 10, "LLM_NOTIFY_PROMPT_UNLINK_FAILED": 11},
-    **{"LLM_CLUSTER_NUM_EXCEED_LIMIT": 12, "LLM_PROCESSING_LINK": 13, "LLM_DEVICE_OUT_OF_MEMORY": 14},
-    **{"LLM_PREFIX_ALREADY_EXIST": 15, "LLM_PREFIX_NOT_EXIST": 16, "LLM_SEQ_LENOVERLIMIT": 17, "LLM_NO_FREE_BLOCK": 18},
-    **{"LLM_BLOCKS_OUT_OF_MEMORY": 19, "LLM_EXIST_LINK": 24, "LLM_FEATURE_NOT_ENABLED": 25, "LLM_TIMEOUT": 26},
-    **{"LLM_LINK_BUSY": 27, "LLM_OUT_OF_MEMORY": 28},
+    "LLM_WAIT_PROCESS_TIMEOUT": 1,
+    "LLM_KV_CACHE_NOT_EXIST": 2,
+    "LLM_REPEAT_REQUEST": 3,
+    "LLM_REQUEST_ALREADY_COMPLETED": 4,
+    "LLM_PARAM_INVALID": 5,
+    "LLM_ENGINE_FINALIZED": 6,
+    "LLM_NOT_YET_LINK": 7,
+    "LLM_ALREADY_LINK": 8,
+    "LLM_LINK_FAILED": 9,
+    "LLM_UNLINK_FAILED": 10,
+    "LLM_NOTIFY_PROMPT_UNLINK_FAILED": 11,
+    "LLM_CLUSTER_NUM_EXCEED_LIMIT": 12,
+    "LLM_PROCESSING_LINK": 13,
+    "LLM_DEVICE_OUT_OF_MEMORY": 14,
+    "LLM_PREFIX_ALREADY_EXIST": 15,
+    "LLM_PREFIX_NOT_EXIST": 16,
+    "LLM_SEQ_LENOVERLIMIT": 17,
+    "LLM_NO_FREE_BLOCK": 18,
+    "LLM_BLOCKS_OUT_OF_MEMORY": 19,
+    "LLM_EXIST_LINK": 24,
+    "LLM_FEATURE_NOT_ENABLED": 25,
+    "LLM_TIMEOUT": 26,
+    "LLM_LINK_BUSY": 27,
+    "LLM_OUT_OF_MEMORY": 28,
 }
 
 
 def test_numbers() -> None:
     expected = {name: 0x5010B000 + k for name, k in NUMBERS.items()}
     expected |= {"LLM_SUCCESS": 0, "LLM_FAILED": 0xFFFFFFFF, "LLM_UNKNOWN_ERROR": -1}
+    expected |= {"LLM_DEVICE_MEM_ERROR": 507053, "LLM_SUSPECT_REMOTE_ERROR": 507057}  # numbers of ACL
     assert {code.name: int(code) for code in LLMStatusCode} == expected
 
 
@@ -37,25 +55,26 @@ def test_enumerations_are_ints_that_print_their_names(member: LLMStatusCode | LL
     assert pickle.loads(pickle.dumps(member)) is member
 
 
-def test_exception() -> None:
-    error = LLMException("text", LLMStatusCode.LLM_TIMEOUT)
-    assert isinstance(error, RuntimeError)
-    assert not isinstance(error, ValueError)
-    assert (error.status_code, str(error)) == (LLMStatusCode.LLM_TIMEOUT, "text [LLM_TIMEOUT]")
+@pytest.mark.parametrize("args", [(), ("text",), ("one", "two"), (1, None)], ids=repr)
+def test_exception_is_a_runtime_error_with_a_code(args: tuple[object, ...]) -> None:
+    error = LLMException(*args, status_code=LLMStatusCode.LLM_TIMEOUT)
+    assert isinstance(error, RuntimeError) and not isinstance(error, ValueError)
+    assert (error.args, str(error)) == (args, str(RuntimeError(*args)))
+    assert error.status_code is LLMStatusCode.LLM_TIMEOUT
+    assert LLMException(*args).status_code is LLMStatusCode.LLM_SUCCESS
 
 
-def test_param_invalid_is_also_a_value_error() -> None:
-    error = LLMParamInvalid("text")
+def test_errors_of_this_package_end_in_the_name_of_their_code() -> None:
+    error = llm_error(LLMStatusCode.LLM_TIMEOUT, "text")
+    assert (type(error), str(error)) == (LLMException, "text [LLM_TIMEOUT]")
+    error = param_invalid("text")
     assert isinstance(error, LLMException) and isinstance(error, ValueError)
-    assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID
+    assert (error.status_code, str(error)) == (LLMStatusCode.LLM_PARAM_INVALID, "text [LLM_PARAM_INVALID]")
 
 
-def test_exception_defaults() -> None:
-    assert (LLMException().status_code, str(LLMException())) == (LLMStatusCode.LLM_FAILED, " [LLM_FAILED]")
-    assert LLMException("text").status_code is LLMStatusCode.LLM_FAILED
-
-
-@pytest.mark.parametrize("error", [LLMException("text", LLMStatusCode.LLM_FAILED), LLMParamInvalid("text")])
+@pytest.mark.parametrize(
+    "error", [LLMException("one", 2, status_code=LLMStatusCode.LLM_FAILED), param_invalid("text")], ids=repr
+)
 def test_copies_and_pickles(error: LLMException) -> None:
     for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
-        assert (type(again), str(again), again.status_code) == (type(error), str(error), error.status_code)
+        assert (type(again), again.args, again.status_code) == (type(error), error.args, error.status_code)

@@ -34,10 +34,17 @@ try:
     manager.copy_cache(cache, cache, 9)
 except LLMException as error:
     code: LLMStatusCode = error.status_code
-raise_it = LLMException("by default LLM_FAILED")
+LLMException("text", 1, status_code=LLMStatusCode.LLM_TIMEOUT)
+LLMException(status_code=3)  # type: ignore[arg-type]
 
 datadist = LLMDataDist(LLMRole.PROMPT, 0)
 datadist.init(LLMConfig(enable_cache_manager=True).generate_options())
+config = LLMConfig()
+config.device_id = [0]
+config.local_comm_res = ""
+config.ge_options = {"ge.flowGraphMemMaxSize": "1024"}
+retries: int = config.link_retry_count
+config.link_retry_count = "1"  # type: ignore[assignment]
 desc = CacheDesc(80, [4, 256], DataType.DT_FLOAT16)
 CacheDesc(80, range(2), DataType.DT_FLOAT16)  # type: ignore[arg-type]
 CacheKey(foo=1)  # type: ignore[call-overload]

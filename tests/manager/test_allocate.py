@@ -11,6 +11,7 @@ from utils import assert_same_bytes, cache, reference_batch
 
 from llm_datadist_torch import (
     BlocksCacheKey,
+    Cache,
     CacheDesc,
     CacheKey,
     CacheManager,
@@ -77,6 +78,26 @@ class TestLimit:
         refused(LLMStatusCode.LLM_OUT_OF_MEMORY, "memory_size", manager.allocate_cache, desc("npu"))
         manager.allocate_cache(desc("cpu"))
 
+    def test_the_limit_of_the_graph_engine(self, device: str) -> None:
+        """The smaller limit of the device counts. There is none for host memory."""
+        config = LLMConfig(mem_pool_cfg='{"memory_size": 1048576}')
+        config.ge_options = {"ge.flowGraphMemMaxSize": str(BYTES)}
+        manager = CacheManager(LLMConfig.from_options(config.generate_options()))
+        manager.allocate_cache(desc("npu"))
+        text = f"{BYTES} bytes for a cache are more than ge.flowGraphMemMaxSize ({BYTES}) leaves: {BYTES} are in use"
+        refused(LLMStatusCode.LLM_OUT_OF_MEMORY, text, manager.allocate_cache, desc("npu"))
+        manager.allocate_cache(desc("cpu"))
+
+    def test_a_description_that_changes_later(self) -> None:
+        """A cache has its own description, so that its memory is accounted as it was allocated."""
+        manager = CacheManager(LLMConfig(host_mem_pool_cfg=f'{{"memory_size": {BYTES}}}'))
+        described = desc()
+        held = manager.allocate_cache(described)
+        described.update_dim(0, 1)
+        held.cache_desc.update_dim(1, 1)
+        manager.deallocate_cache(held)
+        manager.allocate_cache(desc())
+
     def test_memory_held_by_keys_counts(self) -> None:
         manager = CacheManager(LLMConfig(host_mem_pool_cfg=f'{{"memory_size": {BYTES}}}'))
         manager.deallocate_cache(manager.allocate_cache(desc(), [CacheKey(0, 1)]))
@@ -105,8 +126,18 @@ class TestKeys:
         manager.deallocate_cache(held)
         gc.collect()
         assert memory() is not None
-        assert held.tensors == [] and held.tensor_addrs == []
+        assert held.tensors == []
         manager.remove_cache_key(CacheKey(5, 2))  # the cluster id is ignored
+        assert memory() is None
+
+    def test_where_there_is_a_prefix_the_request_does_not_count(self) -> None:
+        manager = CacheManager()
+        held = manager.allocate_cache(desc(), [CacheKey(1, 5, prefix_id=9)])
+        memory = weakref.ref(held.tensors[0])
+        manager.deallocate_cache(held)
+        manager.remove_cache_key(CacheKey(1, 5))
+        assert memory() is not None
+        manager.remove_cache_key(CacheKey(1, 77, prefix_id=9))
         assert memory() is None
 
     def test_memory_is_released_after_the_last_key_and_deallocation(self) -> None:
@@ -138,6 +169,8 @@ class TestKeys:
             (CacheKey(0, 1), CacheKey(0, 1, 1), True),
             (CacheKey(0, NONE, 0, 1), CacheKey(0, NONE, 0, 1), False),
             (CacheKey(0, NONE, 0, 1), CacheKey(0, 1), True),
+            (CacheKey(0, 5, 0, 1), CacheKey(0, 6, 0, 1), False),
+            (CacheKey(0, 5, 0, 1), CacheKey(0, 5), True),
             (CacheKey(0, NONE), CacheKey(0, NONE), True),
         ],
     )
@@ -191,14 +224,49 @@ class TestEnd:
     def test_ending_a_cache_with_the_wrong_call(self) -> None:
         manager = CacheManager()
         plain, blocks = manager.allocate_cache(desc()), manager.allocate_blocks_cache(desc())
-        registered = manager.register_cache(desc(), cache(2, 4, 8))
         invalid = LLMStatusCode.LLM_PARAM_INVALID
         refused(invalid, "cache must be a contiguous cache, got a blocks cache", manager.deallocate_cache, blocks)
         refused(invalid, "cache must be a blocks cache, got a contiguous cache", manager.deallocate_blocks_cache, plain)
-        refused(invalid, "cache 3 is registered, not allocated", manager.deallocate_cache, registered)
-        refused(invalid, "cache_id (1) is an allocated cache", manager.unregister_cache, 1)
-        for held in (plain, blocks, registered):
+        for held in (plain, blocks):
             assert held.tensors
+
+    def test_deallocating_what_was_not_allocated_does_nothing(self) -> None:
+        manager = CacheManager()
+        owners = cache(2, 4, 8)
+        plain, blocks = manager.register_cache(desc(), owners), manager.register_blocks_cache(desc(), owners)
+        on_host = Cache.create_cpu_cache(desc(), owners)
+        for call, held in (
+            (manager.deallocate_cache, plain),
+            (manager.deallocate_blocks_cache, blocks),
+            (manager.deallocate_cache, on_host),
+            (manager.deallocate_blocks_cache, on_host),
+        ):
+            call(held)
+            assert_same_bytes(held.tensors, owners)
+        manager.copy_cache(plain, on_host, 0, 1)
+        manager.copy_blocks(blocks, {1: [2]})
+
+    def test_unregistering_an_allocated_cache_frees_it(self, device: str) -> None:
+        pool = f'{{"memory_size": {BYTES}}}'
+        manager = CacheManager(LLMConfig(mem_pool_cfg=pool, host_mem_pool_cfg=pool))
+        held = manager.allocate_cache(desc(device))
+        memory = weakref.ref(held.tensors[0])
+        manager.unregister_cache(held.cache_id)
+        assert memory() is None
+        manager.allocate_cache(desc(device))
+
+    def test_addresses_stay_as_they_were(self, device: str) -> None:
+        manager = CacheManager()
+        owners = cache(2, 4, 8, device=device)
+        registered, allocated = manager.register_cache(desc(device), owners), manager.allocate_cache(desc(device))
+        closed = manager.allocate_blocks_cache(desc(device))
+        addrs = [list(held.tensor_addrs) for held in (registered, allocated, closed)]
+        manager.unregister_cache(registered.cache_id)
+        manager.deallocate_cache(allocated)
+        manager._finalize()
+        assert [held.tensor_addrs for held in (registered, allocated, closed)] == addrs
+        assert addrs[0] == [tensor.data_ptr() for tensor in owners]
+        assert not registered.tensors and not allocated.tensors and not closed.tensors
 
     def test_caches_of_another_manager(self) -> None:
         manager, other = CacheManager(), CacheManager()

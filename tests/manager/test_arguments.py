@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """What CacheManager itself refuses: Python types, LLM-DataDist's integer types and kinds of caches."""
 
+import logging
 import re
+from enum import IntEnum
 
 import pytest
 import torch
 from manager_utils import desc
-from utils import cache, nothing_written
+from utils import assert_same_bytes, cache, filled, nothing_written, reference_copy
 
-from llm_datadist_torch import BlocksCacheKey, Cache, CacheKey, CacheManager, LLMException, LLMStatusCode
+from llm_datadist_torch import (
+    BlocksCacheKey,
+    Cache,
+    CacheDesc,
+    CacheKey,
+    CacheManager,
+    DataType,
+    LLMException,
+    LLMStatusCode,
+    Placement,
+)
 
 
 class TestCopyCache:
@@ -33,6 +45,24 @@ class TestCopyCache:
     @pytest.mark.parametrize("wrong", [True, 1.0, "1", [1]], ids=repr)
     def test_numbers_of_another_type(self, name: str, wrong: object) -> None:
         self.refused(TypeError, f"{name} must be int, got {type(wrong).__name__}", self.dst, self.src, **{name: wrong})
+
+    def test_int_subclasses_are_ints(self, caplog: pytest.LogCaptureFixture) -> None:
+        """An IntEnum for every number, also in blocks and descriptions. Messages have the number."""
+        number = IntEnum("number", {"ZERO": 0, "ONE": 1, "FOUR": 4, "EIGHT": 8})
+        expected = reference_copy(self.dst.tensors, self.src.tensors, 1, 0, 4, 8)
+        with caplog.at_level(logging.DEBUG, "LLM_DATADIST"):
+            CacheManager().copy_cache(
+                self.dst, self.src, number.ONE, number.ZERO, number.FOUR, number.EIGHT, number.EIGHT
+            )
+        assert_same_bytes(self.dst.tensors, expected)
+        assert "offset 4, size 8 (req_id 8)" in caplog.text
+        self.refused(LLMException, "(req_id 1)", self.dst, self.src, number.FOUR, req_id=number.ONE)
+
+        described = CacheDesc(number.ONE, [number.FOUR, number.EIGHT], DataType.DT_INT8, Placement.HOST, number.ZERO)
+        blocks = CacheManager().allocate_blocks_cache(described)
+        blocks.tensors[0].copy_(filled(1, 4, 8, dtype=torch.int8))
+        CacheManager().copy_blocks(blocks, {number.ZERO: [number.ONE]})
+        assert torch.equal(blocks.tensors[0][0, 1], blocks.tensors[0][0, 0])
 
     @pytest.mark.parametrize("name", ["dst_batch_index", "src_batch_index", "offset", "size"])
     def test_none_for_a_number(self, name: str) -> None:
@@ -71,6 +101,27 @@ class TestCopyCache:
             caches["src"],
         )
         assert error.status_code is LLMStatusCode.LLM_PARAM_INVALID
+
+    def test_stacked_caches_of_different_num_tensors(self) -> None:
+        two, one = (Cache.from_tensors(filled(count, 4, 8), batch_dim=1) for count in (2, 1))
+        text = "copy_cache: dst and src must have the same num_tensors, got num_tensors 2 and 1"
+        self.refused(LLMException, text, two, one)
+        self.refused(LLMException, text, self.dst, one)
+
+    def test_none_is_a_type_error(self) -> None:
+        """LLM-DataDist's pages promise AttributeError in these calls."""
+        manager = CacheManager()
+        for call, *args in (
+            (manager.register_cache, desc(), None),
+            (manager.register_cache, None, [8]),
+            (manager.register_blocks_cache, desc(), None),
+            (manager.register_blocks_cache, None, [8]),
+            (Cache.create_cpu_cache, desc(), None),
+            (Cache.create_cpu_cache, None, [8]),
+            (manager.swap_blocks, None, None, {}),
+        ):
+            with pytest.raises(TypeError, match=r"must be .*, got NoneType"):
+                call(*args)
 
     def test_device_without_a_kernel(self) -> None:
         quantized = torch._empty_affine_quantized([4, 8], scale=1.0, zero_point=0, dtype=torch.quint8)

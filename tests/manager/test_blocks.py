@@ -42,6 +42,14 @@ class TestBlocks:
         manager.swap_blocks(on_device, on_host, {3: 1})
         assert_same_bytes(owners, expected)
 
+    def test_a_destination_named_twice_for_one_source(self, device: str) -> None:
+        manager = CacheManager()
+        held = manager.allocate_blocks_cache(desc(device))
+        fill(held)
+        expected = reference_batch(held.tensors, held.tensors, [(1, 0, 0, -1), (3, 0, 0, -1)], batch_dim=1)
+        manager.copy_blocks(held, {0: [1, 3, 1, 1]})
+        assert_same_bytes(held.tensors, expected)
+
     def test_nothing_to_copy(self) -> None:
         manager = CacheManager()
         held = manager.allocate_blocks_cache(desc())
@@ -74,11 +82,23 @@ class TestBlocks:
                 blocks,
                 {0: [1, -1]},
             ),
-            ("write the same bytes", manager.copy_blocks, blocks, {0: [1], 2: [1]}),
+            (
+                "copy_blocks: copy_block_info: block 1 would be written from block 0 and from block 2",
+                manager.copy_blocks,
+                blocks,
+                {0: [1], 2: [1]},
+            ),
+            (
+                "swap_blocks: src_to_dst: block 3 would be written from block 0 and from block 2",
+                manager.swap_blocks,
+                blocks,
+                blocks,
+                {0: 3, 1: 2, 2: 3},
+            ),
             ("swap_blocks: src_cache must be a blocks cache", manager.swap_blocks, plain, blocks, {0: 1}),
             ("swap_blocks: dst_cache must be a blocks cache", manager.swap_blocks, blocks, plain, {0: 1}),
             (
-                "src_cache and dst_cache must have blocks of one size, got 32 and 28 bytes",
+                "src_cache and dst_cache must have the same block size, got 32 and 28 bytes",
                 manager.swap_blocks,
                 blocks,
                 smaller,
@@ -98,7 +118,13 @@ class TestBlocks:
                 blocks,
                 {5: 0},
             ),
-            ("swap_blocks: ", manager.swap_blocks, fewer, blocks, {0: 1}),
+            (
+                "swap_blocks: dst_cache and src_cache must have the same num_tensors, got num_tensors 2 and 1",
+                manager.swap_blocks,
+                fewer,
+                blocks,
+                {0: 1},
+            ),
             ("copy_cache: dst must be a contiguous cache", manager.copy_cache, blocks, plain),
         ):
             refused(invalid, text, call, *args)

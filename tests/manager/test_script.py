@@ -28,6 +28,7 @@ start(model_cache, request_cache)
 cache_manager.copy_cache(model_cache, request_cache, 2, 0, req_id=3)
 cache_manager.copy_cache(model_cache, model_cache, 3, 2, 0, 128)
 check_rows(model_cache, request_cache)
+cache_manager.check_cache_key(CacheKey(0, 3))
 cache_manager.remove_cache_key(CacheKey(0, 3))
 cache_manager.deallocate_cache(request_cache)
 

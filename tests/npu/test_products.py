@@ -22,10 +22,29 @@ for dst, src in ((on_npu, on_npu), (on_cpu, on_npu), (on_npu, on_cpu), (on_cpu, 
 """
 
 
+# torch_npu fills tensors on a 950 with operators, which the simulated runtime does not have.
+UNFILLED = """
+from llm_datadist_torch import *
+held = CacheManager().allocate_cache(CacheDesc(2, (4, 8), DataType.DT_FLOAT))
+CacheManager().copy_cache(held, held, 1, 2)
+print("copied on", held.tensors[0].device)
+"""
+
 NPU = torch.device("npu:0")
 
 
-@pytest.mark.parametrize("soc", ["Ascend910B1", "Ascend910B3", "Ascend910B4-1", "Ascend910_9391", "Ascend910_9362"])
+@pytest.mark.parametrize(
+    "soc",
+    [
+        "Ascend910B1",
+        "Ascend910B3",
+        "Ascend910B4-1",
+        "Ascend910_9391",
+        "Ascend910_9362",
+        "Ascend950PR_9589",
+        "Ascend950DT_9582",
+    ],
+)
 def test_served(soc: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.npu, "get_device_name", lambda device: soc)
     check_served.__wrapped__(NPU)
@@ -45,5 +64,6 @@ def test_the_runtime_is_asked() -> None:
     done = run_python(CODE, ASCEND_SIM_SOC="Ascend910_9391")
     assert done.stdout == "copied\n" * 4, done.stdout + done.stderr
     done = run_python(CODE, ASCEND_SIM_SOC="Ascend310P3")
-    text = "npu:0 is an Ascend310P3, which is not served; served are Ascend910B* and Ascend910_93*"
+    text = "npu:0 is an Ascend310P3, which is not served; served are Ascend910B*, Ascend910_93*, Ascend950*"
     assert done.stdout == f"copy_cache: {text} [LLM_FEATURE_NOT_ENABLED]\n" * 3 + "copied\n", done.stdout + done.stderr
+    assert run_python(UNFILLED, ASCEND_SIM_SOC="Ascend950PR_9589").stdout == "copied on npu:0\n"

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLM-DataDist's names: the table on the page on moving is up to date, and its submodules can be imported."""
+
+import importlib
+
+import pytest
+from utils import ROOT, run
+
+import llm_datadist_torch
+
+
+def test_the_table_is_up_to_date() -> None:
+    run("python", "tools/compare_api.py", "--check", cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("llm_datadist_torch.LLMStatusCode._member_map_['LLM_TIMEOUT']._value_ = 1", "LLM_TIMEOUT"),
+        ("del llm_datadist_torch.CacheManager.check_cache_key", "check_cache_key"),
+        ("llm_datadist_torch.LLMConfig.link_retry_count.default = 2", "link_retry_count has another default"),
+        ("llm_datadist_torch.CacheManager.deallocate_cache = lambda self, held: None", "deallocate_cache takes"),
+        ("llm_datadist_torch.CacheManager.copy_cache.__defaults__ = (1, 0, 0, -1, None)", "dst_batch_index"),
+        ("llm_datadist_torch.KvCache = object", "KvCache is there"),
+    ],
+)
+def test_a_difference_is_found(change: str, text: str) -> None:
+    code = f"""
+import runpy, sys, llm_datadist_torch
+{change}
+sys.argv = ["compare_api.py", "--check"]
+runpy.run_path("tools/compare_api.py", run_name="__main__")
+"""
+    assert text in run("python", "-c", code, cwd=ROOT, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("configs", ["LLMRole", "LlmConfig"]),
+        ("data_type", ["DataType"]),
+        ("status", ["LLMException", "LLMStatusCode"]),
+        ("v2.llm_types", ["BlocksCacheKey", "Cache", "CacheDesc", "CacheKey", "CacheKeyByIdAndIndex", "Placement"]),
+        ("v2.config", ["LLMRole", "LlmConfig"]),
+        ("v2.llm_datadist", ["LLMDataDist"]),
+        ("v2.cache_manager", ["CacheManager"]),
+    ],
+)
+def test_submodules(module: str, names: list[str]) -> None:
+    """They have the objects that the package has, and no copies of them."""
+    submodule = importlib.import_module(f"llm_datadist_torch.{module}")
+    for name in names:
+        assert getattr(submodule, name) is getattr(llm_datadist_torch, name)
+
+
+@pytest.mark.parametrize("name", ["KvCacheManager", "LLMClusterInfo", "Misspelt"])
+def test_a_name_that_is_not_there_is_an_import_error(name: str) -> None:
+    with pytest.raises(ImportError, match=f"cannot import name '{name}'"):
+        exec(f"from llm_datadist_torch import {name}")

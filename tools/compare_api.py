@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the table of LLM-DataDist's names in docs/moving_from_llm_datadist.md; with --check, fails if it is outdated.
+
+Compares llm_datadist_api.pyi with the installed package. A name that is missing, or has other arguments, defaults or
+numbers, is an error unless it is listed below, and a listed name that is there again is an error too.
+"""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import llm_datadist_torch
+from llm_datadist_torch._checks import RemoteCall
+from llm_datadist_torch._settings import Setting
+
+STUB = Path(__file__).with_name("llm_datadist_api.pyi")
+PAGE = Path(__file__).parent.parent / "docs" / "moving_from_llm_datadist.md"
+BEGIN, END = "<!-- Written by tools/compare_api.py: begin -->\n", "<!-- Written by tools/compare_api.py: end -->\n"
+
+# Types for transfers between machines. Calls that are refused are recognised by themselves.
+REMOTE = {
+    "CacheTask",
+    "LLMClusterInfo",
+    "LayerSynchronizer",
+    "MemInfo",
+    "Memtype",
+    "RegisterMemStatus",
+    "TransferConfig",
+    "TransferWithCacheKeyConfig",
+}
+NOT_THERE = {
+    "KvCache": "the older interface",
+    "KvCacheManager": "the older interface",
+    "LLMDataDist.kv_cache_manager": "the older interface",
+    "Status": "no call returns one",
+    "Tensor": "the graph engine's; use torch.Tensor",
+    "TensorDesc": "the graph engine's; use torch.Tensor",
+}
+STRICTER = {
+    "BlocksCacheKey": "each value must fit a uint64",
+    "Cache.create_cpu_cache": "is_blocks_cache is False, so that copy_cache accepts the cache; None raises TypeError",
+    "CacheDesc": "num_tensors and each length of shape must be greater than 0",
+    "CacheManager.allocate_cache": "refuses a key that is in use; LLM-DataDist replaces it",
+    "CacheManager.copy_blocks": "refuses one block written from two blocks: the result would depend on the order",
+    "CacheManager.copy_cache": "checks all arguments before it writes; refuses overlap that makes the order matter",
+    "CacheManager.register_blocks_cache": "refuses remote_accessible=True and a key that is in use; None raises TypeError",
+    "CacheManager.register_cache": "refuses remote_accessible=True and a key that is in use; None raises TypeError",
+    "CacheManager.swap_blocks": "refuses one block written from two blocks; None raises TypeError",
+    "LLMConfig.device_id": "a list or tuple must hold one int",
+    "LLMConfig.ge_options": "ge.flowGraphMemMaxSize is checked when it is assigned, not by init",
+    "LLMConfig.host_mem_pool_cfg": "the JSON is checked when it is assigned, not by init",
+    "LLMConfig.mem_pool_cfg": "the JSON is checked when it is assigned, not by init",
+}
+NOTES = {
+    "CacheDesc.data_type": "also takes a torch dtype",
+    "CacheDesc.update_dim": "also for a tuple",
+    "CacheManager.allocate_blocks_cache": "needs no memory pool",
+    "CacheManager.unregister_cache": "also ends an allocated cache",
+    "LLMConfig": "also takes the local settings as arguments",
+    "LLMConfig.generate_options": "llm.MemoryUtilization is in it if it was assigned",
+    "LLMConfig.local_comm_res": "enables the cache manager, and has no other effect",
+    "LLMConfig.options": "a new dict each time",
+    "LLMDataDist": "role and cluster_id are recorded and not used",
+    "LLMException": "the text of this package's errors ends in the name of the code",
+}
+
+
+def main() -> int:
+    """Writes or checks the page and returns the exit status."""
+    text = PAGE.read_text()
+    start, stop = text.index(BEGIN) + len(BEGIN), text.index(END)
+    updated = text[:start] + "".join(table()) + text[stop:]
+    if "--check" not in sys.argv:
+        PAGE.write_text(updated)
+    elif updated != text:
+        print(f"{PAGE.name} is outdated: run python tools/compare_api.py")
+        return 1
+    return 0
+
+
+def table() -> Iterator[str]:
+    """The lines of the table."""
+    seen: set[str] = set()
+    yield "\n| LLM-DataDist | here |\n| --- | --- |\n"
+    for node in ast.parse(STUB.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            for name, shown, outcome in compare_class(node):
+                seen.add(name)
+                yield f"| `{shown}` | {outcome} |\n"
+        elif isinstance(node, ast.Assign):
+            yield from compare_assignment(node)
+    yield "\n"
+    unknown = (REMOTE | NOT_THERE.keys() | STRICTER.keys() | NOTES.keys()) - seen
+    assert not unknown, f"listed here and not in {STUB.name}: {unknown}"
+
+
+def compare_assignment(node: ast.Assign) -> Iterator[str]:
+    """The lines for the submodules, or for another name of a class."""
+    name = ast.unparse(node.targets[0])
+    if name != "MODULES":
+        assert getattr(llm_datadist_torch, name) is getattr(llm_datadist_torch, ast.unparse(node.value))
+        yield f"| `{name}` | same |\n"
+        return
+    for module, exports in ast.literal_eval(node.value).items():
+        ours = importlib.import_module(f"llm_datadist_torch.{module}")
+        missing = [export for export in exports if not hasattr(ours, export)]
+        assert set(missing) <= REMOTE | NOT_THERE.keys(), (module, missing)
+        yield f"| `llm_datadist.{module}` | same{', without the names that are not there' if missing else ''} |\n"
+
+
+def compare_class(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
+    """For a class and each of its names: the name, how the table shows it, and what is here."""
+    if not hasattr(llm_datadist_torch, node.name):
+        outcome = "remote" if node.name in REMOTE else f"not there: {NOT_THERE[node.name]}"
+        members = [describe(node.name, member)[1] for member in node.body if not is_ellipsis(member)]
+        yield node.name, node.name, outcome
+        for shown in members:
+            yield node.name, shown, outcome.partition(":")[0]
+        return
+    ours = getattr(llm_datadist_torch, node.name)
+    assert node.name not in REMOTE | NOT_THERE.keys(), f"{node.name} is there"
+    if not any(isinstance(member, ast.FunctionDef) and member.name == "__init__" for member in node.body):
+        yield node.name, node.name, "same"
+    for member in node.body:
+        name, shown = describe(node.name, member)
+        yield name, shown, compare_member(ours, member, name)
+
+
+def compare_member(ours: type, member: ast.stmt, name: str) -> str:
+    """What is here of a method, an attribute or a number."""
+    attribute = "__init__" if name == ours.__name__ else name.rpartition(".")[2]
+    static = inspect.getattr_static(ours, attribute, None)
+    if isinstance(static, RemoteCall):
+        return "remote"
+    if name in NOT_THERE:
+        assert static is None, f"{name} is there"
+        return f"not there: {NOT_THERE[name]}"
+    if isinstance(member, ast.FunctionDef):
+        compare_signature(ours, member, name)
+    elif isinstance(member, ast.Assign):
+        assert issubclass(ours, Enum) and ours[attribute].value == ast.literal_eval(member.value), name
+    elif isinstance(member, ast.AnnAssign):
+        compare_attribute(ours, member, name)
+    if isinstance(static, Setting) and not static.local:
+        return "same, has no effect"
+    if name in STRICTER:
+        return f"stricter: {STRICTER[name]}"
+    return f"same; {NOTES[name]}" if name in NOTES else "same"
+
+
+def compare_attribute(ours: type, member: ast.AnnAssign, name: str) -> None:
+    """Fails if an attribute is missing, or a setting has another option or default."""
+    attribute = name.rpartition(".")[2]
+    if ours is not llm_datadist_torch.LLMConfig:
+        documented = {field.name for field in dataclasses.fields(ours)} if dataclasses.is_dataclass(ours) else set()
+        set_by_init = f"self.{attribute} = " in inspect.getsource(ours)
+        assert hasattr(ours, attribute) or attribute in documented or set_by_init, f"{name} is missing"
+        return
+    config = llm_datadist_torch.LLMConfig()
+    if member.value is not None:
+        assert getattr(config, attribute) == ast.literal_eval(member.value), f"{name} has another default"
+    if isinstance(member.annotation, ast.Subscript):
+        assert isinstance(member.annotation.slice, ast.Tuple)
+        option = ast.literal_eval(member.annotation.slice.elts[1])
+        assert inspect.getattr_static(ours, attribute).option == option, f"{name} has another option"
+
+
+def compare_signature(ours: type, member: ast.FunctionDef, name: str) -> None:
+    """Fails unless a method takes LLM-DataDist's arguments, in their order and with their defaults.
+
+    It may take more, if they have defaults.
+    """
+    actual = parameters(ours, member.name)
+    expected = {argument.arg: "..." for argument in member.args.args if argument.arg not in ("self", "cls")}
+    defaults = [ast.unparse(default) for default in member.args.defaults]
+    if defaults:
+        expected |= dict(zip(list(expected)[-len(defaults) :], defaults, strict=True))
+    for argument, default in zip(member.args.kwonlyargs, member.args.kw_defaults, strict=True):
+        expected[argument.arg] = "..." if default is None else ast.unparse(default)
+    assert list(actual)[: len(expected)] == list(expected), f"{name} takes {list(actual)}"
+    for argument in actual:
+        wanted = expected.get(argument)
+        assert actual[argument] == wanted or (wanted is None and actual[argument] != "..."), f"{name}: {argument}"
+
+
+def parameters(ours: type, method: str) -> dict[str, str]:
+    """The arguments of a method and their defaults as source, or ... for a required one."""
+    if method == "__init__" and dataclasses.is_dataclass(ours):  # keys take *args at run time
+        fields = {field.name: field.default for field in dataclasses.fields(ours) if field.init}
+        return {name: "..." if value is dataclasses.MISSING else as_source(value) for name, value in fields.items()}
+    signature = inspect.signature(getattr(ours, method))
+    return {
+        p.name: "..." if p.default is p.empty else as_source(p.default)
+        for p in signature.parameters.values()
+        if p.name not in ("self", "cls") and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+
+
+def as_source(value: Any) -> str:
+    return str(value) if isinstance(value, Enum) else repr(value)
+
+
+def describe(owner: str, member: ast.stmt) -> tuple[str, str]:
+    """The full name of a member of a class, and how the table shows it."""
+    if isinstance(member, ast.FunctionDef):
+        arguments = ast.unparse(member.args).removeprefix("self").removeprefix("cls").removeprefix(", ")
+        name = owner if member.name == "__init__" else f"{owner}.{member.name}"
+        return name, f"{name}({arguments})"
+    if isinstance(member, ast.AnnAssign):
+        name = f"{owner}.{ast.unparse(member.target)}"
+        return name, name if member.value is None else f"{name} = {ast.unparse(member.value)}"
+    assert isinstance(member, ast.Assign)
+    name = f"{owner}.{ast.unparse(member.targets[0])}"
+    return name, f"{name} = {ast.get_source_segment(STUB.read_text(), member.value)}"
+
+
+def is_ellipsis(member: ast.stmt) -> bool:
+    return isinstance(member, ast.Expr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
