@@ -137,6 +137,10 @@ class TestLayouts:
         copy_cache_batch([dst[0], dst[1][:, :8]], [src[0], src[1][:, :8]], table(whole_rows((1, 2))))
         assert_same_bytes(dst, expected)
 
+    def test_sources_at_different_pitches(self, device: str) -> None:
+        src = [filled(4, 8, device=device, seed=1), filled(4, 16, device=device, seed=2)[:, :8]]
+        check_batch(cache(2, 4, 8, device=device), src, whole_rows((0, 1), (1, 3)))
+
     def test_keys_and_values_in_one_tensor(self, device: str) -> None:
         layers = cache(3, 2, 8, 4, device=device)
         check_batch(layers, layers, whole_rows((0, 7), (7, 0), (1, 2)), batch_dim=1)

@@ -8,6 +8,7 @@ Each test runs in its own process, which a watchdog ends.
 import pytest
 from utils import run
 
+pytestmark = pytest.mark.slow
 HEAD = """
 import faulthandler, gc, os, signal, sys, threading
 faulthandler.dump_traceback_later(30, exit=True)
