@@ -143,7 +143,7 @@ def test_graphs_capture_once_and_replay_on_new_data(numbers):
 def test_a_failed_task_is_raised_by_the_next_synchronise_and_the_device_goes_on(numbers):
     source = numbers.npu()
     result = torch.empty_like(source)
-    ascend_sim.fail_task("aclrtMemcpyAsync", code=507899)
+    ascend_sim.fail_task("aclnnInplaceCopy", code=507899)
     result.copy_(source)
     event = torch.npu.current_stream().record_event()
     event.synchronize()  # an event tells nothing of errors
@@ -164,12 +164,13 @@ def test_an_allocation_that_fails_is_out_of_memory():
 
 
 @pytest.mark.parametrize("task_queue", ["0", "1"])
-def test_compute_fails_loudly(task_queue):
+def test_an_operator_that_is_not_there_fails_loudly(task_queue):
     """In a process of its own: torch_npu drops everything after an error in its task queue."""
-    process = start_python("(y + 1).cpu()", TASK_QUEUE_ENABLE=task_queue)
+    process = start_python("y.float().atan().cpu()", TASK_QUEUE_ENABLE=task_queue, ASCEND_GLOBAL_LOG_LEVEL="2")
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "ascend_sim: the compute operator Add is not simulated" in stderr
+    assert "ascend_sim: the compute operator Atan is not simulated" in stderr
+    assert "aclnnAtan or aclnnAtanGetWorkspaceSize not in libopapi.so" in stderr
     assert "RuntimeError" in stderr
 
 

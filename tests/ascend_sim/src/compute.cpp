@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is not simulated: compute, kernels, virtual memory. Each refuses and says so on stderr, because silence would
-// make wrong tests pass. The signatures are left out: nothing looks at the arguments.
+// What is not simulated: most compute, kernels, virtual memory. Each refuses and says so on stderr, because silence
+// would make wrong tests pass. The signatures are left out: nothing looks at the arguments.
 #include <cstdio>
 
 #include "call.h"
@@ -32,10 +32,12 @@ NOT_SIMULATED(aclrtMemSetPidToShareableHandle)
 
 NOT_SIMULATED(aclrtProcessReport)
 
-/// The way of every operator that torch_npu has no other way for: named, since the name is what the reader needs.
+/// Where torch_npu goes with every operator that it finds no aclnn function for. Named, since the name is what the
+/// reader needs; the name of the function that was missing is in torch_npu's log alone.
 extern "C" aclError aclopCompileAndExecute(const char* op) {
   ACL_CALL();
-  std::fprintf(stderr, "ascend_sim: the compute operator %s is not simulated\n", op);
-  return ascend_sim::Refuse(ACL_ERROR_FEATURE_UNSUPPORTED,
-                            std::string("the compute operator ") + op + " is not simulated");
+  const std::string why = std::string("the compute operator ") + op +
+                          " is not simulated; run with ASCEND_GLOBAL_LOG_LEVEL=2 to see the aclnn function it wants";
+  std::fprintf(stderr, "ascend_sim: %s\n", why.c_str());
+  return ascend_sim::Refuse(ACL_ERROR_FEATURE_UNSUPPORTED, why);
 }

@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators: each against torch on the CPU; as tasks of a stream; what they refuse."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch_npu  # noqa: F401  registers torch.npu
+from torch import Tensor
+from torch.nn import functional
+
+import ascend_sim
+
+LIBRARY = Path(__file__).with_name("build") / "libopapi.so"
+FLOAT, ND, FRACTAL_NZ = 0, 2, 29
+AICORE_EXCEPTION, INVALID = 507015, 107000
+
+
+@pytest.fixture(autouse=True)
+def quiet_runtime() -> Iterator[None]:
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    yield
+    assert ascend_sim.armed_faults() == 0
+    ascend_sim.reset()
+    torch.npu.synchronize()
+
+
+def inputs(device: str) -> dict[str, Tensor]:
+    """Views, each with an offset of its own and with strides that are not those of a contiguous tensor."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(2, 7, 9, generator=generator).to(device)
+    counts = torch.randint(1, 9, (7, 9), generator=generator).to(device)
+    heads = torch.randn(3, 2, 11, 6, 8, generator=generator).to(device)
+    visible = torch.randn(5, 13, generator=generator) < 1
+    return {
+        "x": values[0, 1:6, 2:],
+        "y": values.transpose(1, 2)[1, :7, 1:6].t(),
+        "n": counts[1:6, 2:],
+        "m": counts.t()[:7, 2:].t(),
+        "b": visible.to(device)[:, 3:10],
+        "rows": torch.tensor([7, 4, 7, 0, 7, 2]).to(device)[1::2],
+        "q": heads[0, :, 1:6].transpose(1, 2),
+        "k": heads[1].transpose(1, 2),
+        "v": heads[2].transpose(1, 2),
+        "mask": visible.to(device)[:, 2:],
+    }
+
+
+Expression = Callable[..., Tensor | tuple[Tensor, ...]]
+
+# What torch_npu computes with each operator.
+EXPRESSIONS: dict[str, Expression] = {
+    "Abs": lambda x, **_: x.abs(),
+    "Add": lambda x, y, **_: torch.add(x, y, alpha=2),
+    "Adds": lambda x, **_: x + 1.5,
+    "All": lambda b, **_: b.all(1),
+    "Any": lambda b, **_: b.any(0, keepdim=True),
+    "Arange": lambda x, **_: torch.arange(1, 9, 2, device=x.device),
+    "ArgMax": lambda x, **_: x.argmax(1),
+    "BatchMatMul": lambda q, k, **_: torch.bmm(q[0], k[0].transpose(1, 2)),
+    "BitwiseAndScalar": lambda n, **_: n & 3,
+    "BitwiseAndTensor": lambda n, m, **_: n & m,
+    "BitwiseNot": lambda n, **_: ~n,
+    "BitwiseOrScalar": lambda n, **_: n | 3,
+    "BitwiseOrTensor": lambda n, m, **_: n | m,
+    "Cat": lambda x, y, **_: torch.cat([x, y], 1),
+    "Cos": lambda x, **_: x.cos(),
+    "Cumsum": lambda n, **_: n.cumsum(-1),
+    "Div": lambda x, y, **_: x / y,
+    "Divs": lambda x, **_: x / 3,
+    "Embedding": lambda x, rows, **_: functional.embedding(rows, x),
+    "EqScalar": lambda n, **_: n == 3,
+    "EqTensor": lambda n, m, **_: n == m,
+    "Equal": lambda n, m, **_: torch.tensor([torch.equal(n, m), torch.equal(n, n)]),
+    "FlashAttentionScore": lambda q, k, v, mask, **_: functional.scaled_dot_product_attention(q, k, v, mask),
+    "FloorDivide": lambda n, m, **_: n // m,
+    "FloorDivides": lambda n, **_: n // 3,
+    "Gather": lambda x, n, **_: x.gather(1, n % 5),
+    "GeScalar": lambda n, **_: n >= 3,
+    "GeTensor": lambda n, m, **_: n >= m,
+    "GtScalar": lambda n, **_: n > 3,
+    "GtTensor": lambda n, m, **_: n > m,
+    "Index": lambda x, rows, **_: x[:, rows],
+    "IndexPutImpl": lambda x, y, rows, **_: x.clone().index_put_((rows,), y[:3]),
+    "IndexSelect": lambda x, rows, **_: x.index_select(0, rows),
+    "InplaceAdd": lambda x, y, **_: x.clone().add_(y, alpha=2),
+    "InplaceAdds": lambda x, **_: x.clone().add_(1),
+    "InplaceBitwiseAndScalar": lambda n, **_: n.clone().bitwise_and_(3),
+    "InplaceBitwiseAndTensor": lambda n, m, **_: n.clone().bitwise_and_(m),
+    "InplaceCopy": lambda x, **_: x.t().to(torch.float16).clone(),
+    "InplaceDiv": lambda x, y, **_: x.clone().div_(y),
+    "InplaceDivs": lambda x, **_: x.clone().div_(2.5),
+    "InplaceFillScalar": lambda x, **_: x.clone().fill_(3),
+    "InplaceFillTensor": lambda x, **_: x.clone().fill_(x[0, 0]),
+    "InplaceIndexCopy": lambda x, y, rows, **_: x.clone().index_copy_(0, rows, y[:3]),
+    "InplaceMaskedFillScalar": lambda x, b, **_: x.clone().masked_fill_(b, 7),
+    "InplaceMul": lambda x, y, **_: x.clone().mul_(y),
+    "InplaceMuls": lambda x, **_: x.clone().mul_(2.5),
+    "InplaceOne": lambda x, **_: torch.ones(3, 4, device=x.device),
+    "InplaceSub": lambda x, y, **_: x.clone().sub_(y, alpha=2),
+    "InplaceSubs": lambda x, **_: x.clone().sub_(1),
+    "InplaceZero": lambda x, **_: x.clone().zero_(),
+    "IsClose": lambda x, y, **_: torch.isclose(x, y, 1.0, 0.1),
+    "IsFinite": lambda x, **_: torch.isfinite(x / x.floor_divide(1)),
+    "LeScalar": lambda n, **_: n <= 3,
+    "LeTensor": lambda n, m, **_: n <= m,
+    "LogSoftmax": lambda x, **_: x.log_softmax(0),
+    "LogicalAnd": lambda b, n, **_: torch.logical_and(b, n),
+    "LogicalNot": lambda n, **_: torch.logical_not(n),
+    "LogicalOr": lambda b, n, **_: torch.logical_or(b, n),
+    "LtScalar": lambda n, **_: n < 3,
+    "LtTensor": lambda n, m, **_: n < m,
+    "Matmul": lambda q, k, **_: q @ k.transpose(-1, -2),
+    "Max": lambda x, **_: x.max(),
+    "MaxDim": lambda x, **_: tuple(x.max(1)),
+    "Mean": lambda x, **_: x.mean(-1, keepdim=True),
+    "Min": lambda x, **_: x.min(),
+    "MinDim": lambda x, **_: tuple(x.min(0)),
+    "Mm": lambda x, y, **_: torch.mm(x.contiguous(), y.t().contiguous()),
+    "Mul": lambda x, b, **_: x * b,
+    "Muls": lambda x, **_: x * 2.5,
+    "NeScalar": lambda n, **_: n != 3,
+    "NeTensor": lambda n, m, **_: n != m,
+    "Neg": lambda x, **_: -x,
+    "PowScalarTensor": lambda x, **_: 2**x,
+    "PowTensorScalar": lambda x, **_: x**2,
+    "Reciprocal": lambda x, **_: x.reciprocal(),
+    "ReduceSum": lambda n, **_: n.sum(1),
+    "RemainderTensorScalar": lambda n, **_: n % 5,
+    "RemainderTensorTensor": lambda n, m, **_: n % m,
+    "RepeatInterleaveIntWithDim": lambda x, **_: x.repeat_interleave(2, dim=0),
+    "Rsqrt": lambda x, **_: x.abs().rsqrt(),
+    "SWhere": lambda b, x, y, **_: torch.where(b, x, y),
+    "Silu": lambda x, **_: functional.silu(x),
+    "Sin": lambda x, **_: x.sin(),
+    "Softmax": lambda x, **_: x.softmax(1),
+    "Stack": lambda x, y, **_: torch.stack([x, y], 1),
+    "Sub": lambda x, y, **_: torch.sub(x, y, alpha=2),
+    "Subs": lambda x, **_: x - 1.5,
+    "Topk": lambda x, **_: tuple(x.topk(3)),
+    "Triu": lambda x, **_: x.triu(1),
+}
+
+
+def check(expression: Expression) -> None:
+    """Compares to the bit: it is the same kernel."""
+    expected, actual = expression(**inputs("cpu")), expression(**inputs("npu"))
+    if isinstance(expected, Tensor):
+        expected, actual = (expected,), (actual,)
+    for one, other in zip(actual, expected, strict=True):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert torch.equal(one.cpu(), other)
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_operator(name: str) -> None:
+    check(EXPRESSIONS[name])
+    assert ascend_sim.call_counts()[f"aclnn{name}"] >= 1
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        lambda q, k, v, **_: functional.scaled_dot_product_attention(q, k, v),
+        lambda q, k, v, **_: functional.scaled_dot_product_attention(q, k, v, is_causal=True),
+        lambda q, k, v, **_: functional.scaled_dot_product_attention(q, k[:, :2], v[:, :2], enable_gqa=True),
+        lambda x, y, **_: x.half() @ y.t().half(),
+        lambda x, y, **_: x.bfloat16() * y.bfloat16(),
+        lambda x, rows, **_: x.new_zeros(9, 5).index_put_((rows[:, None], rows), x[:3, :3], accumulate=True),
+        lambda x, **_: torch.cat([x, x[:0]]) + x[:0].sum(),
+    ],
+)
+def test_other_ways_to_call_an_operator(expression: Expression) -> None:
+    check(expression)
+
+
+def test_random_numbers_are_those_of_the_seed() -> None:
+    torch.manual_seed(5)
+    first, second = (torch.randint(3, 9, (1000,), device="npu").cpu() for _ in range(2))
+    torch.manual_seed(5)
+    assert torch.equal(torch.randint(3, 9, (1000,), device="npu").cpu(), first)
+    assert not torch.equal(first, second)
+    assert first.unique().tolist() == list(range(3, 9))
+
+
+def test_every_operator_of_the_library_has_a_test() -> None:
+    listed = subprocess.run(["nm", "-D", "--defined-only", LIBRARY], check=True, capture_output=True, text=True)
+    symbols = {line.split()[-1] for line in listed.stdout.splitlines()}
+    operators = {name for name in symbols if f"{name}GetWorkspaceSize" in symbols}
+    assert operators == {f"aclnn{name}" for name in EXPRESSIONS} | {"aclnnInplaceRandom"}
+
+
+class TestTasks:
+    """An operator is a task of its stream like a copy."""
+
+    def test_runs_late_and_in_order(self) -> None:
+        total = torch.zeros(100).npu()
+        one, doubled = torch.ones(100).npu(), torch.empty(100).npu()
+        torch.npu.synchronize()
+        with ascend_sim.stall_device():
+            for _ in range(5):
+                total.add_(one)
+                doubled.copy_(total)
+                doubled.mul_(2)
+                total.copy_(doubled)
+            assert not torch.npu.current_stream().query()
+        assert total.cpu().unique().tolist() == [62]
+
+    def test_streams_are_ordered_by_events_alone(self) -> None:
+        x, y = torch.ones(100).npu(), torch.empty(100).npu()
+        side, main = torch.npu.Stream(), torch.npu.current_stream()
+        torch.npu.synchronize()
+        with ascend_sim.stall_stream(side.npu_stream):
+            with torch.npu.stream(side):
+                x.add_(1)
+                written = side.record_event()
+            y.copy_(x)
+            main.synchronize()
+            assert y.cpu().unique().tolist() == [1]
+            main.wait_event(written)
+            y.copy_(x)
+        assert y.cpu().unique().tolist() == [2]
+
+    def test_captured_and_replayed_on_new_data(self) -> None:
+        x, y = torch.zeros(100).npu(), torch.zeros(100).npu()
+        graph = torch.npu.NPUGraph()
+        with torch.npu.graph(graph):
+            y.copy_(x * 2 + 1)
+        assert not y.cpu().any()
+        for value in (3, 4):
+            x.fill_(value)
+            torch.npu.synchronize()
+            ascend_sim.reset()
+            graph.replay()
+            assert y.cpu().unique().tolist() == [2 * value + 1]
+            assert not [name for name in ascend_sim.call_counts() if name.startswith("aclnn")]
+
+    def test_a_task_that_fails_writes_nothing_and_is_raised_by_the_next_synchronise(self) -> None:
+        x = torch.ones(100).npu()
+        ascend_sim.fail_task("aclnnInplaceAdds", code=507018)
+        x.add_(1)
+        with pytest.raises(RuntimeError, match="507018"):
+            torch.npu.synchronize()
+        x.add_(2)
+        assert x.cpu().unique().tolist() == [3]
+
+    @pytest.mark.parametrize("name", ["aclnnInplaceAdds", "aclnnInplaceAddsGetWorkspaceSize"])
+    def test_a_call_that_fails(self, name: str) -> None:
+        """In a process of its own, and with no queue: torch_npu drops everything after an error in it."""
+        code = f"""
+import torch, torch_npu, ascend_sim
+x = torch.ones(100).npu()
+ascend_sim.fail_call("{name}", code=507018)
+try:
+    x.add_(1)
+except RuntimeError as error:
+    print("{name}: failure injected by a test" in str(error))
+print(x.add_(2).cpu().unique().tolist())
+"""
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TASK_QUEUE_ENABLE": "0"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.stdout.splitlines()[-2:] == ["True", "[3.0]"], done.stderr
+
+    def test_what_torch_refuses_fails_the_task(self) -> None:
+        x = torch.ones(4, 3).npu()
+        x.index_select(0, torch.tensor([4]).npu())
+        with pytest.raises(RuntimeError, match=r"aclnnIndexSelect: at execution, .*out of (range|bounds)"):
+            torch.npu.synchronize()
+
+
+@pytest.mark.parametrize(("mode", "selection"), [("0", ""), ("2", " and not captured")])  # which 2 refuses
+def test_in_the_other_modes_of_the_task_queue(mode: str, selection: str) -> None:
+    selection = "not modes and not call_that" + selection
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", selection, __file__],
+        env={**os.environ, "TASK_QUEUE_ENABLE": mode},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+class TestDirectCalls:
+    """The two calls without torch_npu, which would not make these mistakes."""
+
+    opapi = ctypes.CDLL("libopapi.so")
+    opapi.aclCreateTensor.restype = ctypes.c_void_p
+    opapi.aclCreateScalar.restype = ctypes.c_void_p
+
+    def tensor(self, address: int, sizes: list[int], dtype: int = FLOAT, form: int = ND) -> ctypes.c_void_p:
+        shape = (ctypes.c_int64 * len(sizes))(*sizes)
+        strides = (ctypes.c_int64 * len(sizes))(*torch.empty(sizes, device="meta").stride())
+        described = self.opapi.aclCreateTensor(
+            shape, len(sizes), dtype, strides, ctypes.c_int64(0), form, shape, len(sizes), ctypes.c_void_p(address)
+        )
+        return ctypes.c_void_p(described)
+
+    def negate(self, source: ctypes.c_void_p, result: ctypes.c_void_p) -> int:
+        size, executor = ctypes.c_uint64(), ctypes.c_void_p()
+        assert self.opapi.aclnnNegGetWorkspaceSize(source, result, ctypes.byref(size), ctypes.byref(executor)) == 0
+        assert size.value == 0
+        for described in (source, result):
+            assert self.opapi.aclDestroyTensor(described) == 0
+        return self.opapi.aclnnNeg(None, size, executor, None)
+
+    def error(self) -> str:
+        ascend_sim.library.aclGetRecentErrMsg.restype = ctypes.c_char_p
+        return ascend_sim.library.aclGetRecentErrMsg().decode()
+
+    @pytest.fixture
+    def memory(self) -> Iterator[int]:
+        address = ctypes.c_void_p()
+        assert ascend_sim.library.aclrtMalloc(ctypes.byref(address), ctypes.c_size_t(24), 0) == 0
+        assert address.value is not None
+        yield address.value
+        ascend_sim.library.aclrtFree(address)
+
+    def test_it_runs(self, memory: int) -> None:
+        assert self.negate(self.tensor(memory, [2, 3]), self.tensor(memory, [2, 3])) == 0
+        assert ascend_sim.library.aclrtSynchronizeStream(None) == 0
+
+    def test_past_the_end_of_the_allocation(self, memory: int) -> None:
+        assert self.negate(self.tensor(memory, [6]), self.tensor(memory, [7])) == INVALID
+        assert "runs past the allocation of 24 bytes" in self.error()
+
+    def test_host_memory(self, memory: int) -> None:
+        on_host = torch.zeros(6)
+        assert self.negate(self.tensor(on_host.data_ptr(), [6]), self.tensor(memory, [6])) == INVALID
+        assert "is not memory of device 0" in self.error()
+
+    def test_memory_of_another_device(self, memory: int) -> None:
+        there = torch.zeros(6).to("npu:1")
+        assert self.negate(self.tensor(there.data_ptr(), [6]), self.tensor(memory, [6])) == INVALID
+        assert "is not memory of device 0" in self.error()
+
+    def test_memory_that_is_freed_before_the_task_runs(self) -> None:
+        address = ctypes.c_void_p()
+        assert ascend_sim.library.aclrtMalloc(ctypes.byref(address), ctypes.c_size_t(24), 0) == 0
+        assert address.value is not None
+        with ascend_sim.stall_device():
+            assert self.negate(self.tensor(address.value, [6]), self.tensor(address.value, [6])) == 0
+            assert ascend_sim.library.aclrtFree(address) == 0
+        assert ascend_sim.library.aclrtSynchronizeStream(None) == AICORE_EXCEPTION
+        assert "aclnnNeg: at execution" in (text := self.error()) and "is freed memory" in text
+
+    def test_an_output_of_another_shape(self, memory: int) -> None:
+        assert self.negate(self.tensor(memory, [2, 3]), self.tensor(memory, [6])) == 0
+        assert ascend_sim.library.aclrtSynchronizeStream(None) == AICORE_EXCEPTION
+        assert "tensor 1 of its arguments is described as [6] and has to be [2, 3]" in self.error()
+
+    def test_an_internal_format(self, memory: int) -> None:
+        assert self.negate(self.tensor(memory, [6], form=FRACTAL_NZ), self.tensor(memory, [6])) == INVALID
+        assert "format 29 is not simulated" in self.error()
+
+    def test_a_data_type_that_torch_lacks(self, memory: int) -> None:
+        assert self.negate(self.tensor(memory, [6], dtype=29), self.tensor(memory, [6])) == INVALID
+        assert "aclDataType 29 is not simulated" in self.error()
