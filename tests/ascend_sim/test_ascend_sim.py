@@ -117,6 +117,22 @@ def test_delays_and_elapsed_time(numbers):
     assert start.elapsed_time(end) >= 40
 
 
+def test_jitter_is_random_and_ends(numbers):
+    tensor = numbers.npu()
+    events = [torch.npu.Event(enable_timing=True) for _ in range(20)]
+    with ascend_sim.jitter_tasks(microseconds=20_000):
+        for event in events:
+            event.record()
+        events[-1].synchronize()
+    pauses = [one.elapsed_time(other) for one, other in zip(events, events[1:])]
+    assert min(pauses) < 10 < max(pauses)
+    started = time.monotonic()
+    for _ in range(20):
+        tensor.clone()
+    torch.npu.synchronize()
+    assert time.monotonic() - started < 0.2
+
+
 def test_graphs_capture_once_and_replay_on_new_data(numbers):
     source, middle, result = numbers.npu(), torch.empty(1000, dtype=torch.int64, device="npu"), numbers.npu()
     side = torch.npu.Stream()

@@ -46,6 +46,11 @@ UNARY(Reciprocal, reciprocal)
 UNARY(Rsqrt, rsqrt)
 UNARY(Silu, silu)
 UNARY(Sin, sin)
+OPERATOR(aclnnInplaceCos, Tensor& self) { self.cos_(); }
+OPERATOR(aclnnInplaceLogicalNot, Tensor& self) { self.logical_not_(); }
+OPERATOR(aclnnInplacePowTensorScalar, Tensor& self, const Scalar& exponent) { self.pow_(exponent); }
+OPERATOR(aclnnInplaceRsqrt, Tensor& self) { self.rsqrt_(); }
+OPERATOR(aclnnInplaceSin, Tensor& self) { self.sin_(); }
 OPERATOR(aclnnIsFinite, const Tensor& self, Tensor& out) { out.copy_(at::isfinite(self)); }
 
 // Two tensors, or a tensor and a number.
@@ -169,6 +174,9 @@ OPERATOR(aclnnIndexPutImpl, Tensor& self, TensorList indices, const Tensor& valu
 }
 OPERATOR(aclnnIndexSelect, const Tensor& self, int64_t dim, const Tensor& index, Tensor& out) {
   at::index_select_out(out, self, dim, index);
+}
+OPERATOR(aclnnIndexCopy, const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, Tensor& out) {
+  at::index_copy_out(out, self, dim, index, source);
 }
 OPERATOR(aclnnInplaceIndexCopy, Tensor& self, int64_t dim, const Tensor& index, const Tensor& source) {
   self.index_copy_(dim, index, source);
