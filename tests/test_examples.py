@@ -102,13 +102,7 @@ class TestPrefixSharingChecksCanFail:
 
 class TestBeamSearch:
     def test_as_a_user_runs_it(self) -> None:
-<<<<<<< HEAD
-        moved, instead = re.findall(r"([\d.]+) MiB", output("beam_search"))
-=======
-        result = run("beam_search", "--device=cpu")
-        assert result.returncode == 0, result.stderr
-        moved, instead = re.findall(r"([\d.]+) MiB", result.stdout)
->>>>>>> 907094f (A Llama decoder on the simulated NPU: the examples, eager, captured and compiled, and thousands of steps in order)
+        moved, instead = re.findall(r"([\d.]+) MiB", output("beam_search", "--device=cpu"))
         assert 0 < float(moved) < float(instead)
 
     def test_check_can_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:

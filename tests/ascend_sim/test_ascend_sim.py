@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,7 @@ def test_jitter_is_random_and_ends(numbers):
         for event in events:
             event.record()
         events[-1].synchronize()
-    pauses = [one.elapsed_time(other) for one, other in zip(events, events[1:])]
+    pauses = [one.elapsed_time(other) for one, other in pairwise(events)]
     assert min(pauses) < 10 < max(pauses)
     started = time.monotonic()
     for _ in range(20):
@@ -179,14 +180,21 @@ def test_an_allocation_that_fails_is_out_of_memory():
     assert ascend_sim.armed_faults() == 0
 
 
+@pytest.mark.parametrize(
+    ("code", "name", "function"),
+    [
+        ("y.float().atan().cpu()", "Atan", "aclnnAtan"),
+        ("torch.unique(y)", "UniqueWithCountsAndSorting", "aclnnUnique2"),
+    ],
+)
 @pytest.mark.parametrize("task_queue", ["0", "1"])
-def test_an_operator_that_is_not_there_fails_loudly(task_queue):
+def test_an_operator_that_is_not_there_fails_loudly(task_queue, code, name, function):
     """In a process of its own: torch_npu drops everything after an error in its task queue."""
-    process = start_python("y.float().atan().cpu()", TASK_QUEUE_ENABLE=task_queue, ASCEND_GLOBAL_LOG_LEVEL="2")
+    process = start_python(code, TASK_QUEUE_ENABLE=task_queue, ASCEND_GLOBAL_LOG_LEVEL="2")
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "ascend_sim: the compute operator Atan is not simulated" in stderr
-    assert "aclnnAtan or aclnnAtanGetWorkspaceSize not in libopapi.so" in stderr
+    assert f"ascend_sim: the compute operator {name} is not simulated" in stderr
+    assert f"{function} or {function}GetWorkspaceSize not in libopapi.so" in stderr
     assert "RuntimeError" in stderr
 
 

@@ -70,6 +70,7 @@ EXPRESSIONS: dict[str, Expression] = {
     "BitwiseOrScalar": lambda n, **_: n | 3,
     "BitwiseOrTensor": lambda n, m, **_: n | m,
     "Cat": lambda x, y, **_: torch.cat([x, y], 1),
+    "Ceil": lambda x, **_: x.ceil(),
     "Cos": lambda x, **_: x.cos(),
     "Cumsum": lambda n, **_: n.cumsum(-1),
     "Div": lambda x, y, **_: x / y,
@@ -125,6 +126,7 @@ EXPRESSIONS: dict[str, Expression] = {
     "Matmul": lambda q, k, **_: q @ k.transpose(-1, -2),
     "Max": lambda x, **_: x.max(),
     "MaxDim": lambda x, **_: tuple(x.max(1)),
+    "MaskedSelect": lambda x, b, **_: x.masked_select(b),
     "Mean": lambda x, **_: x.mean(-1, keepdim=True),
     "Min": lambda x, **_: x.min(),
     "MinDim": lambda x, **_: tuple(x.min(0)),
@@ -134,6 +136,8 @@ EXPRESSIONS: dict[str, Expression] = {
     "NeScalar": lambda n, **_: n != 3,
     "NeTensor": lambda n, m, **_: n != m,
     "Neg": lambda x, **_: -x,
+    "Nonzero": lambda b, **_: b.nonzero(),
+    "NonzeroV2": lambda x, b, **_: x[b],
     "PowScalarTensor": lambda x, **_: 2**x,
     "PowTensorScalar": lambda x, **_: x**2,
     "Reciprocal": lambda x, **_: x.reciprocal(),
@@ -180,6 +184,7 @@ def test_operator(name: str) -> None:
         lambda x, y, **_: x.bfloat16() * y.bfloat16(),
         lambda x, rows, **_: x.new_zeros(9, 5).index_put_((rows[:, None], rows), x[:3, :3], accumulate=True),
         lambda x, **_: torch.cat([x, x[:0]]) + x[:0].sum(),
+        lambda x, b, **_: x.masked_select(b & ~b),
     ],
 )
 def test_other_ways_to_call_an_operator(expression: Expression) -> None:
@@ -200,6 +205,12 @@ def test_every_operator_of_the_library_has_a_test() -> None:
     symbols = {line.split()[-1] for line in listed.stdout.splitlines()}
     operators = {name for name in symbols if f"{name}GetWorkspaceSize" in symbols}
     assert operators == {f"aclnn{name}" for name in EXPRESSIONS} | {"aclnnInplaceRandom"}
+
+
+def test_tensors_are_printed() -> None:
+    x = torch.tensor([[1.5, float("nan")], [2e10, 0]])
+    for tensor in (x, x.t(), x == x, x[:1, :0], torch.arange(2000)):
+        assert str(tensor.npu()).replace(", device='npu:0'", "") == str(tensor)
 
 
 class TestTasks:

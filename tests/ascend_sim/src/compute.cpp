@@ -32,12 +32,8 @@ NOT_SIMULATED(aclrtMemSetPidToShareableHandle)
 
 NOT_SIMULATED(aclrtProcessReport)
 
-/// Where torch_npu goes with every operator that it finds no aclnn function for. Named, since the name is what the
-/// reader needs; the name of the function that was missing is in torch_npu's log alone.
+// What torch_npu calls where it finds no aclnn function.
 extern "C" aclError aclopCompileAndExecute(const char* op) {
   ACL_CALL();
-  const std::string why = std::string("the compute operator ") + op +
-                          " is not simulated; run with ASCEND_GLOBAL_LOG_LEVEL=2 to see the aclnn function it wants";
-  std::fprintf(stderr, "ascend_sim: %s\n", why.c_str());
-  return ascend_sim::Refuse(ACL_ERROR_FEATURE_UNSUPPORTED, why);
+  return ascend_sim::RefuseOperator(op);
 }

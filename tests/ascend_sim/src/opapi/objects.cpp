@@ -3,6 +3,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
@@ -65,7 +66,9 @@ extern "C" {
 
 aclTensor* aclCreateTensor(const int64_t* sizes, uint64_t dims, aclDataType dtype, const int64_t* strides,
                            int64_t offset, aclFormat format, const int64_t*, uint64_t, void* data) {
-  return new aclTensor{{sizes, sizes + dims}, {strides, strides + dims}, offset, dtype, format, data};
+  const std::vector<int64_t> all(sizes, sizes + dims);
+  return new aclTensor{
+      all, {strides, strides + dims}, offset, dtype, format, data, std::make_shared<std::vector<int64_t>>(all)};
 }
 
 aclScalar* aclCreateScalar(void* value, aclDataType dtype) { return new aclScalar{Read(value, dtype)}; }
@@ -82,6 +85,14 @@ aclTensorList* aclCreateTensorList(const aclTensor* const* tensors, uint64_t siz
     delete tensors[i];
   }
   return list.release();
+}
+
+// Right once the stream is done. The caller deletes the array.
+int aclGetViewShape(const aclTensor* tensor, int64_t** sizes, uint64_t* dims) {
+  *dims = tensor->actual_sizes->size();
+  *sizes = new int64_t[*dims];
+  std::copy(tensor->actual_sizes->begin(), tensor->actual_sizes->end(), *sizes);
+  return ACL_SUCCESS;
 }
 
 int aclDestroyTensor(const aclTensor* tensor) { return Destroy(tensor); }

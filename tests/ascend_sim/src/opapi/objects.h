@@ -5,6 +5,7 @@
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "acl/acl_base_rt.h"
@@ -19,6 +20,8 @@ struct aclTensor {
   aclDataType dtype = ACL_DT_UNDEFINED;  // stays so for an optional tensor that is not there
   aclFormat format = ACL_FORMAT_ND;
   void* data = nullptr;
+  // What the sizes have become, where they depend on the data. Shared with copies, for aclGetViewShape.
+  std::shared_ptr<std::vector<int64_t>> actual_sizes = nullptr;
 };
 
 struct aclScalar {

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -16,6 +17,7 @@
 /// Everything is kept by value: the caller may destroy the arguments before the task runs.
 struct aclOpExecutor {
   std::vector<aclTensor> tensors;
+  std::set<std::size_t> of_any_shape;                     // which of them may become smaller
   std::function<void(std::vector<at::Tensor>&)> compute;  // called with `tensors`, their memory within reach
 };
 
@@ -48,6 +50,26 @@ struct Argument<at::Tensor&> {
 
 template <>
 struct Argument<const at::Tensor&> : Argument<at::Tensor&> {};
+
+/// A result whose shape depends on the data. It is described with the largest shape that it may have.
+struct DynamicTensor {
+  at::Tensor& tensor;
+
+  void Set(const at::Tensor& result) {
+    tensor = tensor.flatten().narrow(0, 0, result.numel()).view(result.sizes()).copy_(result);
+  }
+};
+
+template <>
+struct Argument<DynamicTensor> {
+  using Acl = const aclTensor*;
+  static std::size_t Keep(aclOpExecutor& executor, Acl tensor) {
+    const std::size_t kept = Argument<at::Tensor&>::Keep(executor, tensor);
+    executor.of_any_shape.insert(kept);
+    return kept;
+  }
+  static DynamicTensor Give(std::vector<at::Tensor>& tensors, std::size_t kept) { return {tensors[kept]}; }
+};
 
 template <>
 struct Argument<at::TensorList> {

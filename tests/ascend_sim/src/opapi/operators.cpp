@@ -10,6 +10,7 @@
 
 #include "operator.h"
 
+using ascend_sim::DynamicTensor;
 using at::IntArrayRef;
 using at::Scalar;
 using at::ScalarType;
@@ -36,6 +37,7 @@ OPERATOR(aclnnInplaceRandom, Tensor& self, int64_t from, int64_t to, int64_t see
 #define UNARY(name, function) \
   OPERATOR(aclnn##name, const Tensor& self, Tensor& out) { at::function##_out(out, self); }
 UNARY(Abs, abs)
+UNARY(Ceil, ceil)
 UNARY(BitwiseNot, bitwise_not)
 UNARY(Cos, cos)
 UNARY(LogicalNot, logical_not)
@@ -172,6 +174,11 @@ OPERATOR(aclnnIndex, const Tensor& self, TensorList indices, Tensor& out) {
 OPERATOR(aclnnIndexPutImpl, Tensor& self, TensorList indices, const Tensor& values, bool accumulate, bool) {
   self.index_put_(Optional(indices), values, accumulate);
 }
+OPERATOR(aclnnMaskedSelect, const Tensor& self, const Tensor& mask, DynamicTensor out) {
+  out.Set(at::masked_select(self, mask));
+}
+OPERATOR(aclnnNonzero, const Tensor& self, DynamicTensor out) { out.Set(at::nonzero(self)); }
+OPERATOR(aclnnNonzeroV2, const Tensor& self, DynamicTensor out) { out.Set(at::nonzero(self).t()); }
 OPERATOR(aclnnIndexSelect, const Tensor& self, int64_t dim, const Tensor& index, Tensor& out) {
   at::index_select_out(out, self, dim, index);
 }
