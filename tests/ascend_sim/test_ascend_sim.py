@@ -18,15 +18,6 @@ from ascend_sim import MemcpyKind
 PREAMBLE = "import torch, torch_npu, ascend_sim; x = torch.arange(64); y = x.npu(); z = torch.empty_like(y)\n"
 
 
-@pytest.fixture(autouse=True)
-def clean_runtime():
-    torch.npu.synchronize()
-    ascend_sim.reset()
-    yield
-    ascend_sim.reset()
-    torch.npu.synchronize()
-
-
 @pytest.fixture
 def numbers() -> torch.Tensor:
     return torch.randint(-(2**62), 2**62, (1000,))
