@@ -70,11 +70,11 @@ def blocking(cache: list[Tensor], dst: int, src: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def expected() -> Tensor:
+def expected() -> Attention:
     on_cpu = Attention("cpu")
     for index in range(STEPS):
         on_cpu.step(index, assign)
-    return on_cpu.results
+    return on_cpu
 
 
 @pytest.fixture
@@ -84,12 +84,16 @@ def attention() -> Attention:
     return made
 
 
-def check(attention: Attention, expected: Tensor, steps: int = STEPS) -> None:
-    wrong = (attention.results.cpu()[:steps] - expected[:steps]).abs().amax(dim=(1, 2, 3, 4)) > 1e-5
+def check(attention: Attention, expected: Attention, steps: int = STEPS) -> None:
+    """Compares the result of each step, and the cache after the last. Keys are only copied, so they are equal."""
+    wrong = (attention.results.cpu()[:steps] - expected.results[:steps]).abs().amax(dim=(1, 2, 3, 4)) > 1e-5
     assert not wrong.any(), f"{int(wrong.sum())} of {steps} steps are wrong, the first is {int(wrong.nonzero()[0])}"
+    keys, values = attention.cache
+    assert torch.equal(keys.cpu(), expected.cache[0])
+    torch.testing.assert_close(values.cpu(), expected.cache[1], atol=1e-5, rtol=0)
 
 
-def test_the_checks_can_fail(attention: Attention, expected: Tensor) -> None:
+def test_the_checks_can_fail(attention: Attention, expected: Attention) -> None:
     """A copy that is left out once is seen, in the step that wanted it."""
     for index in range(20):
         attention.step(index, (lambda *args: None) if index == 7 else one_call)
@@ -98,7 +102,7 @@ def test_the_checks_can_fail(attention: Attention, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("copy", [one_call, a_batch])
-def test_one_stream(attention: Attention, expected: Tensor, copy: Copy) -> None:
+def test_one_stream(attention: Attention, expected: Attention, copy: Copy) -> None:
     with ascend_sim.jitter_tasks(JITTER):
         for index in range(STEPS):
             attention.step(index, copy)
@@ -106,7 +110,7 @@ def test_one_stream(attention: Attention, expected: Tensor, copy: Copy) -> None:
 
 
 @pytest.mark.parametrize("copy", [one_call, a_batch])
-def test_every_step_on_another_stream(attention: Attention, expected: Tensor, copy: Copy) -> None:
+def test_every_step_on_another_stream(attention: Attention, expected: Attention, copy: Copy) -> None:
     streams = [torch.npu.Stream() for _ in range(3)]
     with ascend_sim.jitter_tasks(JITTER):
         for index in range(STEPS):
@@ -119,7 +123,7 @@ def test_every_step_on_another_stream(attention: Attention, expected: Tensor, co
 
 
 @pytest.mark.parametrize("copy", [one_call, a_batch])
-def test_copies_on_a_side_stream(attention: Attention, expected: Tensor, copy: Copy) -> None:
+def test_copies_on_a_side_stream(attention: Attention, expected: Attention, copy: Copy) -> None:
     main, side = torch.npu.current_stream(), torch.npu.Stream()
 
     def aside(*args: object) -> None:
@@ -134,7 +138,7 @@ def test_copies_on_a_side_stream(attention: Attention, expected: Tensor, copy: C
         check(attention, expected)
 
 
-def test_blocking_copies(attention: Attention, expected: Tensor) -> None:
+def test_blocking_copies(attention: Attention, expected: Attention) -> None:
     with ascend_sim.jitter_tasks(JITTER):
         for index in range(STEPS):
             attention.step(index, blocking)
@@ -144,7 +148,7 @@ def test_blocking_copies(attention: Attention, expected: Tensor) -> None:
 @pytest.mark.capture
 @pytest.mark.parametrize("copy", [one_call, a_batch])
 @pytest.mark.parametrize("aside", [False, True])
-def test_captured(attention: Attention, expected: Tensor, copy: Copy, aside: bool) -> None:
+def test_captured(attention: Attention, expected: Attention, copy: Copy, aside: bool) -> None:
     """Streams of a graph that no event orders are replayed in another order than that of the capture."""
     side, graph = torch.npu.Stream(), torch.npu.NPUGraph()
 
