@@ -98,7 +98,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 	touch $@
 
 # After .venv: both build in this tree, and at once they would be in each other's way.
-.venv-npu/.built: .venv-npu/.torch .venv/.built $(SOURCES) $(wildcard tests/ascend_sim/src/*)
+.venv-npu/.built: .venv-npu/.torch .venv/.built $(SOURCES) $(wildcard tests/ascend_sim/src/*.* tests/ascend_sim/src/*/*)
 	.venv-npu/bin/pip install --quiet --no-build-isolation --editable '.[bench,demo,test]'
 	$(MAKE) --silent -C tests/ascend_sim PYTHON=$(CURDIR)/.venv-npu/bin/python
 	touch $@

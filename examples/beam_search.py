@@ -10,8 +10,10 @@ The script checks that the generated tokens are those of transformers' own cache
 is transformers' LlamaForCausalLM with random weights, so nothing is downloaded.
 
     pip install transformers
-    python examples/beam_search.py
+    python examples/beam_search.py    # on the NPU where there is one
 """
+
+import argparse
 
 import torch
 from torch import Tensor
@@ -42,10 +44,14 @@ class InPlaceCache(StaticCache):
 
 @torch.no_grad()
 def main() -> None:
+    npu = hasattr(torch, "npu") and torch.npu.is_available()
+    parser = argparse.ArgumentParser(description="Reorder the KV cache of a beam search in place.")
+    parser.add_argument("--device", default="npu" if npu else "cpu", help="default: %(default)s")
+    device = parser.parse_args().device
     torch.manual_seed(0)
     sizes = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256}
-    model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=4, num_attention_heads=4, **sizes)).eval()
-    prompts = torch.randint(model.config.vocab_size, (2, PROMPT))
+    model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=4, num_attention_heads=4, **sizes)).eval().to(device)
+    prompts = torch.randint(model.config.vocab_size, (2, PROMPT)).to(device)
 
     def generate(cache: StaticCache) -> Tensor:
         return model.generate(

@@ -10,8 +10,7 @@ import llm_datadist_torch  # noqa: F401  (registers the ops)
 # Depends on what is installed, not on what works: where torch_npu is installed but broken, the tests fail.
 HAS_NPU = importlib.util.find_spec("torch_npu") is not None
 DEVICES = ["npu"] if HAS_NPU else ["cpu"]
-# Run in the CPU environment alone: the examples compute, which the simulated runtime does not; the others do not depend
-# on the device.
+# Run in the CPU environment alone: the examples have other tests on the NPU; the rest do not depend on the device.
 ONCE = [
     "test_counts.py",
     "manager/test_logging.py",

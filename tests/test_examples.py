@@ -102,12 +102,13 @@ class TestPrefixSharingChecksCanFail:
 
 class TestBeamSearch:
     def test_as_a_user_runs_it(self) -> None:
-        moved, instead = re.findall(r"([\d.]+) MiB", output("beam_search"))
+        moved, instead = re.findall(r"([\d.]+) MiB", output("beam_search", "--device=cpu"))
         assert 0 < float(moved) < float(instead)
 
     def test_check_can_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
         module = load("beam_search")
         monkeypatch.setattr(module.InPlaceCache, "reorder_cache", lambda self, beam_idx: None)
+        monkeypatch.setattr(sys, "argv", ["beam_search.py", "--device=cpu"])
         with pytest.raises(AssertionError, match="other tokens than with transformers' own cache"):
             module.main()
 

@@ -23,6 +23,7 @@ __all__ = [
     "device_memory",
     "fail_call",
     "fail_task",
+    "jitter_tasks",
     "library",
     "pinned_memory",
     "reset",
@@ -137,6 +138,17 @@ def delay_tasks(milliseconds: int) -> Iterator[None]:
         yield
     finally:
         library.ascend_sim_delay_tasks(0)
+
+
+@contextmanager
+def jitter_tasks(microseconds: int) -> Iterator[None]:
+    """Makes each task of each stream wait for a random time, at most that long, before it starts."""
+    _release_at_exit()
+    library.ascend_sim_jitter_tasks(microseconds)
+    try:
+        yield
+    finally:
+        library.ascend_sim_jitter_tasks(0)
 
 
 def device_memory(device: int = 0) -> MemoryUsage:

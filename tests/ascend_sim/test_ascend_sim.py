@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,6 @@ import ascend_sim
 from ascend_sim import MemcpyKind
 
 PREAMBLE = "import torch, torch_npu, ascend_sim; x = torch.arange(64); y = x.npu(); z = torch.empty_like(y)\n"
-
-
-@pytest.fixture(autouse=True)
-def clean_runtime():
-    torch.npu.synchronize()
-    ascend_sim.reset()
-    yield
-    ascend_sim.reset()
-    torch.npu.synchronize()
 
 
 @pytest.fixture
@@ -117,6 +109,22 @@ def test_delays_and_elapsed_time(numbers):
     assert start.elapsed_time(end) >= 40
 
 
+def test_jitter_is_random_and_ends(numbers):
+    tensor = numbers.npu()
+    events = [torch.npu.Event(enable_timing=True) for _ in range(20)]
+    with ascend_sim.jitter_tasks(microseconds=20_000):
+        for event in events:
+            event.record()
+        events[-1].synchronize()
+    pauses = [one.elapsed_time(other) for one, other in pairwise(events)]
+    assert min(pauses) < 10 < max(pauses)
+    started = time.monotonic()
+    for _ in range(20):
+        tensor.clone()
+    torch.npu.synchronize()
+    assert time.monotonic() - started < 0.2
+
+
 def test_graphs_capture_once_and_replay_on_new_data(numbers):
     source, middle, result = numbers.npu(), torch.empty(1000, dtype=torch.int64, device="npu"), numbers.npu()
     side = torch.npu.Stream()
@@ -143,7 +151,7 @@ def test_graphs_capture_once_and_replay_on_new_data(numbers):
 def test_a_failed_task_is_raised_by_the_next_synchronise_and_the_device_goes_on(numbers):
     source = numbers.npu()
     result = torch.empty_like(source)
-    ascend_sim.fail_task("aclrtMemcpyAsync", code=507899)
+    ascend_sim.fail_task("aclnnInplaceCopy", code=507899)
     result.copy_(source)
     event = torch.npu.current_stream().record_event()
     event.synchronize()  # an event tells nothing of errors
@@ -163,13 +171,21 @@ def test_an_allocation_that_fails_is_out_of_memory():
     assert ascend_sim.armed_faults() == 0
 
 
+@pytest.mark.parametrize(
+    ("code", "name", "function"),
+    [
+        ("y.float().atan().cpu()", "Atan", "aclnnAtan"),
+        ("torch.unique(y)", "UniqueWithCountsAndSorting", "aclnnUnique2"),
+    ],
+)
 @pytest.mark.parametrize("task_queue", ["0", "1"])
-def test_compute_fails_loudly(task_queue):
+def test_an_operator_that_is_not_there_fails_loudly(task_queue, code, name, function):
     """In a process of its own: torch_npu drops everything after an error in its task queue."""
-    process = start_python("(y + 1).cpu()", TASK_QUEUE_ENABLE=task_queue)
+    process = start_python(code, TASK_QUEUE_ENABLE=task_queue, ASCEND_GLOBAL_LOG_LEVEL="2")
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "ascend_sim: the compute operator Add is not simulated" in stderr
+    assert f"ascend_sim: the compute operator {name} is not simulated" in stderr
+    assert f"{function} or {function}GetWorkspaceSize not in libopapi.so" in stderr
     assert "RuntimeError" in stderr
 
 

@@ -62,7 +62,11 @@ NPU = {
         "const Slice slice{dst_batch_index, src_batch_index, offset, size}; return": [
             "const Slice slice{src_batch_index, dst_batch_index, offset, size}; return"
         ],
-        "handle = stream.stream(false)": ["handle = stream.stream(true)"],
+        "handle = stream.stream(false)": [
+            "handle = stream.stream(true)",
+            "handle = c10_npu::getDefaultNPUStream(submission->device.index()).stream(false)",
+        ],
+        "at_npu::native::OpCommand::RunOpApiV2(queue_name(call), task); record_pinned(dst": ["task(); record_pinned(dst"],
         "release_deferred(); const ProfilerRange": ["const ProfilerRange"],
         "const c10::DeviceGuard guard(submission->device); const": ["const"],
         "release_deferred(); if (side": ["if (side"],

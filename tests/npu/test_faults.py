@@ -141,7 +141,7 @@ print([counts[f"aclrtCreate{{what}}"] - counts[f"aclrtDestroy{{thing}}"]
         check_manager_copy(dst, src)
         a, b = (filled(4, 8, device="npu", seed=seed) for seed in (5, 6))
         torch.npu.synchronize()
-        ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
+        ascend_sim.fail_task("aclnnInplaceCopy", CODE)
         a.copy_(b)
         PATIENT.copy_cache(dst, src, 1, 2)
         with pytest.raises(RuntimeError):

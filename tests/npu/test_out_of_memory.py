@@ -36,7 +36,8 @@ def test_pinned_memory_to_gather_in(function: object, rows: int) -> None:
 
 
 def test_device_memory_to_stage_a_cycle_in() -> None:
-    held = [filled(2, 3 * 2**20, device="npu")]
+    # Rows of 24 MiB: the allocator keeps segments of 20 MiB, which other tests may have left partly free.
+    held = [filled(2, 6 * 2**20, device="npu")]
     torch.npu.empty_cache()
     expected = reference_batch(held, held, SWAP.tolist())
     before = to_host(held[0])

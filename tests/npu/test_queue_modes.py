@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tests of streams and directions, in the modes of torch_npu's task queue that the test run does not use."""
+"""The tests of streams, directions and models, in the modes of torch_npu's task queue that the test run does not use."""
 
 import os
 
@@ -7,10 +7,11 @@ import pytest
 from utils import TESTS, run
 
 
-@pytest.mark.parametrize(("mode", "selection"), [("0", "not task_queue"), ("2", "")])
+@pytest.mark.parametrize(("mode", "selection"), [("0", "not task_queue"), ("2", "not capture")])
 def test_mode(mode: str, selection: str) -> None:
     """The test run itself uses mode 1, the default."""
     assert os.environ.get("TASK_QUEUE_ENABLE", "1") == "1"
+    files = [f"test_{name}.py" for name in ("streams", "directions", "decoder", "npu_examples")]
     pytest_ = ("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", selection)
-    done = run(*pytest_, "test_streams.py", "test_directions.py", cwd=TESTS / "npu", TASK_QUEUE_ENABLE=mode)
+    done = run(*pytest_, *files, cwd=TESTS / "npu", TASK_QUEUE_ENABLE=mode)
     assert "skipped" not in done.stdout

@@ -62,6 +62,13 @@ aclError Refuse(aclError code, std::string why) {
   return code;
 }
 
+aclError RefuseOperator(const char* op) {
+  const std::string why = std::string("the compute operator ") + op +
+                          " is not simulated; run with ASCEND_GLOBAL_LOG_LEVEL=2 to see the aclnn function it wants";
+  std::fprintf(stderr, "ascend_sim: %s\n", why.c_str());
+  return Refuse(ACL_ERROR_FEATURE_UNSUPPORTED, why);
+}
+
 std::string TakeErrorText() {
   std::string text;
   text.swap(error_text);

@@ -21,6 +21,10 @@ aclError TakeTaskFault(const char* name);
 /// Remembers `why` for aclGetRecentErrMsg on this thread, and returns `code`.
 aclError Refuse(aclError code, std::string why);
 
+/// Refuses an operator, on stderr too. Named, since the name is what the reader needs; the missing aclnn function is
+/// named in torch_npu's log alone.
+aclError RefuseOperator(const char* op);
+
 /// The text of this thread's last refusal. Reading clears it, as the real runtime does.
 std::string TakeErrorText();
 

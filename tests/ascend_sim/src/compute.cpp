@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is not simulated: compute, kernels, virtual memory. Each refuses and says so on stderr, because silence would
-// make wrong tests pass. The signatures are left out: nothing looks at the arguments.
+// What is not simulated: most compute, kernels, virtual memory. Each refuses and says so on stderr, because silence
+// would make wrong tests pass. The signatures are left out: nothing looks at the arguments.
 #include <cstdio>
 
 #include "call.h"
@@ -32,10 +32,8 @@ NOT_SIMULATED(aclrtMemSetPidToShareableHandle)
 
 NOT_SIMULATED(aclrtProcessReport)
 
-/// The way of every operator that torch_npu has no other way for: named, since the name is what the reader needs.
+// What torch_npu calls where it finds no aclnn function.
 extern "C" aclError aclopCompileAndExecute(const char* op) {
   ACL_CALL();
-  std::fprintf(stderr, "ascend_sim: the compute operator %s is not simulated\n", op);
-  return ascend_sim::Refuse(ACL_ERROR_FEATURE_UNSUPPORTED,
-                            std::string("the compute operator ") + op + " is not simulated");
+  return ascend_sim::RefuseOperator(op);
 }

@@ -32,7 +32,8 @@ uint64_t ascend_sim_armed_faults() { return ArmedFaults(); }
 
 void ascend_sim_stall_stream(aclrtStream stream, bool stalled) { StallStream(stream, stalled); }
 void ascend_sim_stall_device(int device, bool stalled) { StallDevice(device, stalled); }
-void ascend_sim_delay_tasks(int milliseconds) { SetTaskDelay(milliseconds); }
+void ascend_sim_delay_tasks(int milliseconds) { SetTaskDelay(std::chrono::milliseconds(milliseconds), {}); }
+void ascend_sim_jitter_tasks(int microseconds) { SetTaskDelay({}, std::chrono::microseconds(microseconds)); }
 
 /// Device -1 is pinned host memory.
 void ascend_sim_memory_usage(int device, uint64_t* bytes, uint64_t* allocations) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// libacl_op_compiler.so: what torch_npu looks up there while it starts.
+// libacl_op_compiler.so: what torch_npu looks up there.
 #include <cstddef>
+
+#include "call.h"
 
 #define SUCCEEDS(name) \
   extern "C" int name() { return 0; }
@@ -18,4 +20,10 @@ extern "C" size_t aclGetCompileoptSize() { return 16; }
 extern "C" int aclGetCompileopt(int, char* value, size_t) {
   value[0] = '\0';
   return 0;
+}
+
+// Operators whose result's shape depends on the data, where there is no aclnn function.
+extern "C" aclError aclopCompileAndExecuteV2(const char* op) {
+  ACL_CALL();
+  return ascend_sim::RefuseOperator(op);
 }

@@ -3,7 +3,9 @@
 // where nothing looks at the arguments.
 #include <unistd.h>
 
+#include <cstdarg>
 #include <cstdint>
+#include <cstdio>
 
 #include "call.h"
 
@@ -68,8 +70,16 @@ SUCCEEDS(aclGetTensorDescFormat)
 SUCCEEDS(aclGetTensorDescDimV2)
 extern "C" size_t aclGetTensorDescNumDims() { return 0; }
 
-// Profiling and logging.
-extern "C" void aclAppLog(aclLogLevel, const char*, const char*, uint32_t, const char*, ...) {}
+// torch_npu logs where ASCEND_GLOBAL_LOG_LEVEL says so; its warnings name the functions that it looks for in vain.
+extern "C" void aclAppLog(aclLogLevel, const char*, const char*, uint32_t, const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  std::vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  std::fputc('\n', stderr);
+}
+
+// Profiling.
 extern "C" int32_t MsprofRegisterCallback() { return 0; }
 extern "C" int32_t MsprofReportApi() { return 0; }
 extern "C" int32_t MsprofReportAdditionalInfo() { return 0; }

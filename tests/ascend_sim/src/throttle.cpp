@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "throttle.h"
 
+#include <random>
 #include <set>
 #include <thread>
 
@@ -12,7 +13,8 @@ struct Settings {
   std::condition_variable changed;
   std::set<aclrtStream> stalled_streams;
   std::set<int> stalled_devices;
-  int delay_ms = 0;
+  std::chrono::microseconds delay{0};
+  std::chrono::microseconds jitter{0};
 };
 
 Settings& GetSettings() {
@@ -35,12 +37,14 @@ void SetMember(std::set<T>& set, T value, bool present) {
 }  // namespace
 
 void Throttle(Stream& stream) {
+  thread_local std::minstd_rand random(stream.id());
   Settings& settings = GetSettings();
   std::unique_lock lock(settings.mutex);
-  if (settings.delay_ms > 0) {
-    const std::chrono::milliseconds delay(settings.delay_ms);
+  std::chrono::microseconds pause = settings.delay;
+  if (settings.jitter.count() > 0) pause += settings.jitter * (random() % 1000) / 1000;
+  if (pause.count() > 0) {
     lock.unlock();
-    std::this_thread::sleep_for(delay);
+    std::this_thread::sleep_for(pause);
     lock.lock();
   }
   settings.changed.wait(lock, [&] {
@@ -52,10 +56,11 @@ void StallStream(aclrtStream handle, bool stalled) { SetMember(GetSettings().sta
 
 void StallDevice(int device, bool stalled) { SetMember(GetSettings().stalled_devices, device, stalled); }
 
-void SetTaskDelay(int milliseconds) {
+void SetTaskDelay(std::chrono::microseconds delay, std::chrono::microseconds jitter) {
   Settings& settings = GetSettings();
   std::lock_guard lock(settings.mutex);
-  settings.delay_ms = milliseconds;
+  settings.delay = delay;
+  settings.jitter = jitter;
 }
 
 void ResetThrottle() {
@@ -63,7 +68,7 @@ void ResetThrottle() {
   std::lock_guard lock(settings.mutex);
   settings.stalled_streams.clear();
   settings.stalled_devices.clear();
-  settings.delay_ms = 0;
+  settings.delay = settings.jitter = {};
   settings.changed.notify_all();
 }
 

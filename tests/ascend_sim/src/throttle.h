@@ -11,7 +11,8 @@ void Throttle(Stream& stream);
 
 void StallStream(aclrtStream handle, bool stalled);
 void StallDevice(int device, bool stalled);
-void SetTaskDelay(int milliseconds);
+/// Each task waits for `delay`, and for a random time of at most `jitter` more.
+void SetTaskDelay(std::chrono::microseconds delay, std::chrono::microseconds jitter);
 void ResetThrottle();
 
 }  // namespace ascend_sim
