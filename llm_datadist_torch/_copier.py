@@ -108,17 +108,17 @@ def _copies_of(
     sizes = [cache.cache_desc.size // cache.cache_desc.batch_size for _, cache in (src, dst)]
     if sizes[0] != sizes[1]:
         raise param_invalid(f"{src[0]} and {dst[0]} must have the same block size, got {sizes[0]} and {sizes[1]} bytes")
-    source_of: dict[int, int] = {}
-    for target, source in rows:
-        for row, (name, cache) in ((target, dst), (source, src)):
-            blocks = cache.cache_desc.batch_size
-            if not 0 <= row < blocks:
-                raise param_invalid(f"{argument}: block {row} out of range [0, {blocks}), the blocks of {name}")
-        first = source_of.setdefault(target, source)
-        if first != source:
+    for side, (name, cache) in enumerate((dst, src)):
+        blocks = cache.cache_desc.batch_size
+        for pair in rows:
+            if not 0 <= pair[side] < blocks:
+                raise param_invalid(f"{argument}: block {pair[side]} out of range [0, {blocks}), the blocks of {name}")
+    source_of = dict(rows)
+    for target, source in rows if len(source_of) < len(rows) else ():
+        if source_of[target] != source:
             raise param_invalid(
-                f"{argument}: block {target} would be written from block {first} and from block {source}; a block can be "
-                "written from one source only"
+                f"{argument}: block {target} would be written from block {source} and from block {source_of[target]}; "
+                "a block can be written from one source only"
             )
     copies = [(target, source, 0, -1) for target, source in source_of.items()]
     return torch.tensor(copies, dtype=torch.int64).view(-1, 4)
@@ -138,9 +138,9 @@ def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[li
             )
         check_served(tensors[0].device)
         both.append(tensors)
-    counts = [cache.cache_desc.num_tensors for _, cache in (dst, src)]
-    if counts[0] != counts[1]:
+    dst_count, src_count = dst[1].cache_desc.num_tensors, src[1].cache_desc.num_tensors
+    if dst_count != src_count:
         raise param_invalid(
-            f"{dst[0]} and {src[0]} must have the same num_tensors, got num_tensors {counts[0]} and {counts[1]}"
+            f"{dst[0]} and {src[0]} must have the same num_tensors, got num_tensors {dst_count} and {src_count}"
         )
     return both, dst[1].batch_dim if alike else dst[1].cache_desc.batch_dim

@@ -45,22 +45,21 @@ def error_context(call: str, req_id: Any = None) -> Iterator[None]:
         call: The name of the call, which goes in front of the text.
         req_id: The request, which goes behind the text if it is an int.
     """
-
-    request = f" (req_id {req_id:d})" if is_int(req_id) else ""
-
-    def in_context(text: str) -> str:
-        # The op's own messages have both already.
-        text = text if text.startswith(f"{call}: ") else f"{call}: {text}"
-        return text if request in text else text + request
-
     try:
         yield
     except LLMException as error:
         text = str(error).removesuffix(f" [{error.status_code.name}]")
-        named = llm_error(error.status_code, in_context(text))
+        named = llm_error(error.status_code, _in_context(text, call, req_id))
         # The text, not the error: a handler that keeps records would keep its traceback, and with it the caches.
         logger.error("%s", str(named))
         raise named.with_traceback(error.__traceback__) from error.__cause__
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(in_context(str(error))).with_traceback(error.__traceback__) from error.__cause__
+        raise kind(_in_context(str(error), call, req_id)).with_traceback(error.__traceback__) from error.__cause__
+
+
+def _in_context(text: str, call: str, req_id: Any) -> str:
+    # The op's own messages have both already.
+    text = text if text.startswith(f"{call}: ") else f"{call}: {text}"
+    request = f" (req_id {req_id:d})" if is_int(req_id) else ""
+    return text if request in text else text + request
