@@ -14,7 +14,10 @@ MODULE = ("python", "-m", "llm_datadist_torch")
     ("soc", "text"),
     [
         ("Ascend910B3", "npu:0 is an Ascend910B3, which is served\n"),
-        ("Ascend310P3", "npu:0 is an Ascend310P3, which is not served; served are Ascend910B*, Ascend910_93*, Ascend950*"),
+        (
+            "Ascend310P3",
+            "npu:0 is an Ascend310P3, which is not served; served are Ascend910B*, Ascend910_93*, Ascend950*",
+        ),
     ],
 )
 def test_working_installation(soc: str, text: str) -> None:
