@@ -66,7 +66,9 @@ NPU = {
             "handle = stream.stream(true)",
             "handle = c10_npu::getDefaultNPUStream(submission->device.index()).stream(false)",
         ],
-        "at_npu::native::OpCommand::RunOpApiV2(queue_name(call), task); record_pinned(dst": ["task(); record_pinned(dst"],
+        "at_npu::native::OpCommand::RunOpApiV2(queue_name(call), task); record_pinned(dst": [
+            "task(); record_pinned(dst"
+        ],
         "release_deferred(); const ProfilerRange": ["const ProfilerRange"],
         "const c10::DeviceGuard guard(submission->device); const": ["const"],
         "release_deferred(); if (side": ["if (side"],
