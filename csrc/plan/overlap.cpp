@@ -46,28 +46,36 @@ bool clearly_apart(const Step& step) {
   return pairs_ascend || (dst_ascends && disjoint(all_dst, all_src));
 }
 
-TensorName dst_of(const ByteCopy& copy) { return {"dst", copy.tensor}; }
-TensorName src_of(const ByteCopy& copy) { return {"src", copy.tensor}; }
+int64_t places_of(const at::Tensor& tensor, int64_t batch_dim) {
+  return c10::multiply_integers(tensor.sizes().slice(0, batch_dim));
+}
 
-void refuse(const CallContext& call, TensorName written, const char* verb, TensorName other) {
-  CHECK_CALL(call, false, "the range to write in ", written, " overlaps the range to ", verb, " in ", other,
-             ": the result would depend on the order of the copies");
+void refuse(const CallContext& call, const ByteCopy& written, const char* verb, TensorName other) {
+  CHECK_CALL(call, false, "the range to write in ", (TensorName{"dst", written.tensor}), " overlaps the range to ",
+             verb, " in ", other, ": the result would depend on the order of the copies");
 }
 
 }  // namespace
 
-bool check_overlap(const CallContext& call, const Step& step) {
+bool check_overlap(const CallContext& call, const Step& step, const Tensors& dst, int64_t batch_dim) {
   if (clearly_apart(step)) {
     return false;
   }
   std::vector<ByteCopy> copies;
   copies.reserve(step.bases.size());
   const char* const origin = step.bases.front().dst;
-  for_each_place(step, [&](const Base& base, const char* dst, const char* src) {
-    copies.push_back({distance(origin, dst), distance(origin, src), step.span_list_of(base).bytes, base.tensor});
+  // Places come in the order of the tensors. A base may hold those of several.
+  int64_t tensor = 0;
+  int64_t left = places_of(dst.front(), batch_dim);
+  for_each_place(step, [&](const Base& base, const char* to, const char* from) {
+    if (left == 0) {
+      left = places_of(dst[++tensor], batch_dim);
+    }
+    --left;
+    copies.push_back({distance(origin, to), distance(origin, from), step.span_list_of(base).bytes, tensor});
   });
   if (const auto twice = find_double_write(copies)) {
-    refuse(call, dst_of(twice->second), "write", dst_of(twice->first));
+    refuse(call, twice->second, "write", {"dst", twice->first.tensor});
   }
   std::erase_if(copies, [](const ByteCopy& copy) { return copy.onto_itself(); });
   const std::vector<Writers> writers = find_writers(copies);
@@ -75,7 +83,7 @@ bool check_overlap(const CallContext& call, const Step& step) {
   for (size_t copy = 0; copy < copies.size(); ++copy) {
     for (int64_t writer = writers[copy].begin; writer < writers[copy].end; ++writer) {
       if (writer != static_cast<int64_t>(copy)) {
-        refuse(call, dst_of(copies[writer]), "read", src_of(copies[copy]));
+        refuse(call, copies[writer], "read", {"src", copies[copy].tensor});
       }
       self_overlap = true;
     }

@@ -50,7 +50,7 @@ CopyPlan plan_copy(const CallContext& call, at::ITensorListRef dst, at::ITensorL
     check_places(call, pair, copy.width);
     add_places(step, pair, copy.dst, copy.src, span_list_of_width(step, copy.width));
   }
-  const bool self_overlap = check_overlap(call, step);
+  const bool self_overlap = check_overlap(call, step, lists.dst, batch_dim);
   simplify(step);
   step.count_bytes();
   const at::Tensor& first = lists.dst.front();

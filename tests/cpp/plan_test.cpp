@@ -123,6 +123,11 @@ void overlap_is_refused() {
   EXPECT(refusal([&] { plan(pair, traded, Slice{0, 0, 0, -1}); }).find("overlaps the range to read in src[") !=
          std::string::npos);
   EXPECT(refusal([&] { plan(pair, traded, Slice{0, 1, 0, -1}); }).empty());
+  // Adjacent tensors are places of one base, and are still told apart.
+  const std::vector<at::Tensor> rows = bytes({3, 2, 16}).unbind();
+  EXPECT(refusal([&] {
+           plan({rows[1], rows[2]}, {rows[0], rows[1]}, Slice{0, 0, 0, -1});
+         }).find("write in dst[0] overlaps the range to read in src[1]") != std::string::npos);
   EXPECT(
       refusal([&] { plan(pair, pair, Rows4{{0, 1, 8, 8}, {1, 0, 0, -1}, {0, 0, 0, 9}}); }) ==
       "op: copies[0] into dst[0] and copies[2] into dst[0] write the same bytes: the result would depend on the order "
