@@ -22,18 +22,22 @@ HEADERS_OF = "2.13.0"
 class Environment:
     """torch of one version from PyPI, on this machine."""
 
-    build_env: dict[str, str] = {}
-    npu_env: dict[str, str] = {}
+    compiler = shutil.which("g++-11") or "g++"  # the oldest that is supported, where it is installed
 
     def __init__(self, torch: str, python: str = "") -> None:
         self.torch = torch
         self.python_version = python or PYTHON.get(torch, DEFAULT_PYTHON)
-        self.folder = FOLDER / torch
+        self.folder = FOLDER / self.name
         self.python = self.folder / "env/bin/python"
         self.tree = self.folder / "tree"
-        self.log = FOLDER / f"logs/{torch}.txt"
+        self.npu_env: dict[str, str] = {}  # for commands that are to find torch_npu
+        self.log = FOLDER / f"logs/{self.name}.txt"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.unlink(missing_ok=True)
+
+    @property
+    def name(self) -> str:
+        return self.torch
 
     def make(self) -> None:
         if self.python.exists():
@@ -53,12 +57,13 @@ class Environment:
 
     def run(self, *command: str | Path, env: dict[str, str] | None = None, check: bool = True) -> str:
         """Runs a command in the copy of the checkout. What it prints is returned, and goes into the log."""
+        settings = {"CXX": self.compiler, "CFLAGS": "-Werror", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
         with self.log.open("a") as log:
             log.write(f"$ {' '.join(map(str, command))}\n")
         done = subprocess.run(
             command,
             cwd=self.tree if self.tree.exists() else ROOT,
-            env={**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0", **self.build_env, **(env or {})},
+            env={**os.environ, **settings, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -102,16 +107,15 @@ class Environment:
 class Aarch64(Environment):
     """torch of one version for aarch64: everything in Python is emulated, and the compiler is a cross compiler."""
 
-    build_env = {"CXX": "aarch64-linux-gnu-g++"}
+    compiler = "aarch64-linux-gnu-g++"
 
     def __init__(self, torch: str, python: str = "") -> None:
         super().__init__(torch, DEFAULT_PYTHON)
-        self.folder = FOLDER / "aarch64"
-        self.python = self.folder / "env/bin/python"
-        self.tree = self.folder / "tree"
-        self.log = self.log.with_stem(f"{torch}-aarch64")
-        self.log.unlink(missing_ok=True)
         self.npu_env = {"PYTHONPATH": f"{self.folder}/npu"}
+
+    @property
+    def name(self) -> str:
+        return "aarch64"
 
     def make(self) -> None:
         self.run(ROOT / "tools/aarch64_environment.sh", self.folder, self.torch, env={"PYTHON": sys.executable})

@@ -9,6 +9,8 @@ alone and the core suite, then the build with torch_npu and the NPU suite on the
 the tests marked `slow`. The folder is deleted afterwards, since an environment with PyTorch's CUDA packages takes 7 GB;
 --keep leaves it, and a kept one is used again. The logs stay in build/matrix/logs.
 
+The compiler is g++-11 where it is installed, else g++; a warning is an error.
+
 --aarch64 cross-compiles, and runs the same tests under qemu-user. What it downloads is kept in build/matrix/aarch64.
 """
 
@@ -16,6 +18,7 @@ import argparse
 import re
 import sys
 import time
+from pathlib import Path
 
 from environments import VERSIONS, Aarch64, Environment
 
@@ -70,7 +73,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the environments")
     parser.add_argument("--pytest", default="", help="options for pytest")
     arguments = parser.parse_args()
-    print("| torch, torch_npu | Python | core suite | NPU suite |\n| --- | --- | --- | --- |", flush=True)
+    print("| torch, torch_npu | Python, compiler | core suite | NPU suite |\n| --- | --- | --- | --- |", flush=True)
     good = True
     for name in arguments.versions or VERSIONS:
         torch, _, python = name.partition(":")
@@ -79,7 +82,8 @@ def main() -> None:
         results = suites(environment, arguments.pytest.split())
         good = good and all(" 0 failed" in result or result.startswith("not run: ") for result in results)
         label = f"{torch}, aarch64" if arguments.aarch64 else torch
-        print(f"| {label} | {environment.python_version} | {' | '.join(results)} |", flush=True)
+        tools = f"{environment.python_version}, {Path(environment.compiler).name}"
+        print(f"| {label} | {tools} | {' | '.join(results)} |", flush=True)
         if not arguments.keep:
             environment.remove()
     sys.exit(not good)
