@@ -49,10 +49,13 @@ def test_no_torch(tmp_path: Path) -> None:
     assert re.fullmatch(r"llm_datadist_torch is built against the torch that is installed, and .*\n", done.stderr)
 
 
-def test_torch_that_pip_hides() -> None:
-    """pip builds where the packages of the environment it installs into are not on the path: -S does the same."""
-    done = run("python", "-S", "setup.py", "--name", "--requires", cwd=ROOT, LD_LIBRARY_PATH=None)
-    assert done.stdout.splitlines()[-1] == "llm_datadist_torch"
+def test_torch_that_pip_hides(tmp_path: Path) -> None:
+    """As pip builds: without the packages of the environment that it installs into."""
+    hide = "import site, sys; sys.path = [path for path in sys.path if path not in site.getsitepackages()]"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    hidden = {"PYTHONPATH": str(tmp_path), "LD_LIBRARY_PATH": None}
+    assert run("python", "-c", "import torch", code=1, **hidden).stderr.endswith("No module named 'torch'\n")
+    assert run("python", "setup.py", "--name", cwd=ROOT, **hidden).stdout.splitlines()[-1] == "llm_datadist_torch"
 
 
 def test_torch_npu_for_another_torch(tmp_path: Path) -> None:

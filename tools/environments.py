@@ -15,6 +15,7 @@ VERSIONS = ("2.7.1", "2.8.0", "2.9.0", "2.10.0", "2.11.0", "2.12.0", "2.13.0", "
 # Every supported Python is tried with one of the versions.
 PYTHON = {"2.7.1": "3.10", "2.10.0": "3.12", "2.11.0": "3.13"}
 DEFAULT_PYTHON = "3.11"
+WITHOUT_NPU = ("2.15.0",)  # no torch_npu for them
 # The headers of ACL in this torch_npu build the simulated runtime for all versions.
 HEADERS_OF = "2.13.0"
 
@@ -30,7 +31,7 @@ class Environment:
         self.folder = FOLDER / self.name
         self.python = self.folder / "env/bin/python"
         self.tree = self.folder / "tree"
-        self.npu_env: dict[str, str] = {}  # for commands that are to find torch_npu
+        self.npu = self.folder / "npu"
         self.log = FOLDER / f"logs/{self.name}.txt"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.unlink(missing_ok=True)
@@ -40,17 +41,20 @@ class Environment:
         return self.torch
 
     def make(self) -> None:
-        if self.python.exists():
-            self.pip("uninstall", "--yes", "torch_npu")  # it is there from the last run, and not for the core suite
-            return
-        self.run(f"python{self.python_version}", "-m", "venv", self.folder / "env")
-        tests = ("pytest>=9", "hypothesis>=6.100", "numpy")
-        self.pip("install", f"torch=={self.torch}", "ninja", "setuptools>=77", *tests)
-        self.pip("uninstall", "--yes", "triton")  # the CPU builds have none, and with it Inductor looks for a GPU
+        """Installs what is missing: torch, and torch_npu in a folder of its own."""
+        if not self.python.exists():
+            self.run(f"python{self.python_version}", "-m", "venv", self.folder / "env")
+            tests = ("pytest>=9", "hypothesis>=6.100", "numpy")
+            self.pip("install", f"torch=={self.torch}", "ninja", "setuptools>=77", *tests)
+            self.pip("uninstall", "--yes", "triton")  # the CPU builds have none, and with it Inductor looks for a GPU
+        if self.torch not in WITHOUT_NPU and not self.npu.exists():
+            # Without what it depends on: it asks for torch+cpu, which PyPI does not have.
+            self.pip("install", "--no-deps", "--target", str(self.npu), f"torch_npu=={self.torch}", "pyyaml")
 
-    def add_npu(self) -> None:
-        # Without what it depends on: it asks for torch+cpu, which PyPI does not have.
-        self.pip("install", "--no-deps", f"torch_npu=={self.torch}", "pyyaml")
+    def show_npu(self, shown: bool) -> None:
+        """Has Python find torch_npu, or not."""
+        path_file = self.folder / f"env/lib/python{self.python_version}/site-packages/torch_npu.pth"
+        path_file.write_text(f"{self.npu}\n" if shown else "")
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
@@ -84,9 +88,9 @@ class Environment:
             (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, self.tree / name)
 
-    def build(self, env: dict[str, str] | None = None) -> None:
-        args = ("install", "--quiet", "--no-build-isolation", "--no-deps", "--editable", ".")
-        self.run(self.python, "-m", "pip", *args, env=env)
+    def build(self) -> None:
+        self.show_npu(True)
+        self.pip("install", "--no-build-isolation", "--no-deps", "--editable", ".")
 
     def acl_headers(self) -> Path:
         folder = FOLDER / "acl"
@@ -101,7 +105,7 @@ class Environment:
 
     def build_runtime(self) -> None:
         make = ("make", "-C", "tests/ascend_sim", f"PYTHON={self.python}", f"ACL_HEADERS={self.acl_headers()}")
-        self.run(*make, env=self.npu_env)
+        self.run(*make)
 
 
 class Aarch64(Environment):
@@ -111,7 +115,6 @@ class Aarch64(Environment):
 
     def __init__(self, torch: str, python: str = "") -> None:
         super().__init__(torch, DEFAULT_PYTHON)
-        self.npu_env = {"PYTHONPATH": f"{self.folder}/npu"}
 
     @property
     def name(self) -> str:
@@ -119,9 +122,6 @@ class Aarch64(Environment):
 
     def make(self) -> None:
         self.run(ROOT / "tools/aarch64_environment.sh", self.folder, self.torch, env={"PYTHON": sys.executable})
-
-    def add_npu(self) -> None:
-        pass  # npu_env has it
 
     def remove(self) -> None:
         shutil.rmtree(self.tree)

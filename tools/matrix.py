@@ -4,14 +4,15 @@
     python tools/matrix.py [VERSION[:PYTHON] ...] [--keep] [--pytest OPTIONS]
     python tools/matrix.py --aarch64 VERSION
 
-For each version: an environment of its own and a copy of the checkout in build/matrix/VERSION, the build against torch
-alone and the core suite, then the build with torch_npu and the NPU suite on the simulated Ascend runtime; both without
-the tests marked `slow`. The folder is deleted afterwards, since an environment with PyTorch's CUDA packages takes 7 GB;
---keep leaves it, and a kept one is used again. The logs stay in build/matrix/logs.
+For each version: an environment of its own and a copy of the checkout in build/matrix/VERSION, and the build with torch
+and torch_npu. Then the core suite without torch_npu, and the NPU suite with it on the simulated Ascend runtime; both
+without the tests marked `slow`. The folder is deleted afterwards, since an environment with PyTorch's CUDA packages takes
+7 GB; --keep leaves it, and a kept one is used again. The logs stay in build/matrix/logs.
 
 The compiler is g++-11 where it is installed, else g++; a warning is an error.
 
---aarch64 cross-compiles, and runs the same tests under qemu-user. What it downloads is kept in build/matrix/aarch64.
+--aarch64 cross-compiles, and runs the same tests under qemu-user. Its environment is kept in
+build/matrix/aarch64.
 """
 
 import argparse
@@ -22,8 +23,8 @@ from pathlib import Path
 
 from environments import VERSIONS, Aarch64, Environment
 
-WITHOUT_NPU = {
-    "2.14.0": "torch_npu 2.14.0 ends the process on import beside PyTorch's CUDA build",
+NOT_RUN = {
+    "2.14.0": "built; torch_npu 2.14.0 ends the process on import beside PyTorch's CUDA build",
     "2.15.0": "there is no torch_npu 2.15",
 }
 # What looks at the operators of CANN that the newest torch_npu chooses, at the instruction counts of one build, and at
@@ -54,15 +55,14 @@ def suites(environment: Environment, options: list[str]) -> tuple[str, str]:
         environment.make()
         environment.copy_checkout()
         environment.build()
+        environment.show_npu(False)
         core = run_tests(environment, options)
-        if environment.torch in WITHOUT_NPU:
-            return core, f"not run: {WITHOUT_NPU[environment.torch]}"
-        environment.add_npu()
-        environment.build(environment.npu_env)
+        if environment.torch in NOT_RUN:
+            return core, f"not run: {NOT_RUN[environment.torch]}"
+        environment.show_npu(True)
         environment.build_runtime()
-        simulated = {"LD_LIBRARY_PATH": f"{environment.tree}/tests/ascend_sim/build"}
-        npu_env = {**environment.npu_env, **simulated, "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}
-        return core, run_tests(environment, options, npu_env)
+        runtime = f"{environment.tree}/tests/ascend_sim/build"
+        return core, run_tests(environment, options, {"LD_LIBRARY_PATH": runtime, "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"})
     except RuntimeError as error:
         return core or f"{error}", f"{error}"
 

