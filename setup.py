@@ -37,7 +37,7 @@ VERSIONS = {name: release(version(name)) for name in PACKAGES}
 if VERSIONS.get("torch_npu", VERSIONS["torch"]).split(".")[:2] != VERSIONS["torch"].split(".")[:2]:
     sys.exit("torch_npu {torch_npu} is for another torch than {torch}, which is installed".format(**VERSIONS))
 
-LEAST_GCC = 11
+LEAST_GCC = 10
 
 
 def check_compiler() -> None:
@@ -106,13 +106,17 @@ def library(name: str, folders: list[str], built_with: list[str], **kwargs: list
 
 
 extensions = [
-    library("libllm_datadist", [".", "plan", "host", "ad_inplace_or_view", "cpu", "meta", "unsupported"], ["torch"])
+    library(
+        "libllm_datadist",
+        [".", "compat", "plan", "host", "ad_inplace_or_view", "cpu", "meta", "unsupported"],
+        ["torch"],
+    )
 ]
 if "torch_npu" in PACKAGES:
     extensions.append(
         library(
             "libllm_datadist_npu",
-            ["plan", "host", "npu"],
+            ["compat", "plan", "host", "npu"],
             ["torch", "torch_npu"],
             library_dirs=[str(PACKAGES["torch_npu"] / "lib")],
             libraries=["torch_npu"],

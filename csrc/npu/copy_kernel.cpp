@@ -22,7 +22,7 @@
 #include <future>
 #include <string>
 
-#include "../compat.h"
+#include "../compat/compat.h"
 #include "../plan/plan_batch.h"
 #include "../plan/plan_copy.h"
 #include "../profiler_range.h"
