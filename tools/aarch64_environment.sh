@@ -22,7 +22,7 @@ root_packages=(
 )
 # All without what they depend on: pip would look at this machine for that, and not at the other one.
 wheels=(
-  "torch==$torch" filelock fsspec jinja2 markupsafe mpmath networkx sympy typing_extensions
+  "torch==$torch" filelock fsspec jinja2 markupsafe 'mpmath<1.4' networkx sympy typing_extensions
   numpy
   pytest iniconfig packaging pluggy pygments hypothesis sortedcontainers
   pip 'setuptools>=77'
