@@ -102,3 +102,21 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 	.venv-npu/bin/pip install --quiet --no-build-isolation --editable '.[bench,demo,test]'
 	$(MAKE) --silent -C tests/ascend_sim PYTHON=$(CURDIR)/.venv-npu/bin/python
 	touch $@
+
+.PHONY: matrix test-aarch64 wheels
+
+# The build and both suites with each supported torch and torch_npu, 7 GB at a time; VERSIONS="2.9.0 2.10.0" for some.
+# It wants python3.10 to python3.13 on the PATH.
+matrix:
+	$(PYTHON) tools/matrix.py $(VERSIONS)
+
+# Cross-compiled, and under qemu-user: the first run installs Debian packages and wheels by name, and keeps them.
+test-aarch64:
+	$(PYTHON) tools/matrix.py --aarch64 --keep $(or $(VERSIONS),2.10.0)
+
+# Into dist/: a wheel for each torch and each processor, and their checksums.
+wheels: .venv/.built
+	.venv/bin/pip install --quiet --upgrade 'pip>=25.1'
+	.venv/bin/pip install --quiet --group wheels
+	.venv/bin/python tools/wheels.py $(VERSIONS)
+	.venv/bin/python tools/wheels.py --aarch64 $(or $(VERSIONS),2.7.1 2.8.0 2.9.0 2.10.0)

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the compiled libraries. Everything else about the package is in pyproject.toml."""
+"""Builds the compiled libraries against the torch that is installed. The rest of the package is in pyproject.toml."""
 
 import json
 import os
+import re
+import runpy
+import site
+import subprocess
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,19 +15,51 @@ from pathlib import Path
 # `import torch` would import torch_npu too, which needs CANN. Building needs only its headers.
 os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 
+# pip builds in an environment of its own, where the packages of the one it installs into are hidden. A torch installed
+# there anew would be another one: what is built against that does not load into the torch that is used.
+if find_spec("torch") is None:
+    for folder in (*site.getsitepackages(), site.getusersitepackages()):
+        site.addsitedir(folder)
+if find_spec("torch") is None:
+    sys.exit(
+        "llm_datadist_torch is built against the torch that is installed, and there is none: install torch first, "
+        "then use `pip install --no-build-isolation` with setuptools>=77 and ninja installed"
+    )
+
 from setuptools import Extension, setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_compiler
 
 ROOT = Path(__file__).resolve().parent
+release = runpy.run_path(str(ROOT / "llm_datadist_torch/_library.py"))["release"]
 PACKAGES = {name: Path(spec.origin).parent for name in ("torch", "torch_npu") if (spec := find_spec(name))}
-# Versions are compared without what follows the +, as in 2.13.0+cpu: builds of one version have one C++ API.
-VERSIONS = {name: version(name).split("+")[0] for name in PACKAGES}
+VERSIONS = {name: release(version(name)) for name in PACKAGES}
+
+if VERSIONS.get("torch_npu", VERSIONS["torch"]).split(".")[:2] != VERSIONS["torch"].split(".")[:2]:
+    sys.exit("torch_npu {torch_npu} is for another torch than {torch}, which is installed".format(**VERSIONS))
+
+LEAST_GCC = 10
+
+
+def check_compiler() -> None:
+    """Says what is missing, where the build would end in errors within torch's headers, or in a library that is slow."""
+    cxx = get_cxx_compiler()
+    try:
+        macros = subprocess.run([cxx, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"llm_datadist_torch needs g++ {LEAST_GCC} or newer, and `{cxx}` does not run ({error}): set CXX")
+    defined = dict(re.findall(r"#define (\w+) (.+)", macros.stdout))
+    if "__clang__" in defined:
+        # Its OpenMP is another library than the one that torch brings, and would not know of torch's threads.
+        sys.exit(f"llm_datadist_torch needs g++ {LEAST_GCC} or newer, and `{cxx}` is clang: set CXX")
+    if int(defined["__GNUC__"]) < LEAST_GCC:
+        sys.exit(f"llm_datadist_torch needs g++ {LEAST_GCC} or newer, and `{cxx}` is {defined['__VERSION__']}: set CXX")
 
 
 class Build(BuildExtension):
     """Leaves beside each library the versions it was built against, for _library.py to compare with what it finds."""
 
     def run(self) -> None:
+        check_compiler()
         super().run()
         for extension in self.extensions:
             built_with = Path(self.get_ext_fullpath(extension.name)).with_suffix(".built_with.json")
@@ -48,6 +85,17 @@ def library(name: str, folders: list[str], built_with: list[str], **kwargs: list
         # OpenMP is what at::parallel_for is made of. It is not linked: the symbols come from the libgomp that torch
         # brings, and a second one would not know of torch.set_num_threads.
         extra_compile_args=["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wall"]
+        # As system headers they give no warnings. torch_npu has the headers of ACL in a folder of their own.
+        + [
+            f"-isystem{PACKAGES[package] / 'include' / folder}"
+            for package, folder in (
+                ("torch", ""),
+                ("torch", "torch/csrc/api/include"),
+                ("torch_npu", ""),
+                ("torch_npu", "third_party/acl/inc"),
+            )
+            if package in built_with
+        ]
         # __FILE__ is in error texts. Where this machine keeps its files has no place there.
         + [f"-ffile-prefix-map={folder}/=" for folder in (ROOT, *(path.parent for path in PACKAGES.values()))],
         py_limited_api=True,  # keeps libtorch_python out
@@ -58,15 +106,18 @@ def library(name: str, folders: list[str], built_with: list[str], **kwargs: list
 
 
 extensions = [
-    library("libllm_datadist", [".", "plan", "host", "ad_inplace_or_view", "cpu", "meta", "unsupported"], ["torch"])
+    library(
+        "libllm_datadist",
+        [".", "compat", "plan", "host", "ad_inplace_or_view", "cpu", "meta", "unsupported"],
+        ["torch"],
+    )
 ]
 if "torch_npu" in PACKAGES:
     extensions.append(
         library(
             "libllm_datadist_npu",
-            ["plan", "host", "npu"],
+            ["compat", "plan", "host", "npu"],
             ["torch", "torch_npu"],
-            include_dirs=[str(PACKAGES["torch_npu"] / "include")],
             library_dirs=[str(PACKAGES["torch_npu"] / "lib")],
             libraries=["torch_npu"],
         )

@@ -14,8 +14,10 @@
 
 #include <torch/library.h>
 
+#include "compat/compat.h"
+
 TORCH_LIBRARY(llm_datadist, m) {
-  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag, at::Tag::needs_exact_strides};
+  const std::vector<at::Tag> tags = llm_datadist::compat::op_tags();
   m.def(
       "copy_cache(Tensor(a!)[] dst, Tensor[] src, SymInt dst_batch_index=0, SymInt src_batch_index=0, "
       "SymInt offset=0, SymInt size=-1, SymInt? req_id=None, *, int batch_dim=0) -> ()",

@@ -3,6 +3,7 @@
 
 import json
 import platform
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,6 +46,14 @@ def built_with(library: Path) -> Path:
     return library.with_suffix(".built_with.json")
 
 
+def release(version: str) -> str:
+    """The version that decides whether a library fits: 2.9.0 for 2.9.0+cpu and 2.9.0.post9.
+
+    What follows the + names a build of the same sources, and post releases of torch_npu keep the C++ API.
+    """
+    return re.sub(r"(\.post\d+)?(\+.*)?$", "", version, count=1)
+
+
 def environment() -> str:
     """The versions that a problem report needs, in one line."""
     packages = ("llm_datadist_torch", "torch", "torch_npu")
@@ -70,7 +79,7 @@ def _load(library: Path, how_to_get_it: str) -> None:
             raise _failure(f"llm_datadist_torch has no {file.name}: {file} does not exist. {how_to_get_it}")
     # Compared before the library is opened: what the loader says of another version is an undefined symbol, or nothing.
     for package, built in json.loads(built_with(library).read_text()).items():
-        if version(package).split("+")[0] != built:
+        if release(version(package)) != built:
             raise _failure(
                 f"llm_datadist_torch: {library.name} was built against {package} {built}, and {_found(package)} is "
                 f"installed: {_BUILD}"

@@ -38,10 +38,30 @@ class TestImport:
         """Checked before the library is opened."""
         old = tmp_path / "libold.so"
         old.write_text("not a library")
-        _library.built_with(old).write_text('{"torch": "2.12.0"}')
+        _library.built_with(old).write_text('{"torch": "2.6.0"}')
         monkeypatch.setattr(_library, "LIBRARY", old)
-        with pytest.raises(ImportError, match=r"built against torch 2\.12\.0, and torch 2\.13\.0\S* is installed"):
+        installed = re.escape(torch.__version__.partition("+")[0])
+        with pytest.raises(ImportError, match=rf"built against torch 2\.6\.0, and torch {installed}\S* is installed"):
             _library.load()
+
+    @pytest.mark.parametrize(
+        ("version", "release"),
+        [
+            ("2.9.0", "2.9.0"),
+            ("2.9.0+cpu", "2.9.0"),
+            ("2.9.0.post9", "2.9.0"),
+            ("2.9.0.post9+cpu", "2.9.0"),
+            ("2.9.1", "2.9.1"),
+            ("2.15.0rc1+cpu", "2.15.0rc1"),
+        ],
+    )
+    def test_release(self, version: str, release: str) -> None:
+        assert _library.release(version) == release
+
+    def test_post_release_counts_as_its_release(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        installed = _library.version
+        monkeypatch.setattr(_library, "version", lambda name: _library.release(installed(name)) + ".post9")
+        _library.load()
 
     @pytest.mark.slow
     def test_broken_torch_npu(self, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@
 // A failed task is an error of the queue: torch_npu raises it at its next synchronisation and drops every later task,
 // as for its own ops. The blocking op passes its errors to its caller itself, and does not fail the queue.
 
-#include <ATen/core/CachingHostAllocator.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/util/ScopeExit.h>
 #include <torch/library.h>
+#include <torch_npu/csrc/core/npu/CachingHostAllocator.h>
 #include <torch_npu/csrc/core/npu/NPUGraphsUtils.h>
 #include <torch_npu/csrc/core/npu/NPUStream.h>
 #include <torch_npu/csrc/framework/OpCommand.h>
@@ -22,6 +22,7 @@
 #include <future>
 #include <string>
 
+#include "../compat/compat.h"
 #include "../plan/plan_batch.h"
 #include "../plan/plan_copy.h"
 #include "../profiler_range.h"
@@ -36,8 +37,7 @@ namespace {
 void record_pinned(at::ITensorListRef tensors, const c10_npu::NPUStream& stream) {
   for (const at::Tensor& tensor : tensors) {
     if (tensor.is_cpu()) {
-      const at::DataPtr& data = tensor.storage().data_ptr();
-      at::getHostAllocator(at::kPrivateUse1)->record_event(data.get(), data.get_context(), stream.unwrap());
+      compat::record_event(&at_npu::native::CachingHostAllocator_recordEvent, tensor, stream);
     }
   }
 }
@@ -129,7 +129,7 @@ bool submit_and_wait(const CallContext& call, at::ITensorListRef dst, at::ITenso
     throw;
   }
   const aclError code = synchronize_until(side->stream, deadline);
-  if (code == ACL_ERROR_RT_STREAM_SYNC_TIMEOUT) {
+  if (code == compat::kStreamSyncTimeout) {
     return false;
   }
   CHECK_ACL(call, code, "aclrtSynchronizeStreamWithTimeout", "after a blocking copy");

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <utility>
 
+#include "../compat/compat.h"
 #include "acl_check.h"
 
 namespace llm_datadist {
@@ -49,7 +50,7 @@ bool wait_for_unfinished(int index, Clock::time_point deadline) {
       return false;
     }
     const aclError code = synchronize_until(copy->side->stream, deadline);
-    if (code == ACL_ERROR_RT_STREAM_SYNC_TIMEOUT) {
+    if (code == compat::kStreamSyncTimeout) {
       return false;
     }
     if (code == ACL_SUCCESS) {

@@ -51,7 +51,7 @@ void release_side_stream(int device, std::shared_ptr<SideStream> side);
 // Keeps an unfinished copy until acquire_side_stream sees it end.
 void park(int device, UnfinishedCopy copy);
 
-// Waits for a stream. Returns ACL_ERROR_RT_STREAM_SYNC_TIMEOUT if it still has work at the deadline.
+// Waits for a stream. Returns compat::kStreamSyncTimeout if it still has work at the deadline.
 aclError synchronize_until(aclrtStream stream, Clock::time_point deadline);
 
 }  // namespace llm_datadist

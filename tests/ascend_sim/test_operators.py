@@ -191,7 +191,8 @@ def test_every_operator_of_the_library_has_a_test() -> None:
     listed = subprocess.run(["nm", "-D", "--defined-only", LIBRARY], check=True, capture_output=True, text=True)
     symbols = {line.split()[-1] for line in listed.stdout.splitlines()}
     operators = {name for name in symbols if f"{name}GetWorkspaceSize" in symbols}
-    assert operators == {f"aclnn{name}" for name in EXPRESSIONS} | {"aclnnInplaceRandom"}
+    # Cast is called by older versions of torch_npu alone, for every conversion.
+    assert operators == {f"aclnn{name}" for name in EXPRESSIONS} | {"aclnnInplaceRandom", "aclnnCast"}
 
 
 def test_tensors_are_printed() -> None:

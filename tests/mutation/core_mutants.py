@@ -217,5 +217,10 @@ CORE = {
         "check_grad(context_of(op, *stack), tensors_of(dst));": [""],
         "if (!tensor.is_inference()) {": ["if (true) {"],
     },
-    "csrc/library.cpp": {"at::Tag::pt2_compliant_tag, ": [""], ", at::Tag::needs_exact_strides": [""]},
+    "csrc/compat/compat.h": {
+        "{Tag::pt2_compliant_tag, Tag::needs_exact_strides}": [
+            "{Tag::needs_exact_strides}",
+            "{Tag::pt2_compliant_tag}",
+        ],
+    },
 }

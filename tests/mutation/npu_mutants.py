@@ -53,7 +53,7 @@ NPU = {
         "in_use.insert(in_use.end(), dst.begin(), dst.end());": [""],
         "CHECK_ACL(call, aclrtStreamWaitEvent(side.stream, side.before)": ["CHECK_ACL(call, aclError{ACL_SUCCESS}"],
         "if (issued.wait_until(deadline) != std::future_status::ready) {": ["issued.wait(); if (false) {"],
-        "if (code == ACL_ERROR_RT_STREAM_SYNC_TIMEOUT) {": ["if (false) {"],
+        "if (code == compat::kStreamSyncTimeout) {": ["if (false) {"],
         "if (submission->timed_out) {": ["if (false) {"],
         "std::move(in_use)}); });": ["{}}); });"],
         "const Slice slice{dst_batch_index, src_batch_index, offset, size}; submit_async(": [
@@ -98,7 +98,7 @@ NPU = {
             "const std::unique_lock waiting(device.waiting);",
         ],
         "if (copy->issued.wait_until(deadline) != std::future_status::ready) {": ["if (false) {"],
-        "if (code == ACL_ERROR_RT_STREAM_SYNC_TIMEOUT) {": ["if (false) {"],
+        "if (code == compat::kStreamSyncTimeout) {": ["if (false) {"],
         "if (code == ACL_SUCCESS) {": ["if (true) {"],
         "release_side_stream(index, copy->side);": [""],
         "finished.push_back(std::move(device.unfinished.front()));": [""],

@@ -123,8 +123,8 @@ struct Tally {
   std::map<std::string, int64_t> refused;
 };
 
-void run(bool batch, Tally& tally) {
-  const Case c = RandomCase(number, batch).make();
+void run(const Random& random, bool batch, Tally& tally) {
+  const Case c = RandomCase(random, batch).make();
   std::vector<Bytes> before;
   for (int i = 0; i < c.memories; ++i) {
     const Memory& memory = memories(c)[i];
@@ -179,6 +179,14 @@ void print(const char* op, const Tally& tally) {
 }  // namespace
 }  // namespace fuzz
 
+#ifdef LIBFUZZER
+// Coverage-guided: clang's fuzzer makes the inputs, and the library is part of the program.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static fuzz::Tally tally;
+  fuzz::run(fuzz::Random(size, {data, size}), size % 2 == 1, tally);
+  return 0;
+}
+#else
 int main(int count, char** arguments) {
   using Clock = std::chrono::steady_clock;
   if (count < 3) {
@@ -193,10 +201,11 @@ int main(int count, char** arguments) {
   fuzz::Tally single;
   fuzz::Tally batch;
   do {
-    fuzz::run(false, single);
-    fuzz::run(true, batch);
+    fuzz::run(fuzz::Random(fuzz::number), false, single);
+    fuzz::run(fuzz::Random(fuzz::number), true, batch);
     ++fuzz::number;
   } while (Clock::now() < end);
   fuzz::print("copy_cache", single);
   fuzz::print("copy_cache_batch", batch);
 }
+#endif

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <c10/util/ArrayRef.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
@@ -9,12 +11,18 @@
 
 namespace fuzz {
 
-// The same numbers for the same seed, on every machine and with every compiler.
+// Numbers from an input, two bytes for each, and when it is used up from a seed. The same on every machine and with
+// every compiler.
 class Random {
  public:
-  explicit Random(uint64_t seed) : state_(seed) {}
+  explicit Random(uint64_t seed, c10::ArrayRef<uint8_t> input = {}) : state_(seed), input_(input) {}
 
   uint64_t bits() {
+    if (input_.size() >= 2) {
+      const uint64_t number = input_[0] | input_[1] << 8;
+      input_ = input_.slice(2);
+      return number;
+    }
     uint64_t z = (state_ += 0x9e3779b97f4a7c15);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
     z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
@@ -53,6 +61,7 @@ class Random {
 
  private:
   uint64_t state_;
+  c10::ArrayRef<uint8_t> input_;
 };
 
 }  // namespace fuzz

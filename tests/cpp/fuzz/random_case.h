@@ -14,7 +14,7 @@ namespace fuzz {
 
 class RandomCase {
  public:
-  RandomCase(uint64_t seed, bool batch) : random_(seed) { case_.batch = batch; }
+  RandomCase(Random random, bool batch) : random_(random) { case_.batch = batch; }
 
   Case make() {
     make_storages();

@@ -19,6 +19,8 @@ using at::TensorList;
 
 // Fill and copy.
 OPERATOR(aclnnInplaceCopy, Tensor& self, const Tensor& source) { self.copy_(source); }
+// How older versions of torch_npu convert, where newer ones copy.
+OPERATOR(aclnnCast, const Tensor& self, int32_t, Tensor& out) { out.copy_(self); }
 OPERATOR(aclnnInplaceZero, Tensor& self) { self.zero_(); }
 OPERATOR(aclnnInplaceOne, Tensor& self) { self.fill_(1); }
 OPERATOR(aclnnInplaceFillScalar, Tensor& self, const Scalar& value) { self.fill_(value); }

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds and tests the package with each supported torch and torch_npu, and prints a table.
+
+    python tools/matrix.py [VERSION[:PYTHON] ...] [--keep] [--pytest OPTIONS]
+    python tools/matrix.py --aarch64 VERSION
+
+For each version: an environment of its own and a copy of the checkout in build/matrix/VERSION, and the build with torch
+and torch_npu. Then the core suite without torch_npu, and the NPU suite with it on the simulated Ascend runtime; both
+without the tests marked `slow`. The folder is deleted afterwards, since an environment with PyTorch's CUDA packages takes
+7 GB; --keep leaves it, and a kept one is used again. The logs stay in build/matrix/logs.
+
+The compiler is g++-11 where it is installed, else g++; a warning is an error.
+
+--aarch64 cross-compiles, and runs the same tests under qemu-user. Its environment is kept in
+build/matrix/aarch64.
+"""
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+
+from environments import VERSIONS, Aarch64, Environment
+
+NOT_RUN = {
+    "2.14.0": "built; torch_npu 2.14.0 ends the process on import beside PyTorch's CUDA build",
+    "2.15.0": "there is no torch_npu 2.15",
+}
+# What looks at the operators of CANN that the newest torch_npu chooses, needs transformers, counts the instructions of
+# one build, or looks at the sources alone.
+IGNORED = (
+    "ascend_sim/test_operators.py",
+    "npu/test_decoder.py",
+    "npu/test_device_tables.py",
+    "npu/test_npu_examples.py",
+    "test_counts.py",
+    "mutation",
+)
+# What runs a program of C++, which needs the emulator.
+AARCH64 = ["--deselect=tests/test_library.py::test_loads_without_python"]
+
+
+def run_tests(environment: Environment, options: list[str], env: dict[str, str] | None = None) -> str:
+    """Runs the tests that suit every version; returns the counts and the time."""
+    deselected = [f"--ignore=tests/{path}" for path in IGNORED] + AARCH64 * isinstance(environment, Aarch64)
+    began = time.monotonic()
+    pytest = (environment.python, "-m", "pytest", "-m", "not slow", *deselected, *options)
+    last = environment.run(*pytest, env=env, check=False).strip().splitlines()[-1]
+    seconds = round(time.monotonic() - began)
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", last)}
+    if not counts:
+        return f"failed: {last}"
+    failed = counts.get("failed", 0) + counts.get("error", 0)
+    return f"{counts.get('passed', 0)} passed, {failed} failed, {seconds // 60}:{seconds % 60:02}"
+
+
+def suites(environment: Environment, options: list[str]) -> tuple[str, str]:
+    """The results of both suites, or in their place what failed before."""
+    core = ""
+    try:
+        environment.make()
+        environment.copy_checkout()
+        environment.build()
+        environment.show_npu(False)
+        core = run_tests(environment, options)
+        if environment.torch in NOT_RUN:
+            return core, f"not run: {NOT_RUN[environment.torch]}"
+        environment.show_npu(True)
+        environment.build_runtime()
+        runtime = f"{environment.tree}/tests/ascend_sim/build"
+        return core, run_tests(environment, options, {"LD_LIBRARY_PATH": runtime, "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"})
+    except RuntimeError as error:
+        return core or f"{error}", f"{error}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("versions", nargs="*", metavar="VERSION[:PYTHON]")
+    parser.add_argument("--aarch64", action="store_true", help="cross-compiled and emulated")
+    parser.add_argument("--keep", action="store_true", help="leave the environments")
+    parser.add_argument("--pytest", default="", help="options for pytest")
+    arguments = parser.parse_args()
+    print("| torch, torch_npu | Python, compiler | core suite | NPU suite |\n| --- | --- | --- | --- |", flush=True)
+    good = True
+    for name in arguments.versions or VERSIONS:
+        torch, _, python = name.partition(":")
+        kind = Aarch64 if arguments.aarch64 else Environment
+        environment = kind(torch, python)
+        results = suites(environment, arguments.pytest.split())
+        good = good and all(" 0 failed" in result or result.startswith("not run: ") for result in results)
+        label = f"{torch}, aarch64" if arguments.aarch64 else torch
+        tools = f"{environment.python_version}, {Path(environment.compiler).name}"
+        print(f"| {label} | {tools} | {' | '.join(results)} |", flush=True)
+        if not arguments.keep:
+            environment.remove()
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()
