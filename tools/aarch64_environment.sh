@@ -53,13 +53,10 @@ rm -rf "$folder"/{root,env,npu,made}
 apt=$folder/apt
 mkdir -p "$folder/root" "$apt"/{state/lists/partial,cache/archives/partial,debs}
 : > "$apt/status"
-echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main' \
-  > "$apt/sources.list"
-# Of its own, so that the system's apt need not know of another architecture.
+# Of its own, so that the system's apt need not know of another architecture. The sources are the system's.
 options=(
   -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User=
   -o "Dir::State=$apt/state" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt/cache"
-  -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=-
 )
 apt-get "${options[@]}" --quiet update
 (cd "$apt/debs" && apt-get "${options[@]}" --quiet download "${root_packages[@]}")
