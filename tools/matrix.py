@@ -27,13 +27,14 @@ NOT_RUN = {
     "2.14.0": "built; torch_npu 2.14.0 ends the process on import beside PyTorch's CUDA build",
     "2.15.0": "there is no torch_npu 2.15",
 }
-# What looks at the operators of CANN that the newest torch_npu chooses, needs transformers, counts the instructions of
-# one build, or looks at the sources alone.
+# What looks at the operators of CANN that the newest torch_npu chooses, needs transformers (test_queue_modes.py starts
+# those that do), counts the instructions of one build, or looks at the sources alone.
 IGNORED = (
     "ascend_sim/test_operators.py",
     "npu/test_decoder.py",
     "npu/test_device_tables.py",
     "npu/test_npu_examples.py",
+    "npu/test_queue_modes.py",
     "test_counts.py",
     "mutation",
 )
