@@ -2,6 +2,7 @@
 #include "device.h"
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <set>
@@ -155,3 +156,10 @@ aclError aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t) {
 }
 
 }  // extern "C"
+
+// torch_npu 2.7 refuses to copy without. The least that it takes, so that no version expects functions of newer ones.
+extern "C" aclError aclsysGetCANNVersion(aclCANNPackageName name, aclCANNPackageVersion* version) {
+  *version = {};
+  std::snprintf(version->version, sizeof version->version, name == ACL_PKG_NAME_DRIVER ? "24.1.0" : "8.1.RC1");
+  return ACL_SUCCESS;
+}
