@@ -47,8 +47,10 @@ def run_tests(environment: Environment, options: list[str], env: dict[str, str] 
     deselected = [f"--ignore=tests/{path}" for path in IGNORED] + AARCH64 * isinstance(environment, Aarch64)
     began = time.monotonic()
     pytest = (environment.python, "-m", "pytest", "-m", "not slow", *deselected, *options)
-    last = environment.run(*pytest, env=env, check=False).strip().splitlines()[-1]
+    lines = environment.run(*pytest, env=env, check=False).strip().splitlines()
     seconds = round(time.monotonic() - began)
+    # The line of the counts. torch_npu may print more when the process ends.
+    last = next((line for line in reversed(lines) if re.search(r"\d+ (passed|failed|error).* in ", line)), lines[-1])
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", last)}
     if not counts:
         return f"failed: {last}"
