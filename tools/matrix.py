@@ -38,8 +38,11 @@ IGNORED = (
     "test_counts.py",
     "mutation",
 )
-# What runs a program of C++, which needs the emulator.
-AARCH64 = ["--deselect=tests/test_library.py::test_loads_without_python"]
+# What starts a program without the emulator.
+AARCH64 = [
+    f"--deselect=tests/{test}"
+    for test in ("test_library.py::test_loads_without_python", "test_build.py::test_no_torch")
+]
 
 
 def run_tests(environment: Environment, options: list[str], env: dict[str, str] | None = None) -> str:
