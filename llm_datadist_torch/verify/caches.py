@@ -13,7 +13,7 @@ from ..ops import copy_cache, copy_cache_batch
 from ..status import LLMException
 from .registry import DoesNotHold, NotTried
 
-Copies = Sequence[tuple[int, int, int, int]]
+Copies = Sequence[Sequence[int]]
 """The rows of ``copies``: dst_batch_index, src_batch_index, offset, size; the last two in bytes."""
 
 TENSORS, BATCH, ROW = 6, 4, 512

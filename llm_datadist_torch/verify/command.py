@@ -20,8 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, or an NPU such as npu:1; by default the CPU and npu:0 if there is one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes versions, driver, chip, host and verdicts")
     parser.add_argument("--list", action="store_true", help="lists the checks with their assumptions, and runs none")
-    parser.add_argument("--memory", type=float, metavar="GIB", help="the most memory of a check; all that is free by default")
-    parser.add_argument("--deadline", type=float, default=120, metavar="SECONDS", help="of one check; %(default)s by default")
+    parser.add_argument(
+        "--memory", type=float, metavar="GIB", help="the most memory of a check; all that is free by default"
+    )
+    parser.add_argument(
+        "--deadline", type=float, default=120, metavar="SECONDS", help="of one check; %(default)s by default"
+    )
 
 
 def main(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
@@ -30,7 +34,9 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     unknown = [name for name in args.checks if not any(_selects(name, check) for check in checks)]
     if unknown:
         parser.error(f"no check is named {unknown[0]!r}; --list prints all")
-    selected = [check for check in checks.values() if not args.checks or any(_selects(n, check.name) for n in args.checks)]
+    selected = [
+        check for check in checks.values() if not args.checks or any(_selects(n, check.name) for n in args.checks)
+    ]
     if args.list:
         for check in selected:
             print(f"{check.name} ({', '.join(check.devices)}): {check.assumes}")

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from .memory import VARIABLE
 from .registry import Check
@@ -26,7 +27,7 @@ class Child:
     """
 
     def __init__(self, device: str, names: list[str], memory: float | None) -> None:
-        self._printed = tempfile.TemporaryFile("w+", errors="replace")
+        self._printed = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by end
         read, write = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.child", str(write), device, *names],
@@ -96,7 +97,7 @@ def run(checks: list[Check], device: str, *, deadline: float, memory: float | No
                 break
 
 
-def _outcome(child: Child, deadline: float) -> dict[str, str] | None:
+def _outcome(child: Child, deadline: float) -> dict[str, Any] | None:
     """What the child says of its next check, or None if it ended or is late. The first check includes its start."""
     try:
         if child.line(deadline) == "":
@@ -104,4 +105,5 @@ def _outcome(child: Child, deadline: float) -> dict[str, str] | None:
         text = child.line(deadline)
     except queue.Empty:
         return None
-    return json.loads(text) if text else None
+    outcome: dict[str, Any] | None = json.loads(text) if text else None
+    return outcome

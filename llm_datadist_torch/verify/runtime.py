@@ -18,7 +18,7 @@ _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
 _ARGUMENTS: dict[str, list[type]] = {
     "aclrtMemcpyAsync": [_POINTER, _SIZE, _POINTER, _SIZE, ctypes.c_int, _POINTER],
     "aclrtMemcpy2dAsync": [_POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _SIZE, ctypes.c_int, _POINTER],
-    "aclrtMemcpyBatchAsync": [_POINTER, _POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _POINTER, _SIZE, _POINTER, _POINTER],
+    "aclrtMemcpyBatchAsync": [*[_POINTER] * 4, _SIZE, _POINTER, _POINTER, _SIZE, _POINTER, _POINTER],
     "aclrtSynchronizeStreamWithTimeout": [_POINTER, ctypes.c_int32],
 }
 
@@ -58,9 +58,7 @@ def copy_2d(
     dst: Tensor, dst_pitch: int, src: Tensor, src_pitch: int, width: int, height: int, stream: int, kind: int
 ) -> int:
     """aclrtMemcpy2dAsync between the first bytes of two tensors."""
-    return call(
-        "aclrtMemcpy2dAsync", dst.data_ptr(), dst_pitch, src.data_ptr(), src_pitch, width, height, kind, stream
-    )
+    return call("aclrtMemcpy2dAsync", dst.data_ptr(), dst_pitch, src.data_ptr(), src_pitch, width, height, kind, stream)
 
 
 def copy_batch(dst: Sequence[Tensor], src: Sequence[Tensor], stream: int, device: torch.device, kind: int) -> None:

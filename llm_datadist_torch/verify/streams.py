@@ -69,7 +69,10 @@ def _unit(device: torch.device) -> tuple[tuple[Tensor, Tensor], float]:
     """Two buffers, and the seconds that a copy between them takes. Sized so that this is some milliseconds."""
     size = 2**22
     while True:
-        buffers = (torch.empty(size, dtype=torch.uint8, device=device), torch.empty(size, dtype=torch.uint8, device=device))
+        buffers = (
+            torch.empty(size, dtype=torch.uint8, device=device),
+            torch.empty(size, dtype=torch.uint8, device=device),
+        )
         seconds = _copy_seconds(buffers, device)
         if seconds >= _LEAST or size >= _LARGEST:
             return buffers, seconds

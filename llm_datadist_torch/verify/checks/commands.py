@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runtime's copies, called as the NPU kernels call them: what the simulated runtime has from the documentation."""
 
-from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -77,12 +78,14 @@ def try_batch(device: torch.device, kind: int, count: int, size: int, *, gap: in
     expect_bytes(dst, dst_model, "dst")
 
 
-def _for_each_kind(name: str, assumes: str, used_by: str, run: Callable[[torch.device, int], str], *kinds: int) -> None:
+class _OfKind(Protocol):
+    def __call__(self, device: torch.device, kind: int) -> str: ...
+
+
+def _for_each_kind(name: str, assumes: str, used_by: str, run: _OfKind, *kinds: int) -> None:
     for kind in kinds:
         text = f"aclrtMemcpy{assumes}, {KINDS[kind]}"
-        check(f"acl.{name}.{KINDS[kind].replace(' ', '_')}", text, used_by=used_by)(
-            lambda device, kind=kind: run(device, kind)
-        )
+        check(f"acl.{name}.{KINDS[kind].replace(' ', '_')}", text, used_by=used_by)(partial(run, kind=kind))
 
 
 def _plain(device: torch.device, kind: int) -> str:
@@ -161,9 +164,14 @@ def stacked_is_one_command(device: torch.device) -> str:
     return f"{found}"
 
 
-@check("commands.batch", "a batch of copies between a list in pinned memory and the device is one command", used_by=BATCHES)
+@check(
+    "commands.batch", "a batch of copies between a list in pinned memory and the device is one command", used_by=BATCHES
+)
 def list_is_one_batch(device: torch.device) -> str:
-    dst, src = CheckedCache(scattered(160), device), CheckedCache(scattered(160, backward=True), device, "pinned", seed=1)
+    dst, src = (
+        CheckedCache(scattered(160), device),
+        CheckedCache(scattered(160, backward=True), device, "pinned", seed=1),
+    )
     before = _commands.issued()
     expect_batch(dst, src, [(0, 1, 0, -1), (2, 3, 0, -1)])
     found = _commands.issued() - before

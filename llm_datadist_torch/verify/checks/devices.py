@@ -17,7 +17,11 @@ def _other(device: torch.device) -> torch.device:
     return torch.device(device.type, ((device.index or 0) + 1) % count)
 
 
-@check("devices.not_current", "copies on an NPU that is not the current one are right, and leave the current one", used_by=SERVERS)
+@check(
+    "devices.not_current",
+    "copies on an NPU that is not the current one are right, and leave the current one",
+    used_by=SERVERS,
+)
 def not_current(device: torch.device) -> str:
     npu, other = torch.get_device_module(device), _other(device)
     current = npu.current_device()

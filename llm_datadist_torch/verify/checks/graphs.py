@@ -73,7 +73,9 @@ _check_capture("stacked", stacked())
 _check_capture("scattered", scattered())
 
 
-@check("graph.pinned", "captured copies between pinned memory and the device are replayed on new bytes", used_by=CAPTURE)
+@check(
+    "graph.pinned", "captured copies between pinned memory and the device are replayed on new bytes", used_by=CAPTURE
+)
 def pinned(device: torch.device) -> str:
     for to, of in (("device", "pinned"), ("pinned", "device")):
         for layout in (stacked(), scattered()):
@@ -83,11 +85,13 @@ def pinned(device: torch.device) -> str:
     return ""
 
 
-@check("graph.pageable_is_refused", "pageable memory is refused during a capture, with nothing written", used_by=CAPTURE)
+@check(
+    "graph.pageable_is_refused", "pageable memory is refused during a capture, with nothing written", used_by=CAPTURE
+)
 def pageable_is_refused(device: torch.device) -> str:
     for to, of in (("device", "pageable"), ("pageable", "device")):
         dst, src = CheckedCache(stacked(), device, to), CheckedCache(stacked(), device, of, seed=1)
-        refusals = []
+        refusals: list[str] = []
 
         def call(dst: CheckedCache = dst, src: CheckedCache = src, refusals: list[str] = refusals) -> None:
             try:
@@ -120,13 +124,20 @@ def _expect_compiled(device: torch.device, backend: str) -> None:
         dst.expect_model()
 
 
-@check("compile.aot_eager", "torch.compile with aot_eager, without a graph break", used_by="compiled models", devices=BOTH)
+@check(
+    "compile.aot_eager", "torch.compile with aot_eager, without a graph break", used_by="compiled models", devices=BOTH
+)
 def aot_eager(device: torch.device) -> str:
     _expect_compiled(device, "aot_eager")
     return ""
 
 
-@check("compile.inductor", "torch.compile with Inductor, without a graph break", used_by="compiled models", devices=("cpu",))
+@check(
+    "compile.inductor",
+    "torch.compile with Inductor, without a graph break",
+    used_by="compiled models",
+    devices=("cpu",),
+)
 def inductor(device: torch.device) -> str:
     from torch._inductor.exc import InvalidCxxCompiler
 

@@ -31,7 +31,11 @@ def overwritten(device: torch.device) -> str:
 
 
 def _check_freed(memory: str) -> None:
-    @check(f"lifetime.freed_{memory}", f"a source in {memory} memory may be freed as soon as the call returns", used_by=SERVING)
+    @check(
+        f"lifetime.freed_{memory}",
+        f"a source in {memory} memory may be freed as soon as the call returns",
+        used_by=SERVING,
+    )
     def run(device: torch.device) -> str:
         dst, src = CheckedCache(stacked(), device), CheckedCache(stacked(), device, memory, seed=1)
         dst.copy_model(src, [(1, 2, 0, -1)])
@@ -42,7 +46,7 @@ def _check_freed(memory: str) -> None:
             gc.collect()
             # Tensors that take the memory, if it is free: written at once by the host, on the device in stream order.
             where = {"pin_memory": True} if memory == "pinned" else {} if memory == "pageable" else {"device": device}
-            others = [torch.empty(size, dtype=torch.uint8, **where).fill_(7) for _ in range(8)]  # type: ignore[arg-type]
+            others = [torch.empty(size, dtype=torch.uint8, **where).fill_(7) for _ in range(8)]
         dst.expect_model()
         del others
         return ""
@@ -52,7 +56,9 @@ for _memory in ("device", "pinned", "pageable"):
     _check_freed(_memory)
 
 
-@check("lifetime.freed_pageable_dst", "a pageable destination may be freed as soon as the call returns", used_by=SERVING)
+@check(
+    "lifetime.freed_pageable_dst", "a pageable destination may be freed as soon as the call returns", used_by=SERVING
+)
 def freed_pageable_dst(device: torch.device) -> str:
     src, dst = CheckedCache(stacked(), device), CheckedCache(stacked(), device, "pageable", seed=1)
     with held(device, seconds=0.1):

@@ -73,7 +73,10 @@ def many_tensors(device: torch.device) -> str:
 def many_host_ranges(device: torch.device) -> str:
     blocks = [(to, to * 2 + 1, 0, -1) for to in range(1000)]
     for to, of in (("device", "pinned"), ("pinned", "device")):
-        dst, src = CheckedCache(scattered(9, 2001, 64), device, to), CheckedCache(scattered(9, 2001, 64), device, of, seed=1)
+        dst, src = (
+            CheckedCache(scattered(9, 2001, 64), device, to),
+            CheckedCache(scattered(9, 2001, 64), device, of, seed=1),
+        )
         expect_batch(dst, src, blocks)
     return ""
 

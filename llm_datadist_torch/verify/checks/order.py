@@ -29,7 +29,11 @@ def hold(device: torch.device) -> str:
     return f"{seconds:.2f} s, for {work.seconds:.2f} s of work"
 
 
-@check("order.no_wait", "copy_cache returns while the stream is busy with earlier work", used_by="overlap of host and device")
+@check(
+    "order.no_wait",
+    "copy_cache returns while the stream is busy with earlier work",
+    used_by="overlap of host and device",
+)
 def no_wait(device: torch.device) -> str:
     pairs = [
         (CheckedCache(layout, device, to), CheckedCache(layout, device, of, seed=1))
@@ -99,7 +103,9 @@ def running_stream(device: torch.device) -> str:
     return ""
 
 
-@check("order.two_streams", "a stream that waits for an event runs its copies after what was recorded", used_by=MODEL_CODE)
+@check(
+    "order.two_streams", "a stream that waits for an event runs its copies after what was recorded", used_by=MODEL_CODE
+)
 def two_streams(device: torch.device) -> str:
     npu = torch.get_device_module(device)
     one, two = npu.Stream(device), npu.Stream(device)

@@ -2,6 +2,7 @@
 """Wrong arguments are refused, and nothing is written."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 
@@ -38,7 +39,7 @@ def _expect_refused(calls: Iterable[tuple[Call, str]], *caches: CheckedCache) ->
 )
 def numbers(device: torch.device) -> str:
     dst, src = CheckedCache(separate(), device), CheckedCache(separate(), device, seed=1)
-    wrong = (
+    wrong: tuple[tuple[tuple[int, ...], str], ...] = (
         ((4, 0), "dst_batch_index (4) out of range"),
         ((-1, 0), "dst_batch_index (-1) out of range"),
         ((0, 4), "src_batch_index (4) out of range"),
@@ -50,12 +51,12 @@ def numbers(device: torch.device) -> str:
         ((0, 0, 64, 2**63 - 1), f"size ({2**63 - 1})"),
     )
     calls: list[tuple[Call, str]] = []
-    for numbers_, text in wrong:
-        full = (*numbers_, *(0, -1)[len(numbers_) - 2 :])
-        calls.append((lambda numbers=numbers_: copy_cache(dst.tensors, src.tensors, *numbers), text))
+    for given, text in wrong:
+        full = (*given, *(0, -1)[len(given) - 2 :])
+        calls.append((partial(copy_cache, dst.tensors, src.tensors, *given), text))
         # The second row is wrong: the first one must not have been copied.
         batch = table([(1, 2, 0, -1), full])
-        calls.append((lambda batch=batch: copy_cache_batch(dst.tensors, src.tensors, batch), "copies[1]"))
+        calls.append((partial(copy_cache_batch, dst.tensors, src.tensors, batch), "copies[1]"))
     return _expect_refused(calls, dst, src)
 
 
@@ -106,15 +107,16 @@ def overlap(device: torch.device) -> str:
 def manager(device: torch.device) -> str:
     require_served(device)
     dst, src = (CheckedCache(stacked(), device, seed=seed) for seed in range(2))
-    held = [Cache.from_tensors(cache.tensors[0], batch_dim=1) for cache in (dst, src)]
-    for numbers_ in ((4, 0), (0, 4), (0, 0, ROW), (0, 0, 0, 0), (0, 0, 64, ROW)):
+    to, of = (Cache.from_tensors(cache.tensors[0], batch_dim=1) for cache in (dst, src))
+    wrong: tuple[tuple[int, ...], ...] = ((4, 0), (0, 4), (0, 0, ROW), (0, 0, 0, 0), (0, 0, 64, ROW))
+    for given in wrong:
         try:
-            CacheManager().copy_cache(*held, *numbers_)
+            CacheManager().copy_cache(to, of, *given)
         except LLMException as error:
             code = error.status_code
-            expect(code is LLMStatusCode.LLM_PARAM_INVALID, f"refused {numbers_} with {code}: {error}")
+            expect(code is LLMStatusCode.LLM_PARAM_INVALID, f"refused {given} with {code}: {error}")
         else:
-            raise DoesNotHold(f"accepted {numbers_}")
+            raise DoesNotHold(f"accepted {given}")
         dst.expect_model()
         src.expect_model()
     return ""

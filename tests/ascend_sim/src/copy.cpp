@@ -165,7 +165,8 @@ aclError SubmitCopies(Stream& stream, std::vector<Copy> copies) {
     if (copy.kind == ACL_MEMCPY_HOST_TO_HOST)
       return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, std::string(copy.name) + ": host to host is not supported");
     if (Has(Defect::kAlign64) && Misaligned(copy))
-      return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(copy.name) + ": not aligned to 64 bytes, ASCEND_SIM_DEFECT");
+      return Refuse(ACL_ERROR_RT_PARAM_INVALID,
+                    std::string(copy.name) + ": not aligned to 64 bytes, ASCEND_SIM_DEFECT");
   }
   const char* name = copies.front().name;
   const bool pageable = std::any_of(copies.begin(), copies.end(), Pageable);
