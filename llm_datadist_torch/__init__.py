@@ -15,11 +15,14 @@ _load()
 from .cache import Cache, CacheDesc, Placement
 from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from .cache_manager import CacheManager
+from .cluster_info import LLMClusterInfo
 from .configs import LlmConfig, LLMConfig, LLMRole
 from .data_type import DataType
 from .datadist import LLMDataDist
+from .older_names import KvCache, KvCacheManager, MemInfo, Memtype, RegisterMemStatus, Tensor, TensorDesc
 from .ops import copy_cache, copy_cache_batch
-from .status import LLMException, LLMStatusCode
+from .status import LLMException, LLMStatusCode, Status
+from .transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
 
 __version__ = _version("llm_datadist_torch")
 
@@ -30,14 +33,26 @@ __all__ = [
     "CacheKey",
     "CacheKeyByIdAndIndex",
     "CacheManager",
+    "CacheTask",
     "DataType",
+    "KvCache",
+    "KvCacheManager",
+    "LLMClusterInfo",
     "LLMConfig",
     "LLMDataDist",
     "LLMException",
     "LLMRole",
     "LLMStatusCode",
+    "LayerSynchronizer",
     "LlmConfig",
+    "MemInfo",
+    "Memtype",
     "Placement",
+    "RegisterMemStatus",
+    "Status",
+    "TensorDesc",
+    "TransferConfig",
+    "TransferWithCacheKeyConfig",
     "copy_cache",
     "copy_cache_batch",
 ]

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pull and push: checks a call against the caches of both processes, then moves the bytes."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from ..cache import Cache
+from .layout import Part
+from .link import Borrowed
+from .links import Links
+from .local_caches import LocalCache
+from .moving import Job
+from .shape_checks import (
+    Key,
+    Layers,
+    check_block_lists,
+    check_blocks,
+    check_kind,
+    check_row,
+    check_size,
+    key_in_message,
+    row_in_blocks,
+)
+
+LayerArguments = tuple[range | None, range | None, int]
+"""src_layer_range, dst_layer_range, tensor_num_per_layer."""
+
+Move = Callable[[LocalCache, Part, Part, Sequence[int]], None]
+
+
+class Transfers:
+    """Moves bytes between caches of this process and caches of its peers. All calls block.
+
+    Args:
+        links: The links.
+        timeout_ms: Milliseconds that a call may take, the wait for other calls on the same link included.
+    """
+
+    def __init__(self, links: Links, timeout_ms: int) -> None:
+        self._links, self._timeout_ms = links, timeout_ms
+
+    def pull_cache(self, key: Key, cache: Cache, batch_index: int, size: int, layers: LayerArguments) -> None:
+        """Reads one row of a peer's cache into one row of a cache."""
+        local = self._links.caches.find("cache", cache)
+        mine = local.layout
+        check_row("batch_index", batch_index, mine, "cache")
+        size = check_size(size, mine, "cache")
+        with self._borrow(key, write=False) as (borrowed, move):
+            theirs, row = borrowed.layout, borrowed.row
+            check_kind("the cache of cache_key", theirs, blocks=False)
+            check_row("the batch index of cache_key", row, theirs, "its cache")
+            check_size(size, theirs, "the cache of cache_key")
+            dst, src = Layers(*layers).planes(dst=mine, src=theirs)
+            move(local, Part(dst, [batch_index], [0]), Part(src, [row], [0]), [size])
+            borrowed.pulled(src)
+
+    def pull_blocks(
+        self, key: Key, cache: Cache, src_blocks: Sequence[int], dst_blocks: Sequence[int], layers: Layers
+    ) -> None:
+        """Reads blocks, or one row, of a peer's cache into blocks of a cache."""
+        local = self._links.caches.find("dst_cache", cache)
+        mine = local.layout
+        check_blocks("dst_blocks", dst_blocks, mine, "dst_cache", distinct=True)
+        with self._borrow(key, write=False) as (borrowed, move):
+            theirs, row = borrowed.layout, borrowed.row
+            check_kind("the cache of src_cache_key", theirs, blocks=bool(src_blocks))
+            dst, src = Layers(*layers).planes(dst=mine, src=theirs)
+            if src_blocks:
+                check_block_lists(src_blocks, dst_blocks, theirs, mine)
+                offsets, lengths = [0] * len(src_blocks), [mine.row_bytes] * len(src_blocks)
+            else:
+                check_row("the batch index of src_cache_key", row, theirs, "its cache")
+                offsets, lengths = row_in_blocks(theirs.row_bytes, mine.row_bytes, len(dst_blocks), "dst_blocks")
+            rows = src_blocks or [row] * len(offsets)
+            move(local, Part(dst, dst_blocks, [0] * len(offsets)), Part(src, rows, offsets), lengths)
+            if not src_blocks:
+                borrowed.pulled(src)
+
+    def push_cache(self, key: Key, cache: Cache, batch_index: int, size: int, layers: LayerArguments) -> None:
+        """Writes one row of a cache to one row of a peer's cache."""
+        local = self._links.caches.find("src_cache", cache)
+        mine = local.layout
+        check_row("src_batch_index", batch_index, mine, "src_cache")
+        size = check_size(size, mine, "src_cache")
+        with self._borrow(key, write=True) as (borrowed, move):
+            theirs, row = borrowed.layout, borrowed.row
+            check_kind("the cache of dst_cache_key", theirs, blocks=False)
+            check_row("the batch index of dst_cache_key", row, theirs, "its cache")
+            check_size(size, theirs, "the cache of dst_cache_key")
+            dst, src = Layers(*layers).planes(dst=theirs, src=mine)
+            move(local, Part(src, [batch_index], [0]), Part(dst, [row], [0]), [size])
+
+    def push_blocks(
+        self, key: Key, cache: Cache, src_blocks: Sequence[int], dst_blocks: Sequence[int], layers: Layers
+    ) -> None:
+        """Writes blocks of a cache to blocks of a peer's cache."""
+        local = self._links.caches.find("src_cache", cache)
+        mine = local.layout
+        check_blocks("src_blocks", src_blocks, mine, "src_cache")
+        with self._borrow(key, write=True) as (borrowed, move):
+            theirs = borrowed.layout
+            check_kind("the cache of dst_cache_key", theirs, blocks=True)
+            check_block_lists(src_blocks, dst_blocks, mine, theirs)
+            dst, src = Layers(*layers).planes(dst=theirs, src=mine)
+            starts = [0] * len(src_blocks)
+            move(local, Part(src, src_blocks, starts), Part(dst, dst_blocks, starts), [mine.row_bytes] * len(starts))
+
+    @contextlib.contextmanager
+    def _borrow(self, key: Key, *, write: bool) -> Iterator[tuple[Borrowed, Move]]:
+        """Borrows the cache of a key for the time of the block. Also returns what moves bytes from or to it."""
+        deadline = time.monotonic() + self._timeout_ms / 1000
+        link = self._links.find(key.cluster_id)
+
+        def move(local: LocalCache, own: Part, theirs: Part, lengths: Sequence[int]) -> None:
+            if lengths:
+                Job(link, local, own, borrowed, theirs, lengths, write, deadline, self._timeout_ms).run()
+
+        with link.use(deadline), link.borrow(key_in_message(key), deadline, write=write) as borrowed:
+            yield borrowed, move
