@@ -132,6 +132,8 @@ def split(lengths: Numbers, most: int) -> tuple[npt.NDArray[np.int64], Numbers, 
     Returns:
         For each piece: the range that it is from, where it begins there, and its length.
     """
+    if lengths.size and int(lengths.max()) <= most:
+        return np.arange(len(lengths)), np.zeros_like(lengths), lengths
     counts = -(-lengths.astype(np.int64) // most)
     source = np.repeat(np.arange(len(lengths)), counts)
     number = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -142,6 +144,8 @@ def split(lengths: Numbers, most: int) -> tuple[npt.NDArray[np.int64], Numbers, 
 def groups(lengths: Numbers, most: int) -> list[slice]:
     """Cuts a list of ranges, none longer than ``most`` bytes, into groups of at most that many bytes each."""
     ends = np.cumsum(lengths)
+    if ends.size and int(ends[-1]) <= most:
+        return [slice(0, len(lengths))]
     cuts, begin = [], 0
     while begin < len(lengths):
         done = int(ends[begin - 1]) if begin else 0

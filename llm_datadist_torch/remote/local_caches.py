@@ -77,7 +77,8 @@ class LocalCaches:
                 check_served(tensors[0].device)
                 try:
                     # Copies nothing, and refuses what the ops refuse: rows that are not contiguous, other devices.
-                    ops.copy_cache_batch(tensors, tensors, _NO_COPIES, batch_dim=cache.batch_dim)
+                    unversioned = [tensor.data for tensor in tensors]
+                    ops.copy_cache_batch(unversioned, unversioned, _NO_COPIES, batch_dim=cache.batch_dim)
                 except ValueError as error:
                     raise param_invalid(str(error).removeprefix("copy_cache_batch: ")) from error
                 layout = layout_of(tensors, cache)

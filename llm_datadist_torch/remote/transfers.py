@@ -5,7 +5,10 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
+
 from ..cache import Cache
+from ..status import param_invalid
 from .layout import Part
 from .link import Borrowed
 from .links import Links
@@ -42,7 +45,7 @@ class Transfers:
 
     def pull_cache(self, key: Key, cache: Cache, batch_index: int, size: int, layers: LayerArguments) -> None:
         """Reads one row of a peer's cache into one row of a cache."""
-        local = self._links.caches.find("cache", cache)
+        local = self._destination("cache", cache)
         mine = local.layout
         check_row("batch_index", batch_index, mine, "cache")
         size = check_size(size, mine, "cache")
@@ -53,13 +56,14 @@ class Transfers:
             check_size(size, theirs, "the cache of cache_key")
             dst, src = Layers(*layers).planes(dst=mine, src=theirs)
             move(local, Part(dst, [batch_index], [0]), Part(src, [row], [0]), [size])
+            torch.autograd.graph.increment_version(local.tensors)
             borrowed.pulled(src)
 
     def pull_blocks(
         self, key: Key, cache: Cache, src_blocks: Sequence[int], dst_blocks: Sequence[int], layers: Layers
     ) -> None:
         """Reads blocks, or one row, of a peer's cache into blocks of a cache."""
-        local = self._links.caches.find("dst_cache", cache)
+        local = self._destination("dst_cache", cache)
         mine = local.layout
         check_blocks("dst_blocks", dst_blocks, mine, "dst_cache", distinct=True)
         with self._borrow(key, write=False) as (borrowed, move):
@@ -74,6 +78,7 @@ class Transfers:
                 offsets, lengths = row_in_blocks(theirs.row_bytes, mine.row_bytes, len(dst_blocks), "dst_blocks")
             rows = src_blocks or [row] * len(offsets)
             move(local, Part(dst, dst_blocks, [0] * len(offsets)), Part(src, rows, offsets), lengths)
+            torch.autograd.graph.increment_version(local.tensors)
             if not src_blocks:
                 borrowed.pulled(src)
 
@@ -105,6 +110,14 @@ class Transfers:
             dst, src = Layers(*layers).planes(dst=theirs, src=mine)
             starts = [0] * len(src_blocks)
             move(local, Part(src, src_blocks, starts), Part(dst, dst_blocks, starts), [mine.row_bytes] * len(starts))
+
+    def _destination(self, name: str, cache: Cache) -> LocalCache:
+        local = self._links.caches.find(name, cache)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in local.tensors):
+            raise param_invalid(
+                f"{name} requires grad, and a copy into it would be lost to autograd: detach it, or call under torch.no_grad()"
+            )
+        return local
 
     @contextlib.contextmanager
     def _borrow(self, key: Key, *, write: bool) -> Iterator[tuple[Borrowed, Move]]:

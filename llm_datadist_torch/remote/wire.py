@@ -56,7 +56,7 @@ class Channel:
         steps = (deliver_challenge, answer_challenge) if listener else (answer_challenge, deliver_challenge)
         try:
             for step in steps:
-                self._set_timeout(deadline)
+                self._set_timeout(socket.SO_RCVTIMEO, deadline)
                 step(self._connection, secret)
         except BlockingIOError as error:
             raise TimeoutError from error
@@ -70,7 +70,7 @@ class Channel:
             Closed: The connection is closed.
             TimeoutError: The other end takes nothing more.
         """
-        self._set_timeout(deadline)
+        self._set_timeout(socket.SO_SNDTIMEO, deadline)
         try:
             self._connection.send_bytes(json.dumps(message).encode())
         except BlockingIOError as error:
@@ -85,7 +85,7 @@ class Channel:
             Closed: The connection is closed, or what arrived is not a message.
             TimeoutError: No message.
         """
-        self._set_timeout(deadline)
+        self._set_timeout(socket.SO_RCVTIMEO, deadline)
         try:
             message = json.loads(self._connection.recv_bytes(_MAX_BYTES))
         except BlockingIOError as error:
@@ -117,13 +117,12 @@ class Channel:
             pass  # the other end was faster
         self._socket.close()
 
-    def _set_timeout(self, deadline: float | None) -> None:
-        """Lets every read and write of the connection fail with BlockingIOError after the deadline; None: never."""
+    def _set_timeout(self, option: int, deadline: float | None) -> None:
+        """Lets reads or writes of the connection fail with BlockingIOError after the deadline; None: never."""
         left = 0.0 if deadline is None else max(deadline - time.monotonic(), 1e-3)
         value = struct.pack("@ll", int(left), int(left % 1 * 1e6))
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+            self._socket.setsockopt(socket.SOL_SOCKET, option, value)
         except OSError as error:
             raise Closed("the connection was closed") from error
 
