@@ -55,7 +55,9 @@ def caches(manager: CacheManager, size: int) -> dict[str, Cache]:
 
 def serve_caches(parent: Connection, port: int) -> None:
     datadist = make_datadist(1, f"127.0.0.1:{port}")
-    parent.send({size: {k: c.cache_id for k, c in caches(datadist.cache_manager, size).items()} for size in ROWS.values()})
+    parent.send(
+        {size: {k: c.cache_id for k, c in caches(datadist.cache_manager, size).items()} for size in ROWS.values()}
+    )
     parent.recv()
     datadist.finalize()
 

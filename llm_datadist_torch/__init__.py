@@ -15,11 +15,12 @@ _load()
 from .cache import Cache, CacheDesc, Placement
 from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from .cache_manager import CacheManager
-from .cluster_info import LLMClusterInfo
-from .configs import LlmConfig, LLMConfig, LLMRole
+from .cluster_info import LLMClusterInfo, LLMRole
+from .configs import LlmConfig, LLMConfig
 from .data_type import DataType
 from .datadist import LLMDataDist
-from .older_names import KvCache, KvCacheManager, MemInfo, Memtype, RegisterMemStatus, Tensor, TensorDesc
+from .older_names import KvCache, KvCacheManager, MemInfo, Memtype, RegisterMemStatus, TensorDesc
+from .older_names import Tensor as Tensor  # not in __all__: it would hide torch's
 from .ops import copy_cache, copy_cache_batch
 from .status import LLMException, LLMStatusCode, Status
 from .transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig

@@ -102,9 +102,7 @@ class CacheTable:
                 self._used[placement] -= wanted
             raise
 
-    def register(
-        self, cache: Cache, keys: Sequence[CacheKey | BlocksCacheKey], *, remote_accessible: bool
-    ) -> Cache:
+    def register(self, cache: Cache, keys: Sequence[CacheKey | BlocksCacheKey], *, remote_accessible: bool) -> Cache:
         """Adds a cache over memory that belongs to the user.
 
         Raises:
@@ -171,11 +169,27 @@ class CacheTable:
                     f"cache {cache_id} was registered with remote_accessible=False, the default in host memory"
                 )
             row = int(numbers[1]) if by_id else entry.keys[tuple(key)]
-            names = [identity for identity, named in entry.keys.items() if named == row]
             entry.loans += 1
             # As LLM-DataDist: a pull removes the key of a request, not of a prefix, of blocks or of registered memory.
-            pulled = [name for name in names if entry.accounted_bytes > 0 and isinstance(name, tuple) and name[0] == "request"]
-            return Loan(entry.cache, entry.tensors, row, pulled[0] if pulled else None)
+            allocated = entry.accounted_bytes > 0
+            named = [name for name, of in entry.keys.items() if of == row and allocated and _is_of_request(name)]
+            return Loan(entry.cache, entry.tensors, row, named[0] if named else None)
+
+    def lend_memory(self, address: int, size: int) -> Loan:
+        """Lends the cache that a range of memory lies in. The row is 0, and no key is removed.
+
+        Raises:
+            LLMException: LLM_KV_CACHE_NOT_EXIST if no cache that other processes may access has all of it.
+        """
+        with self._lock:
+            for entry in self._entries.values():
+                if entry.ended or not entry.remote_accessible:
+                    continue
+                for tensor in entry.tensors:
+                    if tensor.data_ptr() <= address and address + size <= tensor.data_ptr() + tensor.nbytes:
+                        entry.loans += 1
+                        return Loan(entry.cache, entry.tensors, 0, None)
+        raise llm_error(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, f"no cache has {size} bytes at address {address}")
 
     def take_back(self, loan: Loan, pulled: Collection[int] | None) -> None:
         """Ends a loan, and with the last one the memory of an ended cache that has no keys left.
@@ -227,10 +241,14 @@ class CacheTable:
         for identity in identities:
             self._cache_of.pop(identity, None)
             entry.pulled.pop(identity, None)
-        entry.keys = {identity: row for identity, row in entry.keys.items() if identity not in identities}
+            entry.keys.pop(identity, None)
 
     def _drop_if_unused(self, entry: _Entry) -> None:
         unused = entry.ended and not entry.keys and entry.loans == 0
         if unused and self._entries.pop(entry.cache.cache_id, None) is not None:
             self._used[entry.cache.cache_desc.placement] -= entry.accounted_bytes
             self.released(entry.cache)
+
+
+def _is_of_request(identity: Hashable) -> bool:
+    return isinstance(identity, tuple) and identity[0] == "request"

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLMClusterInfo: a peer to link to, and addresses as LLM-DataDist writes them."""
+"""Processes that link: their roles, ids, and addresses as LLM-DataDist writes them."""
 
 import ipaddress
 
 from ._checks import UINT64, check_int, check_type, is_int
-from .configs import LLMRole
-from .status import param_invalid
+from .status import NamedIntEnum, param_invalid
 
 DEFAULT_PORT = 26000
 """The port of an address in ``listen_ip_info`` that names none, as in LLM-DataDist's samples."""
 
 Address = tuple[str, int]
+
+
+class LLMRole(NamedIntEnum):
+    """The role of a process. Recorded: a process of any role may link, listen, pull and push."""
+
+    PROMPT = 1
+    DECODER = 2
+    MIX = 3
 
 
 class LLMClusterInfo:

@@ -10,8 +10,8 @@ from ._checks import INT32, UINT64, UnservedCall, check_int, check_type
 from ._fork import renew_lock_in_children
 from ._logging import error_context, logger
 from .cache_manager import CacheManager
-from .cluster_info import LLMClusterInfo, parse_listen_ip_info
-from .configs import LLMConfig, LLMRole
+from .cluster_info import LLMClusterInfo, LLMRole, parse_listen_ip_info
+from .configs import LLMConfig
 from .remote_calls import check_nixl
 from .status import LLMStatusCode, llm_error, param_invalid
 

@@ -16,6 +16,7 @@ from .transfer_types import (
     TransferConfig,
     TransferWithCacheKeyConfig,
     check_layer_range,
+    cluster_of,
 )
 
 if TYPE_CHECKING:
@@ -192,24 +193,21 @@ class RemoteCalls:
                 raise param_invalid("transfer_configs must hold at least one config, got an empty list")
             for index, config in enumerate(transfer_configs):
                 check_type(f"transfer_configs[{index}]", config, TransferConfig, TransferWithCacheKeyConfig)
-            blocks = [
-                _blocks(name, () if given is None else given)
-                for name, given in (("src_block_indices", src_block_indices), ("dst_block_indices", dst_block_indices))
-            ]
+            read = _blocks("src_block_indices", () if src_block_indices is None else src_block_indices)
+            written = _blocks("dst_block_indices", () if dst_block_indices is None else dst_block_indices)
             if dst_block_memory_size is not None:
                 check_int("dst_block_memory_size", dst_block_memory_size, (0, INT64[1]))
-            if bool(blocks[0]) != src_cache.is_blocks_cache or (blocks[0] and len(blocks[0]) != len(blocks[1])):
+            if bool(read) != src_cache.is_blocks_cache or (read and len(read) != len(written)):
                 raise param_invalid(
                     "src_block_indices must be given for a blocks cache alone, and dst_block_indices be as many, got "
-                    f"{len(blocks[0])} and {len(blocks[1])}"
+                    f"{len(read)} and {len(written)}"
                 )
             for config in transfer_configs:
-                transfers = self._linked(_cluster_of(config))
+                transfers = self._linked(cluster_of(config))
             from .remote.layerwise import start
 
-            return start(
-                transfers, src_cache, layer_synchronizer, transfer_configs, *blocks, dst_block_memory_size or None
-            )
+            size = dst_block_memory_size or None
+            return start(transfers, src_cache, layer_synchronizer, transfer_configs, read, written, size)
 
     remap_registered_memory = UnservedCall(
         "repairs memory of an NPU after a fault, which LLM-DataDist's own pages call reserved: end the link with "
@@ -267,7 +265,3 @@ def _layers(
     if tensor_num_per_layer < 1:
         raise param_invalid(f"tensor_num_per_layer ({describe(tensor_num_per_layer)}) must be greater than 0")
     return src_layer_range, dst_layer_range, tensor_num_per_layer
-
-
-def _cluster_of(config: TransferConfig | TransferWithCacheKeyConfig) -> int:
-    return config.dst_cluster_id if isinstance(config, TransferConfig) else config.cache_key.cluster_id

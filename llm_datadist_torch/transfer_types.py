@@ -70,6 +70,11 @@ class TransferWithCacheKeyConfig:
             raise param_invalid(f"src_batch_index ({self.src_batch_index}) must be 0 with a BlocksCacheKey")
 
 
+def cluster_of(config: TransferConfig | TransferWithCacheKeyConfig) -> int:
+    """The cluster that a config writes to."""
+    return config.dst_cluster_id if isinstance(config, TransferConfig) else config.cache_key.cluster_id
+
+
 class LayerSynchronizer(ABC):
     """Says when a layer of the source cache may be read. To be implemented by the caller."""
 

@@ -80,10 +80,10 @@ class Engine:
             ValueError: The metadata is not of an agent, or not of one that can be reached.
         """
         try:
-            name: bytes = self._agent.add_remote_agent(metadata)
+            name: Any = self._agent.add_remote_agent(metadata)  # bytes, which NIXL calls a str
         except Exception as error:  # NIXL's errors have no base of their own
             raise ValueError(f"NIXL refuses the agent: {error}") from error
-        return name.decode()
+        return str(name.decode())
 
     def remove_peer(self, name: str) -> None:
         """Disconnects from an agent. Does nothing for an unknown one."""
@@ -120,7 +120,7 @@ class Engine:
             local: Ranges of registered memory of this process.
             remote: As many ranges of the peer, of the same lengths.
         """
-        agent = self._agent
+        agent: Any = self._agent
         descriptors = [agent.get_xfer_descs(ranges, "DRAM") for ranges in (local, remote)]
         return Transfer(agent, agent.initialize_xfer(operation, *descriptors, peer))
 

@@ -15,6 +15,7 @@ from ..cache import Cache, CacheDesc
 from ..status import param_invalid
 
 Numbers = npt.NDArray[np.uint64]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def merged(local: Numbers, remote: Numbers, lengths: Numbers) -> tuple[Numbers, 
     return local[first], remote[first], np.add.reduceat(lengths, first)
 
 
-def split(lengths: Numbers, most: int) -> tuple[npt.NDArray[np.int64], Numbers, Numbers]:
+def split(lengths: Numbers, most: int) -> tuple[Indices, Numbers, Numbers]:
     """Cuts ranges that are too long.
 
     Returns:

@@ -14,6 +14,8 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .._cache_table import CacheTable, Loan
 from .._fork import renew_lock_in_children
 from ..status import LLMException, LLMStatusCode, llm_error
@@ -27,7 +29,7 @@ _DRAIN_SECONDS = 0.2
 
 @dataclass
 class _Lent:
-    loan: Loan
+    loans: list[Loan]
     cache: LocalCache
     write: bool
 
@@ -90,30 +92,59 @@ class Lender:
             self._staging = None
 
     def _lend(self, message: dict[str, Any]) -> dict[str, Any]:
-        loan = self._table.lend(message["key"])
+        loans: list[Loan] = []
         try:
-            cache = self._caches.of(loan.cache, loan.tensors)
-            reply: dict[str, Any] = {"cache": loan.cache.cache_id, "row": loan.row}
-            if message["known"] != loan.cache.cache_id:
-                reply["layout"] = cache.layout.to_message()
-            memory = cache.memory
-            if memory is None:
+            caches, reply = self._find(message["key"], loans)
+            if message["known"] != reply["cache"] or not reply["cache"]:
+                reply["layout"] = caches[0].layout.to_message()
+            memories = [cache.memory for cache in caches if cache.memory is not None]
+            if not memories:
                 if self._staging is None:
                     self._staging = Staging(self._engine)
-                memory = self._staging.memory
+                memories = [self._staging.memory]
                 reply["slots"] = self._staging.addresses
-            if memory not in self._announced:
-                self._announced.add(memory)
-                reply["metadata"] = base64.b64encode(memory.metadata).decode()
+            new = [memory for memory in memories if memory not in self._announced]
+            self._announced.update(new)
+            reply["metadata"] = [base64.b64encode(memory.metadata).decode() for memory in new]
             with self._lock:
                 if self._closing:
                     raise llm_error(LLMStatusCode.LLM_NOT_YET_LINK, "the cluster has unlinked")
                 number = next(self._numbers)
-                self._lent[number] = _Lent(loan, cache, message["write"])
+                self._lent[number] = _Lent(loans, caches[0], message["write"])
         except BaseException:
-            self._table.take_back(loan, None)
+            for loan in loans:
+                self._table.take_back(loan, None)
             raise
         return {**reply, "loan": number}
+
+    def _find(self, key: list[Any], loans: list[Loan]) -> tuple[list[LocalCache], dict[str, Any]]:
+        """The cache of a key, or memory of caches as a cache. Adds the loans to the list."""
+        if key[0] != "addresses":
+            loans.append(self._table.lend(key))
+            [loan] = loans
+            return [self._caches.of(loan.cache, loan.tensors)], {"cache": loan.cache.cache_id, "row": loan.row}
+        _, addresses, row_bytes, rows, dtype = key
+        for address in addresses:
+            loans.append(self._table.lend_memory(address, row_bytes * rows))
+        owners = [self._caches.of(loan.cache, loan.tensors) for loan in loans]
+        layout = Layout(
+            np.array(addresses, np.uint64),
+            row_bytes,
+            row_bytes,
+            rows,
+            len(addresses),
+            dtype,
+            True,
+            owners[0].layout.on_host,
+        )
+        if any(owner.layout.dtype != dtype or owner.layout.on_host != layout.on_host for owner in owners):
+            raise llm_error(
+                LLMStatusCode.LLM_PARAM_INVALID, f"dst_addrs are not all of caches of {dtype} on one device"
+            )
+        tensors = [tensor for owner in owners for tensor in owner.tensors]
+        memories = {owner.memory: None for owner in owners}
+        caches = [LocalCache(tensors, layout, memory) for memory in memories]
+        return caches, {"cache": 0, "row": 0}  # 0 is never an id
 
     def _stage(self, message: dict[str, Any]) -> dict[str, Any]:
         """Copies one piece between the device and the pinned buffer."""
@@ -129,7 +160,8 @@ class Lender:
     def _give_back(self, number: int, pulled: list[int] | None) -> None:
         with self._lock:
             lent = self._lent.pop(number)
-        self._table.take_back(lent.loan, pulled)
+        for loan in lent.loans:
+            self._table.take_back(loan, pulled)
 
 
 def _check_part(part: Part, layout: Layout, lengths: list[int]) -> None:

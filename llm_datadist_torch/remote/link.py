@@ -6,12 +6,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from .._fork import renew_lock_in_children
 from .._logging import logger
 from ..status import LLMException, LLMStatusCode, llm_error
+from .borrowed import Borrowed
 from .engine import Addresses, Engine, Transfer
 from .layout import Layout
 from .lender import Lender
@@ -21,29 +21,6 @@ from .wire import Channel, Closed
 _LEND_POLL_SECONDS = 1e-4
 _PARK_POLL_SECONDS = 1e-2
 _GRACE_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Borrowed:
-    """A cache of the peer, which keeps its memory for the time being.
-
-    Attributes:
-        number: The loan.
-        row: The row that the key names.
-        layout: Where the cache is.
-        slots: The addresses of the peer's staging slots, if the engine does not reach the cache itself.
-    """
-
-    number: int
-    row: int
-    layout: Layout
-    slots: Sequence[int]
-    tensors_pulled: list[int] = field(default_factory=list)
-
-    def pulled(self, planes: tuple[int, int]) -> None:
-        """Notes that planes of the row have been read: see ``CacheTable.take_back``."""
-        each = len(self.layout.bases) // self.layout.num_tensors
-        self.tensors_pulled.extend(range(planes[0] // each, planes[1] // each))
 
 
 class Link:
@@ -122,13 +99,13 @@ class Link:
         Raises:
             LLMException: What the peer refuses it with, and the errors of ``ask``.
         """
-        known = self._known[0] if self._known else None
+        known = self._known[0] if self._known else 0  # 0 is never an id
         reply = self.ask({"do": "borrow", "key": key, "write": write, "known": known}, deadline)
         if "layout" in reply:
             self._known = reply["cache"], Layout.from_message(reply["layout"])
         assert self._known is not None
-        if "metadata" in reply:
-            self._engine.add_peer(base64.b64decode(reply["metadata"]))
+        for metadata in reply["metadata"]:
+            self._engine.add_peer(base64.b64decode(metadata))
         borrowed = Borrowed(reply["loan"], reply["row"], self._known[1], reply.get("slots", ()))
         try:
             yield borrowed
@@ -278,59 +255,6 @@ class Link:
         with contextlib.suppress(Closed, TimeoutError):
             self._answers.send({}, deadline + 1)
         return True
-
-
-class Move:
-    """Reads or writes over a link in flight.
-
-    Args:
-        link: The link, of which ``use`` is held.
-        operation: "READ" or "WRITE".
-        local: The ranges of this process.
-        remote: The ranges of the peer.
-        keep: Kept until nothing is in flight any more: the owner of the local memory.
-        deadline: When to give up.
-        timeout_ms: The timeout, for messages.
-    """
-
-    def __init__(
-        self,
-        link: Link,
-        operation: str,
-        local: Addresses,
-        remote: Addresses,
-        keep: object,
-        deadline: float,
-        timeout_ms: int,
-    ) -> None:
-        self._link, self._keep, self._deadline, self._timeout_ms = link, keep, deadline, timeout_ms
-        self._transfer = link.post(operation, local, remote)
-
-    def wait(self) -> None:
-        """Waits for the end.
-
-        Raises:
-            LLMException: LLM_TIMEOUT, or LLM_LINK_FAILED if the peer is gone. The link has ended then.
-        """
-        link, gone = self._link, None
-        try:
-            if self._transfer.wait(self._deadline, lambda: link.lost):
-                self._transfer.release()
-                return
-        except Exception as error:  # NIXL's errors have no base of their own
-            gone = error
-        timed_out = gone is None and not link.lost
-        link.park(self._transfer, self._keep)
-        undefined = "what the destination range holds is undefined"
-        if timed_out:
-            raise llm_error(
-                LLMStatusCode.LLM_TIMEOUT,
-                f"not done after sync_kv_timeout, {self._timeout_ms} ms; {undefined}, and the link to cluster "
-                f"{link.cluster_id} has ended, and has to be made again",
-            )
-        raise llm_error(
-            LLMStatusCode.LLM_LINK_FAILED, f"the link to cluster {link.cluster_id} was lost; {undefined}"
-        ) from gone
 
 
 def _over(transfer: Transfer) -> bool:

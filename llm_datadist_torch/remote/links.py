@@ -2,6 +2,7 @@
 """The links of a process: makes them, listens for them, ends them."""
 
 import base64
+import contextlib
 import secrets
 import socket
 import threading
@@ -67,10 +68,8 @@ class Links:
         """Closes the listeners."""
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
-            try:
+            with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
-            except OSError:
-                pass
             listener.close()
 
     def find(self, cluster_id: int) -> Link:

@@ -13,6 +13,25 @@ Key = CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey
 
 
 @dataclass(frozen=True)
+class ByAddress:
+    """Memory of a peer, inside caches that it lets others write: rows at the same distances from each address.
+
+    Attributes:
+        cluster_id: The peer.
+        addresses: Where row 0 is.
+        row_bytes: The bytes of a row.
+        rows: How many rows there must be.
+        dtype: The element type of the caches.
+    """
+
+    cluster_id: int
+    addresses: Sequence[int]
+    row_bytes: int
+    rows: int
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Layers:
     """The layers that a call moves. Layer ``i`` is tensors ``[i * tensor_num_per_layer, (i + 1) * tensor_num_per_layer)``.
 
@@ -40,7 +59,9 @@ class Layers:
         counts = [end - begin for begin, end in tensors]
         if counts[0] != counts[1]:
             what = "num_tensors" if self.src is None and self.dst is None else "number of tensors in the layers"
-            raise param_invalid(f"both caches must have the same {what}, got {counts[0]} to write and {counts[1]} to read")
+            raise param_invalid(
+                f"both caches must have the same {what}, got {counts[0]} to write and {counts[1]} to read"
+            )
         [each] = per_tensor
         into, out_of = ((begin * each, end * each) for begin, end in tensors)
         return into, out_of
@@ -114,8 +135,10 @@ def row_in_blocks(row_bytes: int, block_bytes: int, blocks: int, name: str) -> t
     return offsets, [min(block_bytes, row_bytes - offset) for offset in offsets]
 
 
-def key_in_message(key: Key) -> list[Any]:
-    """A key as a peer looks it up: ``CacheTable.lend``."""
+def key_in_message(key: Key | ByAddress) -> list[Any]:
+    """A key as a peer looks it up: ``Lender``."""
+    if isinstance(key, ByAddress):
+        return ["addresses", list(key.addresses), key.row_bytes, key.rows, key.dtype]
     if isinstance(key, CacheKeyByIdAndIndex):
         return ["id", key.cache_id, key.batch_index]
     identity = key.identity

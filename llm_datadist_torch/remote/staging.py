@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import _memory, ops
 from ..status import LLMStatusCode, llm_error, param_invalid
 from .engine import Engine
-from .layout import Numbers, Part, groups, split
+from .layout import Indices, Numbers, Part, groups, split
 from .local_caches import LocalCache
 
 SLOTS, SLOT_BYTES = 2, 4 << 20
@@ -68,7 +68,7 @@ class Staging:
 
 
 @functools.lru_cache(maxsize=8)
-def pieces(planes: int, lengths: tuple[int, ...]) -> tuple[Numbers, Numbers, Numbers, list[slice]]:
+def pieces(planes: int, lengths: tuple[int, ...]) -> tuple[Indices, Numbers, Numbers, list[slice]]:
     """Cuts a part into pieces that fit a slot. Both ends of a link come to the same ones.
 
     Returns:
@@ -79,7 +79,9 @@ def pieces(planes: int, lengths: tuple[int, ...]) -> tuple[Numbers, Numbers, Num
     return source, begin, sizes, groups(sizes, SLOT_BYTES)
 
 
-def _views(slot: Tensor, tensors: Sequence[Tensor], starts: Numbers, sizes: Numbers) -> tuple[list[Tensor], list[Tensor]]:
+def _views(
+    slot: Tensor, tensors: Sequence[Tensor], starts: Indices, sizes: Indices
+) -> tuple[list[Tensor], list[Tensor]]:
     """Views ``[n, 1, bytes]`` of the slot and of the cache: ranges of one size at equal distances are one view."""
     wholes = {}
     for tensor in tensors:

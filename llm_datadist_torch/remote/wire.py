@@ -5,6 +5,7 @@ The standard library's multiprocessing.connection does the framing and the authe
 listens on every interface, and lets everybody in.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -111,10 +112,8 @@ class Channel:
 
     def close(self) -> None:
         """Closes the connection, which also ends a ``receive`` of another thread."""
-        try:
+        with contextlib.suppress(OSError):  # the other end was faster
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other end was faster
         self._socket.close()
 
     def _set_timeout(self, option: int, deadline: float | None) -> None:

@@ -51,7 +51,9 @@ def in_the_middle(pair: Pair, act: Callable[[], object], *, write: bool = False)
     key = CacheKeyByIdAndIndex(PEER, pair.peer.get("held.cache_id"), 1)
 
     def move() -> None:
-        call = (lambda: pair.manager.push_cache(key, own, 1)) if write else (lambda: pair.manager.pull_cache(key, own, 1))
+        call = (
+            (lambda: pair.manager.push_cache(key, own, 1)) if write else (lambda: pair.manager.pull_cache(key, own, 1))
+        )
         codes.append(code_of(call))
 
     thread = threading.Thread(target=move)

@@ -5,20 +5,17 @@ import threading
 
 import pytest
 import torch
-from remote_utils import PEER, Pair, cluster, desc, wait_until
+from remote_utils import PEER, Pair, desc, wait_until
 from torch import Tensor
 from utils import as_bytes, filled, nothing_written, to_host
 
 from llm_datadist_torch import (
     BlocksCacheKey,
     Cache,
-    CacheDesc,
     CacheKey,
     CacheKeyByIdAndIndex,
-    DataType,
     LLMException,
     LLMStatusCode,
-    Placement,
 )
 
 FILL = "held.tensors[0].copy_(filled(*held.tensors[0].shape, seed=5))"
@@ -146,7 +143,10 @@ class TestKeys:
         ("make", "key"),
         [
             ("allocate_cache(desc(2, 1, 8), [CacheKey(1, 2**64 - 1, prefix_id=3)])", CacheKey(1, 0, prefix_id=3)),
-            ("register_cache(desc(2, 1, 8), manager.allocate_cache(desc(2, 1, 8)).unstacked, [CacheKey(1, 7)])", CacheKey(1, 7)),
+            (
+                "register_cache(desc(2, 1, 8), manager.allocate_cache(desc(2, 1, 8)).unstacked, [CacheKey(1, 7)])",
+                CacheKey(1, 7),
+            ),
         ],
     )
     def test_keys_that_stay(self, pair: Pair, make: str, key: CacheKey) -> None:
@@ -164,7 +164,9 @@ class TestKeys:
 
     def test_host_memory_is_not_accessible_by_default(self, pair: Pair) -> None:
         key = CacheKeyByIdAndIndex(PEER, 1)
-        make = "held = manager.register_cache(CacheDesc(1, (1, 8), DataType.DT_FLOAT, Placement.HOST), [torch.ones(1, 8)]"
+        make = (
+            "held = manager.register_cache(CacheDesc(1, (1, 8), DataType.DT_FLOAT, Placement.HOST), [torch.ones(1, 8)]"
+        )
         held = pair.manager.allocate_cache(desc(1, 1, 8))
         pair.peer.do(f"{make})")
         text = "cluster 1: cache 1 was registered with remote_accessible=False, the default in host memory"
@@ -325,7 +327,9 @@ def test_both_ways_and_from_many_threads(pair: Pair) -> None:
     number, sent = theirs(pair, "allocate_cache(desc(4, 8, 512))")
     held = [pair.manager.allocate_cache(desc(4, 8, 512)) for _ in range(4)]
     source = ours(held[0])
-    pull = f"for row in list(range(8)) * 5: manager.pull_cache(CacheKeyByIdAndIndex(2, {held[0].cache_id}, row), own, row)"
+    pull = (
+        f"for row in list(range(8)) * 5: manager.pull_cache(CacheKeyByIdAndIndex(2, {held[0].cache_id}, row), own, row)"
+    )
     running = pair.peer.start(f"own = manager.allocate_cache(desc(4, 8, 512))\n{pull}")
 
     def pull_all(into: Cache) -> None:
@@ -346,12 +350,16 @@ def test_both_ways_and_from_many_threads(pair: Pair) -> None:
 def test_without_a_link(pair: Pair) -> None:
     held = pair.manager.allocate_cache(desc(1, 1, 8))
     refused(
-        LLMStatusCode.LLM_NOT_YET_LINK, "no link to cluster 77", pair.manager.pull_cache, CacheKeyByIdAndIndex(77, 1), held
+        LLMStatusCode.LLM_NOT_YET_LINK,
+        "no link to cluster 77",
+        pair.manager.pull_cache,
+        CacheKeyByIdAndIndex(77, 1),
+        held,
     )
     pair.manager.deallocate_cache(held)
     text = f"cache: cache {held.cache_id} was deallocated or unregistered"
-    refused(
-        LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text, pair.manager.pull_cache, CacheKeyByIdAndIndex(PEER, 1), held
-    )
+    refused(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text, pair.manager.pull_cache, CacheKeyByIdAndIndex(PEER, 1), held)
     pair.datadist.finalize()
-    refused(LLMStatusCode.LLM_ENGINE_FINALIZED, "finalized", pair.manager.pull_cache, CacheKeyByIdAndIndex(PEER, 1), held)
+    refused(
+        LLMStatusCode.LLM_ENGINE_FINALIZED, "finalized", pair.manager.pull_cache, CacheKeyByIdAndIndex(PEER, 1), held
+    )
