@@ -59,6 +59,7 @@ bench: .venv-npu/.built
 	.venv/bin/python benchmarks/copy_cache_batch.py
 	.venv/bin/python benchmarks/compiled.py
 	.venv/bin/python benchmarks/growth.py
+	.venv/bin/python benchmarks/tail.py
 	$(SIMULATED) .venv-npu/bin/python benchmarks/npu_host.py
 
 # Every hook of .pre-commit-config.yaml. One that can repair a file does so, and fails.

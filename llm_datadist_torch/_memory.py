@@ -76,6 +76,29 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
     return tensor
 
 
+def stack_of(tensors: Sequence[Tensor]) -> Tensor | None:
+    """The tensors as one stacked view ``[tensors, ...]``, if they are views of one storage at equal distances.
+
+    Views with version counters of their own, or with a gradient, stay apart: writing to the stack would not be seen.
+    """
+    first, begin = tensors[0], tensors[0].storage_offset()
+    distance = tensors[1].storage_offset() - begin if len(tensors) > 1 else 0
+    if distance <= 0 or not (first.is_inference() or first._is_view()):
+        return None
+    for index, tensor in enumerate(tensors):
+        if (
+            type(tensor) is not Tensor
+            or tensor.requires_grad
+            or tensor._base is not first._base
+            or tensor.is_inference() is not first.is_inference()
+            or tensor.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+            or tensor.storage_offset() != begin + index * distance
+            or tensor.stride() != first.stride()
+        ):
+            return None
+    return first.as_strided((len(tensors), *first.shape), (distance, *first.stride()), begin)
+
+
 def wrap(
     addrs: Sequence[Any], count: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> list[Tensor]:

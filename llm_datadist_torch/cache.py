@@ -129,8 +129,9 @@ class Cache:
         torch.ops.llm_datadist.copy_cache(dst.tensors, src.tensors, 0, 1, batch_dim=dst.batch_dim)
 
     Attributes:
-        tensors: The wrapped tensors: one per tensor of the description, or one stack of all. Empty after the manager
-            of the cache has deallocated or unregistered it.
+        tensors: The wrapped tensors: one per tensor of the description, or one stack of all. Also given as a list, views
+            of one storage at equal distances are held as their stack, because one tensor costs a call much less
+            than many. Empty after the manager of the cache has deallocated or unregistered it.
         batch_dim: The dimension of ``tensors`` that is the batch, as the op takes it.
         cache_desc: The description. For a stacked cache, it describes the tensors in the stack.
         cache_id: The id of the cache in its manager, or -1 if it has none.
@@ -145,13 +146,15 @@ class Cache:
         is_blocks_cache: bool,
         cache_id: int = -1,
     ) -> None:
-        self.tensors = list(tensors)
+        stack = _memory.stack_of(tensors) if tensors else None
+        self._unstacked = [] if stack is None else list(tensors)
+        self.tensors = list(tensors) if stack is None else [stack]
         for tensor in self.tensors:
             if tensor.device.type != "cpu":
                 # A backend that captures graphs copies every input in full unless its address is declared static.
                 torch._dynamo.mark_static_address(tensor)
         self.cache_desc = cache_desc
-        self.batch_dim = batch_dim
+        self.batch_dim = batch_dim if stack is None else batch_dim + 1
         self.is_blocks_cache = is_blocks_cache
         self.cache_id = cache_id
         self._released_addrs: list[int] = []
@@ -164,7 +167,8 @@ class Cache:
 
         Args:
             tensors: A sequence of tensors of the same shape, dtype and device, or one tensor. With ``batch_dim`` > 0,
-                a single tensor is a stack of tensors: ``[num_tensors, ..., batch, ...]``.
+                a single tensor is a stack of tensors: ``[num_tensors, ..., batch, ...]``. To copy between a cache that
+                is stacked and one that is not, pass ``unstacked`` and ``cache_desc.batch_dim`` of both to the op.
             batch_dim: The dimension of each given tensor that is the batch.
             is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
 
@@ -224,7 +228,7 @@ class Cache:
         tensors = self.tensors
         if self.batch_dim == self.cache_desc.batch_dim:
             return tensors
-        return [tensor for stack in tensors for tensor in stack.unbind(0)]
+        return self._unstacked or [tensor for stack in tensors for tensor in stack.unbind(0)]
 
     @property
     def tensor_addrs(self) -> list[int]:
@@ -234,6 +238,7 @@ class Cache:
     def _release(self) -> None:
         """Releases the tensors and keeps their addresses: users of LLM-DataDist free registered memory by them."""
         self._released_addrs = self.tensor_addrs
+        self._unstacked = []  # first: after `tensors` is empty, no other thread may find a tensor
         self.tensors = []
 
     def __repr__(self) -> str:

@@ -91,7 +91,7 @@ class TestOrder:
         copy_cache_batch(tensors, tensors, copies, batch_dim=0 if as_list else 1)
         assert_same_bytes([on_device], [expected])
 
-    @pytest.mark.parametrize(("layers", "rows", "width"), [(1, 5, 400_000), (3, 7, 250_001), (40, 9, 20_011)])
+    @pytest.mark.parametrize(("layers", "rows", "width"), [(1, 5, 800_000), (3, 7, 250_001), (40, 9, 20_011)])
     def test_large_permutations_run_in_threads(self, device: str, layers: int, rows: int, width: int) -> None:
         tensors = cache(layers, rows, width, dtype=torch.uint8, device=device)
         order = torch.randperm(rows, generator=torch.Generator().manual_seed(layers)).tolist()

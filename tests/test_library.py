@@ -12,6 +12,8 @@ from utils import TESTS, run
 import llm_datadist_torch
 from llm_datadist_torch import _library
 
+MIB = 2**20
+
 
 class TestImport:
     def test_version(self) -> None:
@@ -88,18 +90,28 @@ torch.set_num_threads({threads})
 a, b = torch.empty(1, 1 << 26, dtype=torch.uint8), torch.empty(1, 1 << 26, dtype=torch.uint8)
 {before}
 n = tasks()
-llm_datadist_torch.copy_cache([a], [b])
+llm_datadist_torch.copy_cache([a], [b], size={size})
 print(tasks() - n)
 """
 
-    def threads_added(self, threads: int, before: str = "") -> int:
-        return int(run("python", "-c", self.CODE.format(threads=threads, before=before)).stdout)
+    def threads_added(self, threads: int, size: int = -1, before: str = "") -> int:
+        return int(run("python", "-c", self.CODE.format(threads=threads, size=size, before=before)).stdout)
 
-    def test_one_thread(self) -> None:
-        assert self.threads_added(1) == 0
-
-    def test_three_threads(self) -> None:
-        assert self.threads_added(3) == 2
+    @pytest.mark.parametrize(
+        ("threads", "size", "added"),
+        [
+            (1, 64 * MIB, 0),
+            (2, 2 * MIB - 1, 0),
+            (2, 2 * MIB, 1),
+            (3, 64 * MIB, 2),
+            (64, 8 * MIB - 1, 0),
+            (64, 8 * MIB, 63),
+            (320, 39 * MIB, 0),
+        ],
+    )
+    def test_threads_are_bounded_by_bytes(self, threads: int, size: int, added: int) -> None:
+        """torch creates, and wakes, all of its threads or none: none for less than 128 KiB each."""
+        assert self.threads_added(threads, size) == added
 
     def test_thread_pool_is_shared_with_torch(self) -> None:
         assert self.threads_added(3, before="a.add_(1)") == 0

@@ -88,18 +88,19 @@ def test_leading_dimension_of_one_with_any_stride(device: str) -> None:
 
 
 class TestLargeCopies:
-    """Above a few hundred KiB several threads copy: sizes around every border between their parts."""
+    """From 2 MiB on several threads copy: sizes around every border between their parts."""
 
     @pytest.mark.parametrize(
         ("count", "row_bytes"),
         [
-            (1, 262_143),
             (1, 262_144),
+            (1, 2_097_151),
+            (1, 2_097_152),
             (1, 5_000_001),
             (1, 17_000_001),
             (3, 1_000_003),
-            (160, 8_191),
-            (7, 65_537),
+            (160, 16_381),
+            (7, 331_777),
             (2, 3_000_000),
         ],
     )

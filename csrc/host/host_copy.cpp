@@ -13,8 +13,11 @@
 namespace llm_datadist {
 namespace {
 
-// Below this size, waking the intra-op threads takes longer than it saves.
-constexpr int64_t kParallelBytes = 256 * 1024;
+// torch wakes all intra-op threads for a parallel region and waits for every one, also for one that the scheduler has
+// put aside in favor of another process: milliseconds. So smaller copies run in the calling thread, and the size from
+// which threads pay grows with their number (docs/measurements.md).
+constexpr int64_t kParallelBytes = 2 * 1024 * 1024;
+constexpr int64_t kBytesPerThread = 128 * 1024;
 // Threads share the bytes in units of this size, so that they rarely write to the same cache line.
 constexpr int64_t kUnitBytes = 4 * 1024;
 // Copies of this size or more use streaming stores, because their destination leaves the cache before it is read;
@@ -211,7 +214,7 @@ int64_t first_byte_of(const Step& step, int64_t place) {
 }  // namespace
 
 bool copy_on_host(const Step& step, const Deadline& deadline) {
-  if (step.bytes < kParallelBytes) {
+  if (step.bytes < kParallelBytes || step.bytes < kBytesPerThread * at::get_num_threads()) {
     return copy_part(step, 0, step.bytes, deadline);
   }
   std::atomic<bool> done{true};
@@ -226,12 +229,12 @@ bool copy_on_host(const Step& step, const Deadline& deadline) {
     for (const Base& base : step.bases) {
       places += base.height;
     }
-    const int64_t places_worth_a_thread = std::max<int64_t>(1, kParallelBytes / 2 / (step.bytes / places));
+    const int64_t places_worth_a_thread = std::max<int64_t>(1, kBytesPerThread / (step.bytes / places));
     at::parallel_for(0, places, places_worth_a_thread,
                      [&](int64_t first, int64_t last) { copy(first_byte_of(step, first), first_byte_of(step, last)); });
   } else {
     const int64_t units = (step.bytes + kUnitBytes - 1) / kUnitBytes;
-    at::parallel_for(0, units, kParallelBytes / 2 / kUnitBytes, [&](int64_t first, int64_t last) {
+    at::parallel_for(0, units, kBytesPerThread / kUnitBytes, [&](int64_t first, int64_t last) {
       copy(first * kUnitBytes, std::min(step.bytes, last * kUnitBytes));
     });
   }

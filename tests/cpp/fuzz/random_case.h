@@ -37,7 +37,7 @@ class RandomCase {
  private:
   void make_storages() {
     // Mostly a page; also sizes at which the CPU kernel uses threads, and rarely one at which it uses streaming stores.
-    const int64_t pages = random_.chance(94) ? 1 : random_.chance(97) ? 16 : random_.below(1000) ? 512 : 8192;
+    const int64_t pages = random_.chance(94) ? 1 : random_.chance(97) ? 16 : random_.below(1000) ? 1536 : 8192;
     case_.memory_bytes = pages * 4096;
     case_.memories = pages == 8192 ? 2 : static_cast<int>(random_.between(1, 3));
     for (int memory = 0; memory < case_.memories; ++memory) {
