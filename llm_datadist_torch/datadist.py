@@ -114,8 +114,9 @@ class LLMDataDist:
             timeout: Milliseconds for each try of each process, an int32 greater than 0.
 
         Returns:
-            LLM_SUCCESS or the first other code, and the code of each process: LLM_SUCCESS, LLM_ALREADY_LINK, LLM_TIMEOUT,
-            LLM_LINK_BUSY while a transfer of an earlier link is in flight, or LLM_LINK_FAILED. The reason is logged.
+            LLM_SUCCESS or the first other code, and a list with the code of each process. The codes are LLM_SUCCESS,
+            LLM_ALREADY_LINK, LLM_TIMEOUT, LLM_LINK_FAILED, and LLM_LINK_BUSY while a transfer of an earlier link is in
+            flight. The reason is logged.
 
         Raises:
             TypeError, ValueError: An argument of the wrong type.
@@ -145,9 +146,9 @@ class LLMDataDist:
             force: Ends the link at once and on this side alone. The peer notices that the connection has ended.
 
         Returns:
-            LLM_SUCCESS or the first other code, and the code of each process: LLM_SUCCESS, LLM_NOT_YET_LINK,
-            LLM_LINK_BUSY if a call goes on for longer than ``timeout``, or LLM_NOTIFY_PROMPT_UNLINK_FAILED if the peer does
-            not answer; the link has ended on this side then.
+            LLM_SUCCESS or the first other code, and a list with the code of each process. The codes are LLM_SUCCESS,
+            LLM_NOT_YET_LINK, LLM_LINK_BUSY if a call goes on for longer than ``timeout``, and
+            LLM_NOTIFY_PROMPT_UNLINK_FAILED if the peer does not answer. The link has ended on this side then.
 
         Raises:
             TypeError, ValueError: An argument of the wrong type.
