@@ -69,14 +69,19 @@ class Link:
         """Holds the link for one call.
 
         Raises:
-            LLMException: LLM_TIMEOUT while another call holds it, LLM_NOT_YET_LINK if it has ended meanwhile.
+            LLMException: LLM_TIMEOUT while another call holds it, LLM_LINK_BUSY if that is interrupted by this one (a signal
+                handler, a destructor), LLM_NOT_YET_LINK if the link has ended meanwhile.
         """
         if not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise llm_error(LLMStatusCode.LLM_TIMEOUT, f"another call is using the link to cluster {self.cluster_id}")
+        if self._in_use or self.lost:
+            busy = self._in_use
+            self._lock.release()
+            if busy:
+                raise llm_error(LLMStatusCode.LLM_LINK_BUSY, "it interrupts a call on the same link")
+            raise not_linked(self.cluster_id)
+        self._in_use = True
         try:
-            if self.lost:
-                raise not_linked(self.cluster_id)
-            self._in_use = True
             yield
         finally:
             self._in_use = False
@@ -132,13 +137,13 @@ class Link:
         """Sends a request. Raises the errors of ``ask``."""
         with self._ends_the_link(deadline, "takes no request"):
             self._asks.send(message, deadline)
-        self._unanswered += 1
+            self._unanswered += 1
 
     def reply(self, deadline: float) -> dict[str, Any]:
         """The reply to the oldest request without one. Raises the errors of ``ask``."""
         with self._ends_the_link(deadline, "does not answer"):
             reply = self._asks.receive(deadline)
-        self._unanswered -= 1
+            self._unanswered -= 1
         if "error" in reply:
             name, text = reply["error"]
             raise llm_error(LLMStatusCode[name], f"cluster {self.cluster_id}: {text}")
@@ -203,6 +208,9 @@ class Link:
                 LLMStatusCode.LLM_TIMEOUT,
                 f"cluster {self.cluster_id} {what}; the link to it has ended, and has to be made again",
             ) from error
+        except BaseException:  # Ctrl-C in the middle of a message, or between a request and its reply
+            self.drop()
+            raise
 
     def _release(self) -> None:
         """Closes the connection that borrows, when nothing is in flight."""
@@ -219,7 +227,8 @@ class Link:
         while not all(_over(transfer) for transfer, _ in self._parked):
             time.sleep(_PARK_POLL_SECONDS)
         for transfer, _ in self._parked:
-            transfer.release()
+            with contextlib.suppress(Exception):  # of a failed transfer
+                transfer.release()
         self._parked.clear()
         self._release()
 

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """One request to the engine over a link."""
 
-from ..status import LLMStatusCode, llm_error
+import contextlib
+
+from ..status import LLMException, LLMStatusCode, llm_error
 from .engine import Addresses
 from .link import Link
 
 
 class Move:
-    """Reads or writes over a link in flight.
+    """Reads or writes over a link in flight. As a context manager, it waits at the end of the block, whatever happens there.
 
     Args:
         link: The link, of which ``use`` is held.
@@ -32,6 +34,16 @@ class Move:
         self._link, self._keep, self._deadline, self._timeout_ms = link, keep, deadline, timeout_ms
         self._transfer = link.post(operation, local, remote)
 
+    def __enter__(self) -> "Move":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.wait()
+        else:  # the slot that it reads or writes is used again
+            with contextlib.suppress(LLMException):
+                self.wait()
+
     def wait(self) -> None:
         """Waits for the end.
 
@@ -45,6 +57,9 @@ class Move:
                 return
         except Exception as error:  # NIXL's errors have no base of their own
             gone = error
+        except BaseException:  # Ctrl-C
+            link.park(self._transfer, self._keep)
+            raise
         timed_out = gone is None and not link.lost
         link.park(self._transfer, self._keep)
         undefined = "what the destination range holds is undefined"

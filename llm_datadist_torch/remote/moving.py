@@ -92,10 +92,9 @@ class _Pieces:
             self._ask(piece)
         for piece in range(count):
             self._answered()
-            moving = job.move(*self._both(piece), (job.local, self._staging))
-            if piece > 0:
-                self._copy(piece - 1)
-            moving.wait()
+            with job.move(*self._both(piece), (job.local, self._staging)):
+                if piece > 0:
+                    self._copy(piece - 1)
             if piece + SLOTS < count:
                 self._ask(piece + SLOTS)
         self._copy(count - 1)
@@ -106,10 +105,9 @@ class _Pieces:
         for piece in range(count):
             if piece >= SLOTS:
                 self._answered()
-            moving = job.move(*self._both(piece), (job.local, self._staging))
-            if piece + 1 < count:
-                self._copy(piece + 1)
-            moving.wait()
+            with job.move(*self._both(piece), (job.local, self._staging)):
+                if piece + 1 < count:
+                    self._copy(piece + 1)
             self._ask(piece)
         for _ in range(min(SLOTS, count)):
             self._answered()

@@ -71,10 +71,7 @@ def in_the_middle(pair: Pair, act: Callable[[], object], *, write: bool = False)
 def works(pair: Pair) -> None:
     """Links anew, and transfers."""
     pair.link()
-    pair.peer.do("small = manager.allocate_cache(desc(1, 1, 8))\nsmall.tensors[0].fill_(5)")
-    own = pair.manager.allocate_cache(desc(1, 1, 8))
-    pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, pair.peer.get("small.cache_id")), own)
-    assert own.tensors[0].tolist() == [[[5.0] * 8]]
+    works_once(pair)
 
 
 @pytest.mark.slow
@@ -211,3 +208,30 @@ def test_nothing_is_leaked(pair: Pair, device: str) -> None:
     assert after[1:] == before[1:]
     assert after[0] - before[0] < 16 << 20
     wait_until(lambda: pair.peer.get("len(manager._table._entries)") == 0, "the peer keeps caches")
+
+
+def test_a_call_that_interrupts_another_is_refused(pair: Pair) -> None:
+    """A signal handler pulls over the link that its thread is using. Both processes go on."""
+    pair.peer.do("held = manager.allocate_cache(desc(1, 1, 8))\nheld.tensors[0].fill_(5)")
+    key = CacheKeyByIdAndIndex(PEER, pair.peer.get("held.cache_id"))
+    own, other = (pair.manager.allocate_cache(desc(1, 1, 8)) for _ in range(2))
+    link, codes = pair.manager._transfers._links.find(PEER), []
+    real = link.reply
+
+    def interrupted(deadline: float) -> object:
+        link.reply = real
+        codes.append(code_of(lambda: pair.manager.pull_cache(key, other)))
+        return real(deadline)
+
+    link.reply = interrupted
+    pair.manager.pull_cache(key, own)
+    assert codes == [LLMStatusCode.LLM_LINK_BUSY]
+    pair.manager.pull_cache(key, other)
+    assert own.tensors[0].tolist() == other.tensors[0].tolist() == [[[5.0] * 8]]
+
+
+def works_once(pair: Pair) -> None:
+    pair.peer.do("small = manager.allocate_cache(desc(1, 1, 8))\nsmall.tensors[0].fill_(5)")
+    own = pair.manager.allocate_cache(desc(1, 1, 8))
+    pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, pair.peer.get("small.cache_id")), own)
+    assert own.tensors[0].tolist() == [[[5.0] * 8]]

@@ -2,6 +2,7 @@
 """Making and ending links: their codes, who may connect, and what a process without work costs."""
 
 import contextlib
+import gc
 import signal
 import socket
 import threading
@@ -286,3 +287,23 @@ def test_restart_with_the_same_id() -> None:
         pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), own)
         assert own.tensors[0].tolist() == [[[2.0] * 8]]
         second.process.kill()
+
+
+@pytest.mark.slow
+def test_links_leave_nothing_behind(peer: Peer) -> None:
+    """Threads and descriptors, here and there, after many links."""
+    used = "(len(os.listdir('/proc/self/fd')), threading.active_count())"
+    peer.do("import threading")
+    before: tuple = ()
+    for number in range(5):
+        with linked(peer) as pair:
+            pair.peer.do("held = manager.allocate_cache(desc(1, 1, 8))")
+            pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), pair.manager.allocate_cache(desc(1, 1, 8)))
+        del pair
+        gc.collect()
+        peer.do("del datadist, manager, held\ngc.collect()")
+        peer.do("datadist = LLMDataDist(LLMRole.MIX, 0)")
+        if number == 2:
+            before = eval(used), peer.get(used)
+    wait_until(lambda: eval(used) <= before[0], f"more than {before[0]} here: {eval(used)}")
+    wait_until(lambda: peer.get(used) <= before[1], f"more than {before[1]} there: {peer.get(used)}")
