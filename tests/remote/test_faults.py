@@ -91,11 +91,11 @@ class TestInTheMiddle:
     @pytest.mark.parametrize("write", [False, True])
     def test_stopped(self, slow_peer: Peer, write: bool) -> None:
         """The transfer is parked: a link waits for its end, and memory of this process until then."""
-        with linked(slow_peer, timeout_ms=1500) as pair:
+        with linked(slow_peer, timeout_ms=4000) as pair:
             begin = time.monotonic()
             code = in_the_middle(pair, lambda: slow_peer.signal(signal.SIGSTOP), write=write)
             assert code is LLMStatusCode.LLM_TIMEOUT
-            assert time.monotonic() - begin < 6
+            assert time.monotonic() - begin < 15
             busy = LLMStatusCode.LLM_LINK_BUSY
             if not torch.accelerator.is_available():  # with an NPU, only a staging buffer is written
                 assert pair.datadist.link_clusters([cluster(PEER, pair.port)], 1000) == (busy, [busy])
@@ -146,7 +146,7 @@ class TestInTheMiddle:
 
 def test_stopped_before_the_request(peer: Peer) -> None:
     """Nothing is in flight then, and nothing is written."""
-    with linked(peer, timeout_ms=300) as pair:
+    with linked(peer, timeout_ms=2000) as pair:
         own = pair.manager.allocate_cache(desc(1, 1, 8))
         own.tensors[0].fill_(3)
         peer.do("held = manager.allocate_cache(desc(1, 1, 8), [CacheKey(1, 7)])\nheld.tensors[0].fill_(5)")

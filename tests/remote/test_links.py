@@ -3,6 +3,7 @@
 
 import contextlib
 import gc
+import os
 import signal
 import socket
 import threading
@@ -292,18 +293,22 @@ def test_restart_with_the_same_id() -> None:
 @pytest.mark.slow
 def test_links_leave_nothing_behind(peer: Peer) -> None:
     """Threads and descriptors, here and there, after many links."""
-    used = "(len(os.listdir('/proc/self/fd')), threading.active_count())"
+
+    def used() -> tuple[int, int]:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    theirs = "(gc.collect(), len(os.listdir('/proc/self/fd')), threading.active_count())[1:]"
     peer.do("import threading")
-    before: tuple = ()
+    before = used(), (0, 0)
     for number in range(5):
         with linked(peer) as pair:
             pair.peer.do("held = manager.allocate_cache(desc(1, 1, 8))")
             pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), pair.manager.allocate_cache(desc(1, 1, 8)))
         del pair
-        gc.collect()
-        peer.do("del datadist, manager, held\ngc.collect()")
+        peer.do("del datadist, manager, held")
         peer.do("datadist = LLMDataDist(LLMRole.MIX, 0)")
         if number == 2:
-            before = eval(used), peer.get(used)
-    wait_until(lambda: eval(used) <= before[0], f"more than {before[0]} here: {eval(used)}")
-    wait_until(lambda: peer.get(used) <= before[1], f"more than {before[1]} there: {peer.get(used)}")
+            before = used(), peer.get(theirs)
+    wait_until(lambda: used() <= before[0], f"more than {before[0]} here: {used()}")
+    wait_until(lambda: peer.get(theirs) <= before[1], f"more than {before[1]} there: {peer.get(theirs)}")
