@@ -155,8 +155,8 @@ aclError aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t) {
   return ACL_SUCCESS;
 }
 
-// torch_npu 2.7 refuses to copy without it. The oldest versions that it accepts: torch_npu uses functions of a newer CANN
-// where the version says that they are there.
+// torch_npu 2.7 refuses to copy without it. The oldest versions that it accepts: torch_npu uses functions of a newer
+// CANN where the version says that they are there.
 aclError aclsysGetCANNVersion(aclCANNPackageName name, aclCANNPackageVersion* version) {
   ACL_CALL();
   *version = {};
