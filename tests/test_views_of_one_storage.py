@@ -140,6 +140,6 @@ def test_overlapping_views_are_refused_either_way(device: str) -> None:
     views = [whole[start : start + 16].view(2, 8) for start in (0, 8)]
     before = to_host(whole)
     for tensors, batch_dim in ((views, 0), (Cache.from_tensors(views).tensors, 1)):
-        with pytest.raises(ValueError, match="overlap|written"):
+        with pytest.raises(ValueError, match=r"overlap|written"):
             copy_cache(tensors, tensors, 0, 1, batch_dim=batch_dim)
         assert_same_bytes([whole], [before])

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "acl_check.h"
@@ -17,6 +18,15 @@ constexpr int64_t kMax2dHeight = 5'242'880;
 constexpr int64_t kMaxBytes = int64_t{4} << 30;
 // Bounds the arrays of one batch. The gain per copy ends far below.
 constexpr size_t kMaxBatch = 4096;
+
+// The commands that the runtime accepted.
+struct Issued {
+  std::atomic<uint64_t> plain{0};
+  std::atomic<uint64_t> strided{0};
+  std::atomic<uint64_t> batch{0};
+};
+
+Issued issued;
 
 // Looks up a function that some versions of CANN lack, at its first use, so that one build serves all of them.
 template <typename Function>
@@ -160,6 +170,7 @@ struct Commands {
       }
       CHECK_ACL(call, code, "aclrtMemcpy2dAsync", name_of(kind), " of ", height, " x ", copy.width, " bytes to ",
                 copy.name);
+      ++issued.strided;
     }
     return true;
   }
@@ -169,6 +180,7 @@ struct Commands {
       const int64_t part = std::min(bytes - done, kMaxBytes);
       CHECK_ACL(call, aclrtMemcpyAsync(dst + done, part, src + done, part, kind, stream), "aclrtMemcpyAsync",
                 name_of(kind), " of ", part, " bytes to ", name);
+      ++issued.plain;
     }
   }
 };
@@ -220,6 +232,7 @@ class Batches {
     const size_t at = failed < dst_.size() ? failed : 0;
     CHECK_ACL(commands_.call, code, "aclrtMemcpyBatchAsync", name_of(commands_.kind), " of ", dst_.size(),
               " copies, at ", bytes_[at], " bytes to ", names_[at], ",");
+    ++issued.batch;
     first_ = false;
     dst_.clear();
     src_.clear();
@@ -258,3 +271,11 @@ void issue_commands(const CallContext& call, const Step& step, aclrtMemcpyKind k
 }
 
 }  // namespace llm_datadist
+
+// For llm_datadist_torch/_commands.py. No op, as an op without tensors belongs to no device.
+extern "C" __attribute__((visibility("default"))) void llm_datadist_npu_commands(uint64_t counts[3]) {
+  using llm_datadist::issued;
+  counts[0] = issued.plain;
+  counts[1] = issued.strided;
+  counts[2] = issued.batch;
+}
