@@ -9,7 +9,7 @@ SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
 part = @printf '\n======== %s ========\n' '$(1)'; begin=$$(date +%s); $(2) && \
 	printf '======== %s: passed in %d s ========\n' '$(1)' $$(($$(date +%s) - begin))
 
-.PHONY: build demo test test-npu quick docs sanitize fuzz mutate mutate-python bench lint format typecheck
+.PHONY: build demo demo-remote test test-npu quick docs sanitize fuzz mutate mutate-python bench lint format typecheck
 
 build: .venv/.built .venv-npu/.built
 
@@ -18,6 +18,10 @@ DEMO := $(if $(ASCEND_TOOLKIT_HOME),.venv-npu,.venv)
 
 demo: $(DEMO)/.built
 	$(DEMO)/bin/python examples/prefix_sharing.py
+
+# Two prompt processes and two decoders on this machine.
+demo-remote: $(DEMO)/.built
+	$(DEMO)/bin/python examples/disaggregated.py
 
 test:
 	$(call part,lint,$(MAKE) --no-print-directory lint)
@@ -39,6 +43,7 @@ quick: .venv/.built
 # README.md, docs/ and the API reference as one site, build/docs/index.html. A link or name that leads nowhere is an error.
 docs: .venv/.built
 	.venv/bin/python docs/draw_copy_cache.py
+	.venv/bin/python docs/draw_remote.py
 	.venv/bin/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
 
 # The C++ core under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
@@ -65,6 +70,7 @@ bench: .venv-npu/.built
 	.venv/bin/python benchmarks/copy_cache_batch.py
 	.venv/bin/python benchmarks/compiled.py
 	.venv/bin/python benchmarks/growth.py
+	.venv/bin/python benchmarks/remote.py
 	.venv/bin/python benchmarks/tail.py
 	$(SIMULATED) .venv-npu/bin/python benchmarks/npu_host.py
 

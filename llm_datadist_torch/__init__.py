@@ -15,11 +15,15 @@ _load()
 from .cache import Cache, CacheDesc, Placement
 from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from .cache_manager import CacheManager
-from .configs import LlmConfig, LLMConfig, LLMRole
+from .cluster_info import LLMClusterInfo, LLMRole
+from .configs import LlmConfig, LLMConfig
 from .data_type import DataType
 from .datadist import LLMDataDist
+from .older_names import KvCache, KvCacheManager, MemInfo, Memtype, RegisterMemStatus, TensorDesc
+from .older_names import Tensor as Tensor  # not in __all__: it would hide torch's
 from .ops import copy_cache, copy_cache_batch
-from .status import LLMException, LLMStatusCode
+from .status import LLMException, LLMStatusCode, Status
+from .transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
 
 __version__ = _version("llm_datadist_torch")
 
@@ -30,14 +34,26 @@ __all__ = [
     "CacheKey",
     "CacheKeyByIdAndIndex",
     "CacheManager",
+    "CacheTask",
     "DataType",
+    "KvCache",
+    "KvCacheManager",
+    "LLMClusterInfo",
     "LLMConfig",
     "LLMDataDist",
     "LLMException",
     "LLMRole",
     "LLMStatusCode",
+    "LayerSynchronizer",
     "LlmConfig",
+    "MemInfo",
+    "Memtype",
     "Placement",
+    "RegisterMemStatus",
+    "Status",
+    "TensorDesc",
+    "TransferConfig",
+    "TransferWithCacheKeyConfig",
     "copy_cache",
     "copy_cache_batch",
 ]

@@ -8,8 +8,8 @@ that holds it.
 import itertools
 import math
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -22,14 +22,34 @@ from .status import LLMStatusCode, llm_error, param_invalid
 @dataclass
 class _Entry:
     cache: Cache
-    tensors: list[Tensor]  # keeps the memory for the keys when the cache itself has ended
-    keys: set[Hashable]
+    tensors: list[Tensor]  # keeps the memory for the keys and loans when the cache itself has ended
+    keys: dict[Hashable, int]  # and the row that each names
     accounted_bytes: int  # what counts towards the limit: 0 for registered memory, which belongs to the user
+    remote_accessible: bool
     ended: bool = False
+    loans: int = 0
+    pulled: dict[Hashable, set[int]] = field(default_factory=dict)  # the tensors that have been pulled, by key
+
+
+@dataclass(frozen=True)
+class Loan:
+    """A cache that a transfer reads or writes. Its memory stays until ``CacheTable.take_back``.
+
+    Attributes:
+        cache: The cache, which may have ended.
+        tensors: Its tensors.
+        row: The row that was asked for.
+        key: The key that pulling all tensors of the row removes, or None.
+    """
+
+    cache: Cache
+    tensors: list[Tensor]
+    row: int
+    key: Hashable
 
 
 class CacheTable:
-    """Caches by id and by key, and the bytes they use. A cache stays until it has ended and has no keys left.
+    """Caches by id and by key, and the bytes they use. A cache stays until it has ended and has no keys and loans left.
 
     Args:
         limits: The bytes that all allocated caches of a placement may use together, and the name of the limit in
@@ -45,6 +65,8 @@ class CacheTable:
         self._cache_of: dict[Hashable, int] = {}
         self._ids = itertools.count(1)
         self._closed = False
+        self.released: Callable[[Cache], None] = lambda cache: None
+        """Called with each cache whose memory the table releases."""
 
     def allocate(
         self, cache_desc: CacheDesc, keys: Sequence[CacheKey | BlocksCacheKey], make: Callable[[], Cache]
@@ -74,20 +96,20 @@ class CacheTable:
         try:
             cache = make()
             with self._lock:
-                return self._add(cache, self._checked(keys), wanted)
+                return self._add(cache, self._checked(keys), wanted, remote_accessible=True)
         except BaseException:
             with self._lock:
                 self._used[placement] -= wanted
             raise
 
-    def register(self, cache: Cache, keys: Sequence[CacheKey | BlocksCacheKey]) -> Cache:
+    def register(self, cache: Cache, keys: Sequence[CacheKey | BlocksCacheKey], *, remote_accessible: bool) -> Cache:
         """Adds a cache over memory that belongs to the user.
 
         Raises:
             LLMException: LLM_PARAM_INVALID for a key that is taken; LLM_ENGINE_FINALIZED after ``close``.
         """
         with self._lock:
-            return self._add(cache, self._checked(keys), 0)
+            return self._add(cache, self._checked(keys), 0, remote_accessible)
 
     def find(self, cache_id: int) -> Cache | None:
         """The cache with this id, unless it has ended."""
@@ -107,7 +129,7 @@ class CacheTable:
             entry.ended = True
             entry.cache._release()
             if entry.cache.is_blocks_cache:
-                self._remove_keys(entry, entry.keys)
+                self._remove_keys(entry, set(entry.keys))
             self._drop_if_unused(entry)
 
     def end_allocated(self, cache: Cache) -> None:
@@ -125,6 +147,70 @@ class CacheTable:
                 self._remove_keys(entry, {key.identity})
                 self._drop_if_unused(entry)
 
+    def lend(self, key: Sequence[str | int]) -> Loan:
+        """Lends a cache to a transfer.
+
+        Args:
+            key: The identity of a key, or "id", the id of a cache, and a row.
+
+        Raises:
+            LLMException: LLM_KV_CACHE_NOT_EXIST for no such cache, LLM_PARAM_INVALID for one that other processes may
+                not access.
+        """
+        kind, *numbers = key
+        with self._lock:
+            by_id = kind == "id"
+            cache_id = int(numbers[0]) if by_id else self._cache_of.get(tuple(key), 0)  # 0 is never an id
+            entry = self._entries.get(cache_id)
+            if entry is None or (by_id and entry.ended):
+                raise llm_error(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, f"no cache has the key {list(key)}")
+            if not entry.remote_accessible:
+                raise param_invalid(
+                    f"cache {cache_id} was registered with remote_accessible=False, the default in host memory"
+                )
+            row = int(numbers[1]) if by_id else entry.keys[tuple(key)]
+            entry.loans += 1
+            # As LLM-DataDist: a pull removes the key of a request, not of a prefix, of blocks or of registered memory.
+            allocated = entry.accounted_bytes > 0
+            named = [name for name, of in entry.keys.items() if of == row and allocated and _is_of_request(name)]
+            return Loan(entry.cache, entry.tensors, row, named[0] if named else None)
+
+    def lend_memory(self, address: int, size: int) -> Loan:
+        """Lends the cache that a range of memory lies in. The row is 0, and no key is removed.
+
+        Raises:
+            LLMException: LLM_KV_CACHE_NOT_EXIST if no cache that other processes may access has all of it.
+        """
+        with self._lock:
+            for entry in self._entries.values():
+                if entry.ended or not entry.remote_accessible:
+                    continue
+                for tensor in entry.tensors:
+                    if tensor.data_ptr() <= address and address + size <= tensor.data_ptr() + tensor.nbytes:
+                        entry.loans += 1
+                        return Loan(entry.cache, entry.tensors, 0, None)
+        raise llm_error(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, f"no cache has {size} bytes at address {address}")
+
+    def take_back(self, loan: Loan, pulled: Collection[int] | None) -> None:
+        """Ends a loan, and with the last one the memory of an ended cache that has no keys left.
+
+        Args:
+            loan: The loan.
+            pulled: The tensors of the row that were read, by index, if that may remove its key. It is removed when all
+                have been.
+        """
+        with self._lock:
+            entry = self._entries.get(loan.cache.cache_id)
+            if entry is None:  # the table has been closed
+                return
+            entry.loans -= 1
+            if pulled is not None and loan.key in entry.keys:
+                done = entry.pulled.setdefault(loan.key, set())
+                done.update(pulled)
+                if len(done) >= loan.cache.cache_desc.num_tensors:
+                    self._remove_keys(entry, {loan.key})
+            self._drop_if_unused(entry)
+
     def close(self) -> None:
         """Ends every cache, with or without keys. No more can be added."""
         with self._lock:
@@ -132,29 +218,37 @@ class CacheTable:
             ended, self._entries, self._cache_of = self._entries, {}, {}
             for entry in ended.values():
                 entry.cache._release()
+                self.released(entry.cache)
 
-    def _checked(self, keys: Sequence[CacheKey | BlocksCacheKey]) -> set[Hashable]:
+    def _checked(self, keys: Sequence[CacheKey | BlocksCacheKey]) -> dict[Hashable, int]:
         if self._closed:
             raise llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the manager is finalized")
-        identities: set[Hashable] = set()
-        for key in keys:
-            if key.identity in self._cache_of or key.identity in identities:
+        rows: dict[Hashable, int] = {}
+        for row, key in enumerate(keys):
+            if key.identity in self._cache_of or key.identity in rows:
                 raise param_invalid(f"the key {key} is one of a cache already")
             if key.identity is not None:
-                identities.add(key.identity)
-        return identities
+                rows[key.identity] = row
+        return rows
 
-    def _add(self, cache: Cache, identities: set[Hashable], accounted_bytes: int) -> Cache:
+    def _add(self, cache: Cache, keys: dict[Hashable, int], accounted_bytes: int, remote_accessible: bool) -> Cache:
         cache.cache_id = next(self._ids)
-        self._entries[cache.cache_id] = _Entry(cache, cache.tensors, identities, accounted_bytes)
-        self._cache_of.update(dict.fromkeys(identities, cache.cache_id))
+        self._entries[cache.cache_id] = _Entry(cache, cache.tensors, keys, accounted_bytes, remote_accessible)
+        self._cache_of.update(dict.fromkeys(keys, cache.cache_id))
         return cache
 
     def _remove_keys(self, entry: _Entry, identities: set[Hashable]) -> None:
         for identity in identities:
             self._cache_of.pop(identity, None)
-        entry.keys = entry.keys - identities
+            entry.pulled.pop(identity, None)
+            entry.keys.pop(identity, None)
 
     def _drop_if_unused(self, entry: _Entry) -> None:
-        if entry.ended and not entry.keys and self._entries.pop(entry.cache.cache_id, None) is not None:
+        unused = entry.ended and not entry.keys and entry.loans == 0
+        if unused and self._entries.pop(entry.cache.cache_id, None) is not None:
             self._used[entry.cache.cache_desc.placement] -= entry.accounted_bytes
+            self.released(entry.cache)
+
+
+def _is_of_request(identity: Hashable) -> bool:
+    return isinstance(identity, tuple) and identity[0] == "request"

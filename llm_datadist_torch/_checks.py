@@ -45,14 +45,18 @@ def check_int(name: str, value: Any, limits: tuple[int, int]) -> None:
         raise ValueError(f"{name} ({value}) out of range [{low}, {high}]")
 
 
-class RemoteCall:
-    """Takes the place of a method of LLM-DataDist that reaches other machines. Raises LLM_FEATURE_NOT_ENABLED."""
+class UnservedCall:
+    """Takes the place of a method of LLM-DataDist that this package cannot serve. Raises LLM_FEATURE_NOT_ENABLED.
+
+    Args:
+        why: What the method does, and what to use instead: goes behind its name in the text.
+    """
+
+    def __init__(self, why: str) -> None:
+        self._why = why
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self._name = f"{owner.__name__}.{name}"
+        self._name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise llm_error(
-            LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
-            f"{self._name} reaches other machines, which llm_datadist_torch does not: use LLM-DataDist or HIXL for it",
-        )
+        raise llm_error(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, f"{self._name} {self._why}")

@@ -122,7 +122,7 @@ class Setting(Generic[T]):
         default: Its value until one is assigned.
         check: Raises for a value that is not allowed. Called with the name and the value.
         parse: Converts the text of the option to a value. Called with the name of the option and the text.
-        local: Whether the setting has an effect on one machine. If not, another value than the default is logged.
+        local: Whether the setting has an effect here. If not, another value than the default is logged.
     """
 
     def __init__(
@@ -153,5 +153,5 @@ class Setting(Generic[T]):
             return
         self._check(self.name, value)
         if not self.local and value != self.default:
-            warn_once(f"{self.name} (option {self.option}) has no effect on one machine")
+            warn_once(f"{self.name} (option {self.option}) has no effect here")
         vars(config)[self.name] = value

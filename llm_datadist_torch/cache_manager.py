@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CacheManager: the calls of LLM-DataDist for one machine. They block, and raise LLMException."""
+"""CacheManager: the calls of LLM-DataDist on caches of this process. They block, and raise LLMException."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -8,18 +8,19 @@ from torch import Tensor
 
 from . import _memory, ops
 from ._cache_table import CacheTable
-from ._checks import INT64, UINT32, UINT64, RemoteCall, as_int64, check_int, check_type
+from ._checks import INT64, UINT32, UINT64, as_int64, check_int, check_type
 from ._copier import Copier
 from ._logging import error_context, logger
 from .cache import Cache, CacheDesc, Placement, allocate, wrap
 from .cache_keys import NO_ID, BlocksCacheKey, CacheKey, checked_key, checked_keys
 from .configs import LLMConfig
-from .status import LLMStatusCode, llm_error, param_invalid
+from .remote_calls import RemoteCalls
+from .status import param_invalid
 
 _DEFAULT_TIMEOUT_MS = 1000
 
 
-class CacheManager:
+class CacheManager(RemoteCalls):
     """Allocates caches, wraps memory as caches, and copies between caches. For code written for LLM-DataDist.
 
     Model code calls ``torch.ops.llm_datadist.copy_cache`` and ``copy_cache_batch`` instead, which are asynchronous. All
@@ -44,7 +45,8 @@ class CacheManager:
         device_id = config.device_id
         self._device_id = device_id[0] if isinstance(device_id, list | tuple) else device_id
         self._table = CacheTable(config.memory_limits())
-        self._copier = Copier(_DEFAULT_TIMEOUT_MS if config.sync_kv_timeout is None else int(config.sync_kv_timeout))
+        self._timeout_ms = _DEFAULT_TIMEOUT_MS if config.sync_kv_timeout is None else int(config.sync_kv_timeout)
+        self._copier = Copier(self._timeout_ms)
 
     def allocate_cache(self, cache_desc: CacheDesc, cache_keys: Sequence[CacheKey] = ()) -> Cache:
         """Allocates a cache as one stacked, uninitialised tensor.
@@ -89,7 +91,8 @@ class CacheManager:
                 addresses, or host addresses if there is no NPU. The memory must outlive the cache. Or the tensors
                 themselves, which the cache keeps alive.
             cache_keys: As for ``allocate_cache``.
-            remote_accessible: Whether other machines may read the cache. They cannot, so True is refused.
+            remote_accessible: Whether linked processes may read and write the cache. None means those of placement DEVICE,
+                as in LLM-DataDist.
         """
         with error_context("register_cache"):
             keys = checked_keys(cache_desc, cache_keys)
@@ -244,16 +247,10 @@ class CacheManager:
             "swap_blocks: %d blocks, cache %d to cache %d", len(src_to_dst), src_cache.cache_id, dst_cache.cache_id
         )
 
-    pull_cache = RemoteCall()
-    pull_blocks = RemoteCall()
-    push_cache = RemoteCall()
-    push_blocks = RemoteCall()
-    transfer_cache_async = RemoteCall()
-    remap_registered_memory = RemoteCall()
-
     def _finalize(self) -> None:
         """Ends every cache, after the running copy. For LLMDataDist."""
         self._copier.close()
+        self._finalized = True
         self._table.close()
 
     def _allocate(
@@ -279,13 +276,10 @@ class CacheManager:
         check_type("addrs", addrs, Sequence)
         if remote_accessible is not None:
             check_type("remote_accessible", remote_accessible, bool)
-        if remote_accessible:
-            raise llm_error(
-                LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
-                "remote_accessible (True): no other machine can read a cache of llm_datadist_torch; leave it out",
-            )
+        accessible = cache_desc.placement is Placement.DEVICE if remote_accessible is None else remote_accessible
         device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
-        cache = self._table.register(wrap(cache_desc, addrs, device, is_blocks_cache=is_blocks_cache), keys)
+        wrapped = wrap(cache_desc, addrs, device, is_blocks_cache=is_blocks_cache)
+        cache = self._table.register(wrapped, keys, remote_accessible=accessible)
         logger.info("registered %r", cache)
         return cache
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLMConfig and LLMRole: the settings of LLM-DataDist."""
+"""LLMConfig: the settings of LLM-DataDist."""
 
 import json
 from typing import Any
@@ -23,33 +23,32 @@ from ._settings import (
     parse_number,
 )
 from .cache import Placement
-from .status import NamedIntEnum, param_invalid
+from .cluster_info import LLMClusterInfo as LLMClusterInfo  # LLM-DataDist has them in this module
+from .cluster_info import LLMRole as LLMRole
+from .status import param_invalid
 
 _SESSION_DEVICE = "ge.session_device_id"
-
-
-class LLMRole(NamedIntEnum):
-    """The role of a process in a cluster. Has no effect on one machine."""
-
-    PROMPT = 1
-    DECODER = 2
-    MIX = 3
 
 
 class LLMConfig:
     """Settings, with LLM-DataDist's names and defaults, checked when they are assigned.
 
-    Settings for other machines, or for LLM-DataDist's graph engine, can be assigned and read. They have no effect, which
-    is logged once as a warning.
+    Settings of LLM-DataDist's own transport and graph engine can be assigned and read. They have no effect, which is logged
+    once as a warning.
 
     Attributes:
-        sync_kv_timeout: Milliseconds that a blocking copy may take, greater than 0, as an int or a string of digits.
-            None means 1000.
+        sync_kv_timeout: Milliseconds that a blocking copy, pull or push may take, greater than 0, as an int or a string of
+            digits. None means 1000.
         device_id: The index of the NPU of this process: an int, or a list or tuple of one int. Its existence is checked
             when a cache is created there. None means the current device.
         enable_cache_manager: Whether LLMDataDist creates a CacheManager.
         local_comm_res: Also makes LLMDataDist create a CacheManager if it is assigned, "" included, and
             enable_cache_manager is not.
+        listen_ip_info: Where LLMDataDist listens for links: "ip:port", or "ip" for port 26000; several separated by ";".
+            "" means that it does not listen.
+        link_retry_count: How often link_clusters tries each process.
+        link_total_time: Seconds for all tries of a process; 0 means the timeout of the call for each.
+        enable_switch_role: Has no effect: ``switch_role`` needs no permission.
         mem_pool_cfg: JSON object with ``memory_size``, the bytes that caches on the device may use together, and
             ``page_shift`` (in [10, 31), default 16), the logarithm of the page size. "" means no limit.
         host_mem_pool_cfg: The same for caches in host memory.
@@ -76,11 +75,11 @@ class LLMConfig:
     cluster_info = Setting("llm.ClusterInfo", "", check_json)
     deploy_res_path = Setting("llm.deployResPath", "", is_a(str))
     enable_remote_cache_accessible = Setting("llm.EnableRemoteCacheAccessible", False, is_a(bool), parse_flag)
-    enable_switch_role = Setting("llm.EnableSwitchRole", False, is_a(bool), parse_flag)
+    enable_switch_role = Setting("llm.EnableSwitchRole", False, is_a(bool), parse_flag, local=True)
     global_resource_config = Setting("llm.GlobalResourceConfig", "", is_a(str))
-    link_retry_count = Setting("llm.LinkRetryCount", 1, is_within(1, 100), parse_number)
-    link_total_time = Setting("llm.LinkTotalTime", 0, is_within(*UINT32), parse_number)
-    listen_ip_info = Setting("llm.listenIpInfo", "", is_a(str))
+    link_retry_count = Setting("llm.LinkRetryCount", 1, is_within(1, 100), parse_number, local=True)
+    link_total_time = Setting("llm.LinkTotalTime", 0, is_within(*UINT32), parse_number, local=True)
+    listen_ip_info = Setting("llm.listenIpInfo", "", is_a(str), local=True)
     mem_utilization = Setting("llm.MemoryUtilization", 0.95, check_mem_utilization, parse_fraction)
     output_max_size = Setting[int | None]("llm.OutputMaxSize", None, is_a(int), parse_number)
     rdma_service_level = Setting[int | None]("llm.RdmaServiceLevel", None, is_uint32, parse_number)
@@ -125,7 +124,7 @@ class LLMConfig:
         check_ge_options("ge_options", ge_options)
         for option in ge_options:
             if option != MEMORY_LIMIT:
-                warn_once(f"option {option} has no effect on one machine")
+                warn_once(f"option {option} has no effect here")
         vars(self)["_ge_options"] = ge_options
 
     @classmethod

@@ -1,22 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLMDataDist: creates the CacheManager, as in LLM-DataDist."""
+"""LLMDataDist: creates the CacheManager and its links to other processes, as in LLM-DataDist."""
 
 import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ._checks import UINT64, RemoteCall, check_int, check_type
+from ._checks import INT32, UINT64, UnservedCall, check_int, check_type
 from ._fork import renew_lock_in_children
-from ._logging import error_context
+from ._logging import error_context, logger
 from .cache_manager import CacheManager
-from .configs import LLMConfig, LLMRole
+from .cluster_info import LLMClusterInfo, LLMRole, parse_listen_ip_info
+from .configs import LLMConfig
+from .remote_calls import check_nixl
 from .status import LLMStatusCode, llm_error, param_invalid
+
+if TYPE_CHECKING:
+    from .remote.links import Links
+
+Statuses = tuple[LLMStatusCode, list[LLMStatusCode]]
 
 
 class LLMDataDist:
-    """Creates the CacheManager of a process. One instance per process can be initialised at a time.
+    """Creates the CacheManager of a process, and links it to other processes. See docs/remote.md.
+
+    One instance per process can be initialised at a time.
 
     Args:
-        role: The role of the process. Recorded, not used on one machine.
-        cluster_id: The id of the process in the cluster, a uint64. Recorded, not used on one machine.
+        role: The role of the process. Recorded: a process of any role may link, listen, pull and push.
+        cluster_id: The id of the process, a uint64. Each process that others link to has its own.
 
     Raises:
         TypeError: An argument of the wrong type.
@@ -32,17 +44,19 @@ class LLMDataDist:
         self.role = role
         self.cluster_id = cluster_id
         self._cache_manager: CacheManager | None = None
+        self._links: Links | None = None
+        self._config = LLMConfig()
 
     def init(self, options: dict[str, str]) -> None:
-        """Creates the CacheManager. Does nothing if this instance is initialised.
+        """Creates the CacheManager, and listens if ``listen_ip_info`` is set. Does nothing if this instance is initialised.
 
         Args:
             options: The options, as ``LLMConfig.generate_options`` returns them.
 
         Raises:
             TypeError: Options that are not a dict of strings.
-            LLMException: LLM_FAILED while another LLMDataDist of the process is initialised; LLM_PARAM_INVALID for a
-                value that is not allowed.
+            LLMException: LLM_FAILED while another LLMDataDist of the process is initialised, or if it cannot listen;
+                LLM_PARAM_INVALID for a value that is not allowed; LLM_FEATURE_NOT_ENABLED without NIXL if it is to listen.
         """
         with error_context("init"), LLMDataDist._lock:
             if LLMDataDist._initialised is self:
@@ -50,8 +64,13 @@ class LLMDataDist:
             if LLMDataDist._initialised is not None:
                 raise llm_error(LLMStatusCode.LLM_FAILED, "another LLMDataDist is initialised; finalize it first")
             config = LLMConfig.from_options(options)
+            addresses = parse_listen_ip_info(config.listen_ip_info)
             manager = CacheManager(config) if config.wants_cache_manager() else None
-            self._cache_manager, LLMDataDist._initialised = manager, self
+            links = None if manager is None or not addresses else self._make_links(manager)
+            if links is not None:
+                links.listen(addresses)
+            self._cache_manager, self._links, self._config = manager, links, config
+            LLMDataDist._initialised = self
 
     @property
     def cache_manager(self) -> CacheManager:
@@ -71,22 +90,170 @@ class LLMDataDist:
         return self._cache_manager
 
     def finalize(self) -> None:
-        """Ends all caches of the CacheManager, after the running copy. Does nothing if this instance is finalized."""
+        """Ends all links, and all caches of the CacheManager after the running copy. May be called again.
+
+        Waits for what peers read or write in caches of this process, at most ``sync_kv_timeout``.
+        """
         with LLMDataDist._lock:
-            manager = self._cache_manager
+            manager, links, self._links = self._cache_manager, self._links, None
             if LLMDataDist._initialised is self:
                 LLMDataDist._initialised = None
         # Without the lock: this waits for a copy, whose thread may run a signal handler that calls finalize too.
+        if links is not None and manager is not None:
+            links.close(time.monotonic() + manager._timeout_ms / 1000)
         if manager is not None:
             manager._finalize()
 
-    link = RemoteCall()
-    unlink = RemoteCall()
-    link_clusters = RemoteCall()
-    unlink_clusters = RemoteCall()
-    check_link_status = RemoteCall()
-    query_register_mem_status = RemoteCall()
-    switch_role = RemoteCall()
+    def link_clusters(self, clusters: Sequence[LLMClusterInfo], timeout: int = 3000) -> Statuses:
+        """Links to processes that listen.
+
+        ``link_retry_count`` is how often each is tried, ``link_total_time`` the seconds for all tries, if it is not 0.
+
+        Args:
+            clusters: The processes: id and address of each.
+            timeout: Milliseconds for each try of each process, an int32 greater than 0.
+
+        Returns:
+            LLM_SUCCESS or the first other code, and a list with the code of each process. The codes are LLM_SUCCESS,
+            LLM_ALREADY_LINK, LLM_TIMEOUT, LLM_LINK_FAILED, and LLM_LINK_BUSY while a transfer of an earlier link is in
+            flight. The reason is logged.
+
+        Raises:
+            TypeError, ValueError: An argument of the wrong type.
+            RuntimeError: Before ``init``.
+            LLMException: LLM_PARAM_INVALID for a cluster without an id or an address, LLM_FEATURE_NOT_ENABLED without NIXL.
+        """
+        with error_context("link_clusters"):
+            _check_clusters(clusters, timeout)
+            for index, cluster in enumerate(clusters):
+                if not cluster.remote_ip_info_list:
+                    raise param_invalid(f"clusters[{index}] has no address; call append_remote_ip_info")
+                if cluster.remote_cluster_id == self.cluster_id:
+                    raise param_invalid(f"clusters[{index}] ({self.cluster_id}) is this process")
+            manager = self.cache_manager
+            with LLMDataDist._lock:
+                if self._links is None:
+                    self._links = self._make_links(manager)
+                links = self._links
+        return _statuses([self._link(links, cluster, timeout) for cluster in clusters])
+
+    def unlink_clusters(self, clusters: Sequence[LLMClusterInfo], timeout: int = 3000, force: bool = False) -> Statuses:
+        """Ends links on both sides, when the running calls of both have ended.
+
+        Args:
+            clusters: The processes. Their ids are enough.
+            timeout: Milliseconds for each, an int32 greater than 0.
+            force: Ends the link at once and on this side alone. The peer notices that the connection has ended.
+
+        Returns:
+            LLM_SUCCESS or the first other code, and a list with the code of each process. The codes are LLM_SUCCESS,
+            LLM_NOT_YET_LINK, LLM_LINK_BUSY if a call goes on for longer than ``timeout``, and
+            LLM_NOTIFY_PROMPT_UNLINK_FAILED if the peer does not answer. The link has ended on this side then.
+
+        Raises:
+            TypeError, ValueError: An argument of the wrong type.
+            RuntimeError: Before ``init``.
+            LLMException: LLM_PARAM_INVALID for a cluster without an id.
+        """
+        with error_context("unlink_clusters"):
+            _check_clusters(clusters, timeout)
+            check_type("force", force, bool)
+            _ = self.cache_manager
+            links = self._links
+
+        def unlink(cluster: LLMClusterInfo) -> LLMStatusCode:
+            if links is None:
+                return LLMStatusCode.LLM_SUCCESS if force else LLMStatusCode.LLM_NOT_YET_LINK
+            return links.unlink(cluster.remote_cluster_id or 0, timeout, force=force)
+
+        return _statuses([unlink(cluster) for cluster in clusters])
+
+    def check_link_status(self, remote_cluster_id: int) -> LLMStatusCode:
+        """LLM_SUCCESS if there is a link to a cluster, LLM_NOT_YET_LINK if not.
+
+        Args:
+            remote_cluster_id: The cluster, a uint64.
+
+        Raises:
+            TypeError, ValueError: An argument of the wrong type.
+            RuntimeError: Before ``init``.
+        """
+        with error_context("check_link_status"):
+            check_int("remote_cluster_id", remote_cluster_id, UINT64)
+            _ = self.cache_manager
+            linked = self._links is not None and self._links.has(remote_cluster_id)
+            return LLMStatusCode.LLM_SUCCESS if linked else LLMStatusCode.LLM_NOT_YET_LINK
+
+    def switch_role(self, role: LLMRole, switch_options: dict[str, str] | None = None) -> None:
+        """Changes the role, and where this process listens.
+
+        Args:
+            role: The role to change to.
+            switch_options: Options with "llm.listenIpInfo", where to listen from now on. Without it, nowhere.
+
+        Raises:
+            TypeError: An argument of the wrong type.
+            RuntimeError: Before ``init``.
+            LLMException: LLM_EXIST_LINK while there are links; LLM_PARAM_INVALID, LLM_FAILED and LLM_FEATURE_NOT_ENABLED as
+                for ``init``.
+        """
+        with error_context("switch_role"), LLMDataDist._lock:
+            check_type("role", role, LLMRole)
+            config = LLMConfig.from_options({} if switch_options is None else switch_options)
+            addresses = parse_listen_ip_info(config.listen_ip_info)
+            manager = self.cache_manager
+            if self._links is not None and self._links.any:
+                raise llm_error(LLMStatusCode.LLM_EXIST_LINK, "there are links; end them with unlink_clusters")
+            if self._links is None and addresses:
+                self._links = self._make_links(manager)
+            if self._links is not None:
+                self._links.listen(addresses)
+            self.role = role
+        logger.info("switch_role: %s", role.name)
+
+    _INSTEAD = "links by rank table and HCCL, which needs LLM-DataDist's own transport: use "
+    link = UnservedCall(f"{_INSTEAD}link_clusters")
+    unlink = UnservedCall(f"{_INSTEAD}unlink_clusters")
+    query_register_mem_status = UnservedCall(f"{_INSTEAD}link_clusters, which returns when the link can be used")
+
+    def _make_links(self, manager: CacheManager) -> "Links":
+        check_nixl()
+        from .remote.links import Links
+        from .remote.transfers import Transfers
+
+        links = Links(self.cluster_id, manager._table)
+        manager._transfers = Transfers(links, manager._timeout_ms)
+        return links
+
+    def _link(self, links: "Links", cluster: LLMClusterInfo, timeout: int) -> LLMStatusCode:
+        tries, begin, total = self._config.link_retry_count, time.monotonic(), self._config.link_total_time
+        status = LLMStatusCode.LLM_LINK_FAILED
+        for number in range(tries):
+            deadline = time.monotonic() + timeout / 1000
+            deadline = min(deadline, begin + total) if total else deadline
+            status = links.link(cluster.remote_cluster_id or 0, cluster.remote_ip_info_list, deadline)
+            again = status in (LLMStatusCode.LLM_LINK_FAILED, LLMStatusCode.LLM_TIMEOUT) and number + 1 < tries
+            if not again or (total and time.monotonic() >= begin + total):
+                break
+            # Spread over the time that there is.
+            time.sleep(max(begin + (number + 1) * (total or timeout / 1000) / tries - time.monotonic(), 0))
+        return status
+
+
+def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> None:
+    check_type("clusters", clusters, list, tuple)
+    for index, cluster in enumerate(clusters):
+        check_type(f"clusters[{index}]", cluster, LLMClusterInfo)
+        if cluster.remote_cluster_id is None:
+            raise param_invalid(f"clusters[{index}] has no remote_cluster_id")
+    check_int("timeout", timeout, INT32)
+    if timeout <= 0:
+        raise param_invalid(f"timeout ({timeout}) must be greater than 0 (milliseconds)")
+
+
+def _statuses(codes: list[LLMStatusCode]) -> Statuses:
+    failed = (code for code in codes if code is not LLMStatusCode.LLM_SUCCESS)
+    return next(failed, LLMStatusCode.LLM_SUCCESS), codes
 
 
 renew_lock_in_children(LLMDataDist)

@@ -71,6 +71,21 @@ class LLMException(RuntimeError):
         return self._status_code
 
 
+class Status:
+    """A status code as an object. No call of this package returns one.
+
+    Args:
+        status: The code.
+    """
+
+    def __init__(self, status: LLMStatusCode) -> None:
+        self.status_code = status
+
+    def is_ok(self) -> bool:
+        """Whether the code is LLM_SUCCESS."""
+        return self.status_code == LLMStatusCode.LLM_SUCCESS
+
+
 class LLMParamInvalid(LLMException, ValueError):
     """LLM_PARAM_INVALID. Also a ValueError: LLM-DataDist's pages promise that for wrong arguments."""
 

@@ -7,6 +7,7 @@ import pytest
 from utils import ROOT, run
 
 import llm_datadist_torch
+from llm_datadist_torch import LLMException, LLMStatusCode, MemInfo, Memtype, RegisterMemStatus, Status
 
 
 def test_the_table_is_up_to_date() -> None:
@@ -21,7 +22,7 @@ def test_the_table_is_up_to_date() -> None:
         ("llm_datadist_torch.LLMConfig.link_retry_count.default = 2", "link_retry_count has another default"),
         ("llm_datadist_torch.CacheManager.deallocate_cache = lambda self, held: None", "deallocate_cache takes"),
         ("llm_datadist_torch.CacheManager.copy_cache.__defaults__ = (1, 0, 0, -1, None)", "dst_batch_index"),
-        ("llm_datadist_torch.KvCache = object", "KvCache is there"),
+        ("llm_datadist_torch.LLMDataDist.kv_cache_manager = object", "kv_cache_manager is there"),
     ],
 )
 def test_a_difference_is_found(change: str, text: str) -> None:
@@ -37,9 +38,9 @@ runpy.run_path("tools/compare_api.py", run_name="__main__")
 @pytest.mark.parametrize(
     ("module", "names"),
     [
-        ("configs", ["LLMRole", "LlmConfig"]),
+        ("configs", ["LLMClusterInfo", "LLMRole", "LlmConfig"]),
         ("data_type", ["DataType"]),
-        ("status", ["LLMException", "LLMStatusCode"]),
+        ("status", ["LLMException", "LLMStatusCode", "Status"]),
         ("v2.llm_types", ["BlocksCacheKey", "Cache", "CacheDesc", "CacheKey", "CacheKeyByIdAndIndex", "Placement"]),
         ("v2.config", ["LLMRole", "LlmConfig"]),
         ("v2.llm_datadist", ["LLMDataDist"]),
@@ -53,7 +54,24 @@ def test_submodules(module: str, names: list[str]) -> None:
         assert getattr(submodule, name) is getattr(llm_datadist_torch, name)
 
 
-@pytest.mark.parametrize("name", ["KvCacheManager", "LLMClusterInfo", "Misspelt"])
+@pytest.mark.parametrize("name", ["KvCache", "KvCacheManager", "Tensor", "TensorDesc"])
+def test_names_for_imports_alone(name: str) -> None:
+    with pytest.raises(LLMException, match=f"{name} is not there: use ") as refusal:
+        getattr(llm_datadist_torch, name)(1, a=2)
+    assert refusal.value.status_code is LLMStatusCode.LLM_FEATURE_NOT_ENABLED
+
+
+def test_the_small_types() -> None:
+    memory = MemInfo(Memtype.MEM_TYPE_HOST, 8, 2)
+    assert (memory.mem_type, memory.addr, memory.size) == (Memtype.MEM_TYPE_HOST, 8, 2)
+    with pytest.raises(TypeError, match="mem_type"):
+        MemInfo(1, 8, 2)
+    assert Status(LLMStatusCode.LLM_SUCCESS).is_ok()
+    assert not Status(LLMStatusCode.LLM_TIMEOUT).is_ok()
+    assert [status.value for status in RegisterMemStatus] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["KvcacheManager", "Misspelt"])
 def test_a_name_that_is_not_there_is_an_import_error(name: str) -> None:
     with pytest.raises(ImportError, match=f"cannot import name '{name}'"):
         exec(f"from llm_datadist_torch import {name}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLMDataDist: its lifetime, its manager, and the remote calls that it refuses."""
+"""LLMDataDist: its lifetime, its manager, and the calls that it refuses."""
 
 import inspect
 import logging
@@ -141,11 +141,11 @@ def test_every_setting_passes_through_the_options() -> None:
 def test_options_without_effect_are_logged_once(datadist: LLMDataDist, caplog: pytest.LogCaptureFixture) -> None:
     warn_once.cache_clear()
     for _ in range(2):
-        datadist.init(OPTIONS | {"llm.listenIpInfo": "10.0.0.1:26000", "ge.exec.rankId": "0"})
+        datadist.init(OPTIONS | {"llm.TransferBackend": "hixl", "ge.exec.rankId": "0"})
         datadist.finalize()
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
-        "option ge.exec.rankId has no effect on one machine",
-        "listen_ip_info (option llm.listenIpInfo) has no effect on one machine",
+        "option ge.exec.rankId has no effect here",
+        "transfer_backend (option llm.TransferBackend) has no effect here",
     ]
 
 
@@ -177,19 +177,21 @@ def test_invalid_device_ids(text: str) -> None:
     refused(LLMStatusCode.LLM_PARAM_INVALID, "ge.exec.deviceId", LLMConfig.from_options, {"ge.exec.deviceId": text})
 
 
-REMOTE = {
-    CacheManager: ("pull_cache", "pull_blocks", "push_cache", "push_blocks", "transfer_cache_async"),
-    LLMDataDist: ("link", "unlink", "link_clusters", "unlink_clusters", "check_link_status", "switch_role"),
+UNSERVED = {
+    CacheManager: {"remap_registered_memory": "register the memory anew"},
+    LLMDataDist: dict.fromkeys(("link", "unlink", "query_register_mem_status"), "_clusters"),
 }
 
 
-@pytest.mark.parametrize(("owner", "name"), [(owner, name) for owner, names in REMOTE.items() for name in names])
-def test_remote_calls_are_refused(owner: type, name: str, datadist: LLMDataDist) -> None:
+@pytest.mark.parametrize(
+    ("owner", "name", "instead"), [(owner, *item) for owner, names in UNSERVED.items() for item in names.items()]
+)
+def test_calls_that_cannot_be_served(owner: type, name: str, instead: str, datadist: LLMDataDist) -> None:
+    """They say what to use instead."""
     target = CacheManager() if owner is CacheManager else datadist
     assert name in dir(target)
-    text = f"{owner.__name__}.{name} reaches other machines"
-    refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, text, getattr(target, name), 1, 2)
-    with pytest.raises(LLMException):
+    refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, instead, getattr(target, name), 1, 2)
+    with pytest.raises(LLMException, match=f"^{name} "):
         getattr(target, name)(anything=1)
 
 

@@ -11,3 +11,5 @@ STRIDES_TAG = torch.Tag.needs_exact_strides if VERSION >= (2, 8) else torch.Tag.
 OUT_OF_MEMORY = torch.OutOfMemoryError if VERSION >= (2, 10) else RuntimeError
 # npugraph_ex imports torchair, which up to here binds functions of CANN's graph engine that are not simulated.
 NPUGRAPH_EX = VERSION >= (2, 10)
+# Whether torch_npu names the chip.
+KNOWS_ASCEND950 = VERSION >= (2, 10)

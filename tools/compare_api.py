@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from enum import Enum
@@ -16,29 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import llm_datadist_torch
-from llm_datadist_torch._checks import RemoteCall
+from llm_datadist_torch._checks import UnservedCall
 from llm_datadist_torch._settings import Setting
 
 STUB = Path(__file__).with_name("llm_datadist_api.pyi")
 PAGE = Path(__file__).parent.parent / "docs" / "moving_from_llm_datadist.md"
 BEGIN, END = "<!-- Written by tools/compare_api.py: begin -->\n", "<!-- Written by tools/compare_api.py: end -->\n"
 
-# Types for transfers between machines. Calls that are refused are recognised by themselves.
-REMOTE = {
-    "CacheTask",
-    "LLMClusterInfo",
-    "LayerSynchronizer",
-    "MemInfo",
-    "Memtype",
-    "RegisterMemStatus",
-    "TransferConfig",
-    "TransferWithCacheKeyConfig",
-}
 NOT_THERE = {
-    "KvCache": "the older interface",
-    "KvCacheManager": "the older interface",
     "LLMDataDist.kv_cache_manager": "the older interface",
-    "Status": "no call returns one",
+}
+# Names for imports alone: making one raises LLM_FEATURE_NOT_ENABLED.
+UNSERVED = {
+    "KvCache": "the older interface; use Cache",
+    "KvCacheManager": "the older interface; use CacheManager",
     "Tensor": "the graph engine's; use torch.Tensor",
     "TensorDesc": "the graph engine's; use torch.Tensor",
 }
@@ -49,8 +41,12 @@ STRICTER = {
     "CacheManager.allocate_cache": "refuses a key that is in use; LLM-DataDist replaces it",
     "CacheManager.copy_blocks": "refuses one block written from two blocks: the result would depend on the order",
     "CacheManager.copy_cache": "checks all arguments before it writes; refuses overlap that makes the order matter",
-    "CacheManager.register_blocks_cache": "refuses remote_accessible=True and a key that is in use; None raises TypeError",
-    "CacheManager.register_cache": "refuses remote_accessible=True and a key that is in use; None raises TypeError",
+    "CacheManager.pull_blocks": "checks all arguments, and the caches of both processes, before it writes",
+    "CacheManager.pull_cache": "checks all arguments, and the caches of both processes, before it writes",
+    "CacheManager.push_blocks": "checks all arguments, and the caches of both processes, before it writes",
+    "CacheManager.push_cache": "checks all arguments, and the caches of both processes, before it writes",
+    "CacheManager.register_blocks_cache": "refuses a key that is in use; None raises TypeError",
+    "CacheManager.register_cache": "refuses a key that is in use; None raises TypeError",
     "CacheManager.swap_blocks": "refuses one block written from two blocks; None raises TypeError",
     "LLMConfig.device_id": "a list or tuple must hold one int",
     "LLMConfig.ge_options": "ge.flowGraphMemMaxSize is checked when it is assigned, not by init",
@@ -66,7 +62,12 @@ NOTES = {
     "LLMConfig.generate_options": "llm.MemoryUtilization is in it if it was assigned",
     "LLMConfig.local_comm_res": "enables the cache manager, and has no other effect",
     "LLMConfig.options": "a new dict each time",
-    "LLMDataDist": "role and cluster_id are recorded and not used",
+    "LLMClusterInfo.local_ip_info_list": "recorded and not used; the ip is text",
+    "LLMClusterInfo.remote_ip_info_list": "the ip is text",
+    "LLMConfig.enable_switch_role": "not needed",
+    "LLMDataDist": "role is recorded and not used",
+    "LLMDataDist.switch_role": "also to the same role",
+    "TransferWithCacheKeyConfig": "a range that is left out means all layers",
     "LLMException": "the text of this package's errors ends in the name of the code",
 }
 
@@ -96,7 +97,7 @@ def table() -> Iterator[str]:
         elif isinstance(node, ast.Assign):
             yield from compare_assignment(node)
     yield "\n"
-    unknown = (REMOTE | NOT_THERE.keys() | STRICTER.keys() | NOTES.keys()) - seen
+    unknown = (NOT_THERE.keys() | UNSERVED.keys() | STRICTER.keys() | NOTES.keys()) - seen
     assert not unknown, f"listed here and not in {STUB.name}: {unknown}"
 
 
@@ -110,21 +111,16 @@ def compare_assignment(node: ast.Assign) -> Iterator[str]:
     for module, exports in ast.literal_eval(node.value).items():
         ours = importlib.import_module(f"llm_datadist_torch.{module}")
         missing = [export for export in exports if not hasattr(ours, export)]
-        assert set(missing) <= REMOTE | NOT_THERE.keys(), (module, missing)
-        yield f"| `llm_datadist.{module}` | same{', without the names that are not there' if missing else ''} |\n"
+        assert not missing, (module, missing)
+        yield f"| `llm_datadist.{module}` | same |\n"
 
 
 def compare_class(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
     """For a class and each of its names: the name, how the table shows it, and what is here."""
-    if not hasattr(llm_datadist_torch, node.name):
-        outcome = "remote" if node.name in REMOTE else f"not there: {NOT_THERE[node.name]}"
-        members = [describe(node.name, member)[1] for member in node.body if not is_ellipsis(member)]
-        yield node.name, node.name, outcome
-        for shown in members:
-            yield node.name, shown, outcome.partition(":")[0]
-        return
     ours = getattr(llm_datadist_torch, node.name)
-    assert node.name not in REMOTE | NOT_THERE.keys(), f"{node.name} is there"
+    if node.name in UNSERVED:
+        yield node.name, node.name, f"unserved: {UNSERVED[node.name]}"
+        return
     if not any(isinstance(member, ast.FunctionDef) and member.name == "__init__" for member in node.body):
         yield node.name, node.name, "same"
     for member in node.body:
@@ -136,8 +132,8 @@ def compare_member(ours: type, member: ast.stmt, name: str) -> str:
     """What is here of a method, an attribute or a number."""
     attribute = "__init__" if name == ours.__name__ else name.rpartition(".")[2]
     static = inspect.getattr_static(ours, attribute, None)
-    if isinstance(static, RemoteCall):
-        return "remote"
+    if isinstance(static, UnservedCall):
+        return "unserved"
     if name in NOT_THERE:
         assert static is None, f"{name} is there"
         return f"not there: {NOT_THERE[name]}"
@@ -159,7 +155,7 @@ def compare_attribute(ours: type, member: ast.AnnAssign, name: str) -> None:
     attribute = name.rpartition(".")[2]
     if ours is not llm_datadist_torch.LLMConfig:
         documented = {field.name for field in dataclasses.fields(ours)} if dataclasses.is_dataclass(ours) else set()
-        set_by_init = f"self.{attribute} = " in inspect.getsource(ours)
+        set_by_init = re.search(rf"self\.{attribute}\b[^\n]* = ", inspect.getsource(ours)) is not None
         assert hasattr(ours, attribute) or attribute in documented or set_by_init, f"{name} is missing"
         return
     config = llm_datadist_torch.LLMConfig()

@@ -16,6 +16,10 @@ VERSIONS = ("2.7.1", "2.8.0", "2.9.0", "2.10.0", "2.11.0", "2.12.0", "2.13.0", "
 PYTHON = {"2.7.1": "3.10", "2.10.0": "3.12", "2.11.0": "3.13"}
 DEFAULT_PYTHON = "3.11"
 WITHOUT_NPU = ("2.15.0",)  # no torch_npu for them
+NPU_NOT_RUN = {
+    "2.14.0": "built; torch_npu 2.14.0 ends the process on import beside PyTorch's CUDA build",
+    "2.15.0": "there is no torch_npu 2.15",
+}
 # The headers of ACL in this torch_npu build the simulated runtime for all versions.
 HEADERS_OF = "2.13.0"
 
@@ -103,9 +107,11 @@ class Environment:
             wheel.unlink()
         return folder / "torch_npu/include"
 
-    def build_runtime(self) -> None:
+    def build_runtime(self) -> dict[str, str]:
+        """Builds the simulated Ascend runtime; returns the settings with which torch_npu starts on it."""
         make = ("make", "-C", "tests/ascend_sim", f"PYTHON={self.python}", f"ACL_HEADERS={self.acl_headers()}")
         self.run(*make)
+        return {"LD_LIBRARY_PATH": f"{self.tree}/tests/ascend_sim/build", "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}
 
 
 class Aarch64(Environment):

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the wheels of a release into dist/, one for each version of torch, and a file of their checksums.
 
+Each wheel is installed with pip, and has to report no error: with torch alone, and with torch_npu on the simulated
+Ascend runtime where that torch_npu runs. A wheel for aarch64 is installed and runs under qemu-user.
+
     python tools/wheels.py [VERSION[:PYTHON] ...] [--aarch64] [--keep]
 
 A wheel holds the library of the core and, where there is a torch_npu for that torch, the NPU library: with torch alone
@@ -15,7 +18,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from environments import ROOT, VERSIONS, Aarch64, Environment
+from environments import NPU_NOT_RUN, ROOT, VERSIONS, Aarch64, Environment
 
 DIST = ROOT / "dist"
 # The libraries that torch, torch_npu and CANN bring.
@@ -43,6 +46,17 @@ def build_wheel(environment: Environment) -> Path:
     return repaired.rename(DIST / repaired.name)
 
 
+def check_wheel(environment: Environment, wheel: Path) -> None:
+    """Prints what the installed wheel reports. Raises RuntimeError where that has an error."""
+    environment.pip("install", "--force-reinstall", "--no-deps", "--no-index", str(wheel))
+    report = (environment.python, "-I", "-m", "llm_datadist_torch")  # not the package in the working directory
+    environment.show_npu(False)
+    print(environment.run(*report))
+    if environment.torch not in NPU_NOT_RUN:
+        environment.show_npu(True)
+        print(environment.run(*report, env=environment.build_runtime()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("versions", nargs="*", metavar="VERSION[:PYTHON]")
@@ -51,7 +65,9 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.versions or VERSIONS:
         environment = (Aarch64 if arguments.aarch64 else Environment)(*name.split(":"))
-        print(build_wheel(environment).relative_to(ROOT), flush=True)
+        wheel = build_wheel(environment)
+        print(wheel.relative_to(ROOT), flush=True)
+        check_wheel(environment, wheel)
         if not arguments.keep:
             environment.remove()
     wheels = sorted(DIST.glob("*.whl"))

@@ -16,8 +16,10 @@ namespace llm_datadist {
 namespace {
 
 // A cache line at any address, with any contents. The compiler holds it in as many vector registers as it needs.
-using Line = char __attribute__((vector_size(64), aligned(1), may_alias));
+// The attributes are before the =: after it, clang ignores the alignment.
+using Line __attribute__((vector_size(64), aligned(1), may_alias)) = char;
 constexpr int64_t kLine = sizeof(Line);
+static_assert(kLine == 64 && alignof(Line) == 1);
 
 // From about 1 KiB on, memcpy uses rep movsb, which on AMD's processors takes up to 20 times as long for some addresses
 // (docs/measurements.md).

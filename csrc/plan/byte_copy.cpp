@@ -26,6 +26,10 @@ std::vector<Writers> find_writers(const std::vector<ByteCopy>& copies) {
   std::vector<Writers> writers;
   writers.reserve(copies.size());
   for (const ByteCopy& copy : copies) {
+    if (copy.src + copy.width <= copies.front().dst || copies.back().dst + copies.back().width <= copy.src) {
+      writers.push_back({0, 0});  // not worth a search: all sources of a copy between two caches
+      continue;
+    }
     const auto begin = std::partition_point(copies.begin(), copies.end(),
                                             [&](const ByteCopy& other) { return other.dst + other.width <= copy.src; });
     const auto end = std::partition_point(begin, copies.end(),

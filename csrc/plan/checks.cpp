@@ -98,7 +98,10 @@ void check_lists(const CallContext& call, const Tensors& dst, const Tensors& src
 }
 
 void check_grad(const CallContext& call, const Tensors& dst) {
-  for (size_t index = 0; at::GradMode::is_enabled() && index < dst.size(); ++index) {
+  if (!at::GradMode::is_enabled()) {
+    return;
+  }
+  for (size_t index = 0; index < dst.size(); ++index) {
     CHECK_CALL(
         call, !dst[index].get().requires_grad(), (TensorName{"dst", static_cast<int64_t>(index)}),
         " requires grad, and a copy into it would be lost to autograd: detach it, or call under torch.no_grad()");

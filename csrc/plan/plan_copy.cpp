@@ -44,6 +44,7 @@ CopyPlan plan_copy(const CallContext& call, at::ITensorListRef dst, at::ITensorL
                    int64_t batch_dim) {
   const TensorLists lists = checked_lists(call, dst, src);
   Step step;
+  step.bases.reserve(lists.dst.size());
   for (size_t index = 0; index < lists.dst.size(); ++index) {
     const TensorPair pair = checked_pair(call, lists, static_cast<int64_t>(index), batch_dim);
     const ByteCopy copy = checked_copy(call, slice, pair);

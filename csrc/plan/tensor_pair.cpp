@@ -14,6 +14,10 @@ void add_leading(Step& step, const Base& first, const TensorPair& pair, int64_t 
   Base base = first;
   const int64_t dim = dims - 1;
   const int64_t size = pair.dst.tensor->size(dim);
+  if (size == 1) {  // Its stride can be any number, whose bytes may not fit into 64 bits.
+    add_leading(step, first, pair, dim);
+    return;
+  }
   const auto itemsize = static_cast<int64_t>(pair.dst.tensor->itemsize());
   const int64_t dst_pitch = pair.dst.tensor->stride(dim) * itemsize;
   const int64_t src_pitch = pair.src.tensor->stride(dim) * itemsize;

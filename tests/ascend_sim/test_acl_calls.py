@@ -172,6 +172,13 @@ def test_chips_without_strided_device_copies():
     assert run_python(code, ASCEND_SIM_SOC="Ascend910_9392").stdout == "0\n"
 
 
+@pytest.mark.parametrize(("package", "version"), [(0, b"8.1.RC1"), (7, b"24.1.0")], ids=["cann", "driver"])
+def test_versions(package, version):
+    text = ctypes.create_string_buffer(512)
+    assert acl("aclsysGetCANNVersion", package, text) == 0
+    assert text.value == version
+
+
 def batch(runtime, dsts, srcs, kinds, size=8, dest_max=64, starts=None, reserved=0) -> tuple[int, int]:
     """One attribute for each copy. Returns the code and failIndex."""
     count = len(dsts)

@@ -82,7 +82,6 @@ class TestRegister:
     def test_remote_access(self) -> None:
         manager = CacheManager()
         manager.register_cache(desc(), cache(2, 4, 8), (), False)
-        args = (desc(), cache(2, 4, 8), (), True)
-        refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, "remote_accessible (True)", manager.register_cache, *args)
+        manager.register_cache(desc(), cache(2, 4, 8), (), True)
         with pytest.raises(TypeError, match="remote_accessible must be bool"):
             manager.register_cache(desc(), cache(2, 4, 8), (), 1)

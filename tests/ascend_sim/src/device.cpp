@@ -2,6 +2,7 @@
 #include "device.h"
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <set>
@@ -151,6 +152,15 @@ aclError aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t) {
   Peers& peers = GetPeers();
   std::lock_guard lock(peers.mutex);
   peers.enabled.insert({device, peer});
+  return ACL_SUCCESS;
+}
+
+// torch_npu 2.7 refuses to copy without it. The oldest versions that it accepts: torch_npu uses functions of a newer
+// CANN where the version says that they are there.
+aclError aclsysGetCANNVersion(aclCANNPackageName name, aclCANNPackageVersion* version) {
+  ACL_CALL();
+  *version = {};
+  std::snprintf(version->version, sizeof version->version, name == ACL_PKG_NAME_DRIVER ? "24.1.0" : "8.1.RC1");
   return ACL_SUCCESS;
 }
 

@@ -40,7 +40,7 @@ void last_words() {
   }
 }
 
-void report_crashes() {
+[[maybe_unused]] void report_crashes() {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_set_death_callback(last_words);
 #else
@@ -164,7 +164,7 @@ void run(const Random& random, bool batch, Tally& tally) {
   }
 }
 
-void print(const char* op, const Tally& tally) {
+[[maybe_unused]] void print(const char* op, const Tally& tally) {
   int64_t refused = 0;
   for (const auto& [why, count] : tally.refused) {
     refused += count;

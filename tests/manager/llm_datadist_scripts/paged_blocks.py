@@ -21,7 +21,7 @@ def main():
     config.enable_cache_manager = True
     config.sync_kv_timeout = 60000
     config.ge_options = {"ge.flowGraphMemMaxSize": "4106127360"}
-    config.listen_ip_info = "192.168.1.1:26000"
+    config.listen_ip_info = "127.0.0.1:0"
     datadist = LLMDataDist(LLMRole.PROMPT, 1)
     datadist.init(config.gen_options())
     manager = datadist.cache_manager

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the rows of a cache are, and the ranges of bytes that a transfer moves."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..cache import Cache, CacheDesc
+from ..status import param_invalid
+
+Numbers = npt.NDArray[np.uint64]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The addresses of a cache. Each index of the dimensions before the batch counts as a separate tensor, a plane.
+
+    Attributes:
+        bases: The address of row 0 in each plane, the planes of a tensor one after the other.
+        stride: The bytes from one row of a plane to the next.
+        row_bytes: The bytes of a row of a plane.
+        batch_size: The rows of a plane.
+        num_tensors: The tensors of the cache.
+        dtype: The element type, as torch names it.
+        is_blocks: Whether the rows are the blocks of a paged cache.
+        on_host: Whether the engine reaches the memory.
+    """
+
+    bases: Numbers
+    stride: int
+    row_bytes: int
+    batch_size: int
+    num_tensors: int
+    dtype: str
+    is_blocks: bool
+    on_host: bool
+
+    def to_message(self) -> dict[str, Any]:
+        """For JSON. Planes at equal distances, as in a stacked cache, are three numbers."""
+        message = {name: value for name, value in vars(self).items() if name != "bases"}
+        steps = np.diff(self.bases.astype(np.int64))
+        even = len(steps) > 0 and bool((steps == steps[0]).all())
+        bases = [int(self.bases[0]), int(steps[0]), len(self.bases)] if even else self.bases.tolist()
+        return {**message, "even": even, "bases": bases}
+
+    @classmethod
+    def from_message(cls, message: dict[str, Any]) -> "Layout":
+        """The layout in a message."""
+        fields = dict(message)
+        bases = fields.pop("bases")
+        if fields.pop("even"):
+            first, step, count = bases
+            return cls(bases=(first + step * np.arange(count, dtype=np.int64)).astype(np.uint64), **fields)
+        return cls(bases=np.array(bases, dtype=np.uint64), **fields)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The bytes of a cache that a transfer reads or writes: in each plane of a range, the same slices of rows.
+
+    Attributes:
+        planes: The first plane, and the one after the last.
+        rows: The row of each slice.
+        offsets: Where each slice begins in its row, in bytes.
+    """
+
+    planes: tuple[int, int]
+    rows: Sequence[int]
+    offsets: Sequence[int]
+
+    def addresses(self, layout: Layout) -> Numbers:
+        """The address of each slice, for each plane one after the other."""
+        within = np.array(self.rows, dtype=np.uint64) * np.uint64(layout.stride) + np.array(self.offsets, np.uint64)
+        return (layout.bases[slice(*self.planes), None] + within).reshape(-1)
+
+
+def layout_of(tensors: Sequence[Tensor], cache: Cache) -> Layout:
+    """The layout of a cache.
+
+    Args:
+        tensors: Its tensors, which an ended cache has no more. The rows of each have been checked to be contiguous.
+        cache: The cache.
+
+    Raises:
+        LLMException: LLM_PARAM_INVALID for tensors with different strides.
+    """
+    first, batch_dim, desc = tensors[0], cache.batch_dim, cache.cache_desc
+    for index, tensor in enumerate(tensors):
+        if tensor.stride() != first.stride():
+            raise param_invalid(
+                f"tensors[{index}] must have the strides of tensors[0], {first.stride()}, got {tensor.stride()}"
+            )
+    outer = np.zeros(1, dtype=np.int64)
+    for dim in range(batch_dim):
+        steps = np.arange(first.shape[dim], dtype=np.int64) * (first.stride(dim) * first.element_size())
+        outer = (outer[:, None] + steps).reshape(-1)
+    starts = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.uint64)
+    row_bytes = math.prod(first.shape[batch_dim + 1 :]) * first.element_size()
+    return Layout(
+        bases=(starts[:, None] + outer.astype(np.uint64)).reshape(-1),
+        stride=first.stride(batch_dim) * first.element_size() if first.shape[batch_dim] > 1 else row_bytes,
+        row_bytes=row_bytes,
+        batch_size=first.shape[batch_dim],
+        num_tensors=desc.num_tensors,
+        dtype=dtype_name(desc),
+        is_blocks=cache.is_blocks_cache,
+        on_host=first.device.type == "cpu",
+    )
+
+
+def dtype_name(desc: CacheDesc) -> str:
+    """The element type for messages and comparisons."""
+    return str(desc.torch_dtype).removeprefix(f"{torch.__name__}.")
+
+
+def merged(local: Numbers, remote: Numbers, lengths: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """The same ranges, with those that follow each other on both sides made one."""
+    gap = (local[1:] != local[:-1] + lengths[:-1]) | (remote[1:] != remote[:-1] + lengths[:-1])
+    first = np.flatnonzero(np.concatenate(([True], gap)))
+    return local[first], remote[first], np.add.reduceat(lengths, first)
+
+
+def split(lengths: Numbers, most: int) -> tuple[Indices, Numbers, Numbers]:
+    """Cuts ranges that are too long.
+
+    Returns:
+        For each piece: the range that it is from, where it begins there, and its length.
+    """
+    if lengths.size and int(lengths.max()) <= most:
+        return np.arange(len(lengths)), np.zeros_like(lengths), lengths
+    counts = -(-lengths.astype(np.int64) // most)
+    source = np.repeat(np.arange(len(lengths)), counts)
+    number = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
+    begin = (number * most).astype(np.uint64)
+    return source, begin, np.minimum(lengths[source] - begin, np.uint64(most))
+
+
+def groups(lengths: Numbers, most: int) -> list[slice]:
+    """Cuts a list of ranges, none longer than ``most`` bytes, into groups of at most that many bytes each."""
+    ends = np.cumsum(lengths)
+    if ends.size and int(ends[-1]) <= most:
+        return [slice(0, len(lengths))]
+    cuts, begin = [], 0
+    while begin < len(lengths):
+        done = int(ends[begin - 1]) if begin else 0
+        end = int(np.searchsorted(ends, np.uint64(done + most), side="right"))
+        cuts.append(slice(begin, end))
+        begin = end
+    return cuts

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The links of a process: makes them, listens for them, ends them."""
+
+import base64
+import contextlib
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from .._cache_table import CacheTable
+from .._fork import renew_lock_in_children
+from .._logging import logger
+from ..status import LLMException, LLMStatusCode, llm_error
+from .engine import Engine
+from .lender import Lender
+from .link import Link, not_linked
+from .local_caches import LocalCaches
+from .wire import Channel, Closed, connect, listen
+
+_PROTOCOL = 1  # to be raised with every change of a message, or of the size of a staging slot
+_GREETING_SECONDS = 10.0
+
+
+class Links:
+    """The links of one process. Thread-safe.
+
+    Args:
+        cluster_id: The cluster of this process.
+        table: Its caches.
+
+    Raises:
+        LLMException: LLM_FEATURE_NOT_ENABLED without NIXL.
+    """
+
+    def __init__(self, cluster_id: int, table: CacheTable) -> None:
+        self.cluster_id = cluster_id
+        self._table = table
+        self.engine = Engine(cluster_id)
+        self.caches = LocalCaches(self.engine)
+        table.released = self.caches.forget
+        self._lock = threading.RLock()
+        renew_lock_in_children(self)
+        self._links: dict[int, Link] = {}
+        self._ended: dict[int, list[Link]] = {}  # those in which something may be in flight, and the last one
+        self._half: dict[str, tuple[int, str, Channel]] = {}  # by token, those whose second connection is to come
+        self._listeners: list[socket.socket] = []
+
+    def listen(self, addresses: Sequence[tuple[str, int]]) -> None:
+        """Listens at these addresses, and no longer at others.
+
+        Raises:
+            LLMException: LLM_FAILED if one cannot be had.
+        """
+        self.stop_listening()
+        try:
+            for address in addresses:
+                self._listeners.append(listen(address))
+        except LLMException:
+            self.stop_listening()
+            raise
+        for listener in self._listeners:
+            threading.Thread(target=self._accept, args=(listener,), name="llm_datadist listener", daemon=True).start()
+
+    def stop_listening(self) -> None:
+        """Closes the listeners."""
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+            listener.close()
+
+    def find(self, cluster_id: int) -> Link:
+        """The link to a cluster.
+
+        Raises:
+            LLMException: LLM_NOT_YET_LINK if there is none.
+        """
+        link = self._links.get(cluster_id)
+        if link is None:
+            raise not_linked(cluster_id)
+        return link
+
+    def has(self, cluster_id: int) -> bool:
+        """Whether there is a link to a cluster."""
+        link = self._links.get(cluster_id)
+        return link is not None and not link.ended()
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a link."""
+        return bool(self._links)
+
+    def link(self, cluster_id: int, addresses: Sequence[tuple[str, int]], deadline: float) -> LLMStatusCode:
+        """Links to a listener. Logs why it cannot.
+
+        Args:
+            cluster_id: The cluster that should be there.
+            addresses: Where it listens; the first that answers counts.
+            deadline: When to give up.
+        """
+        if self._linked(cluster_id):
+            return LLMStatusCode.LLM_ALREADY_LINK
+        if any(link.busy for link in list(self._ended.get(cluster_id, ()))):
+            logger.error("link_clusters: a transfer of the last link to cluster %d is still in flight", cluster_id)
+            return LLMStatusCode.LLM_LINK_BUSY
+        status = LLMStatusCode.LLM_LINK_FAILED
+        for address in addresses:
+            try:
+                self._connect(cluster_id, address, deadline)
+                return LLMStatusCode.LLM_SUCCESS
+            except TimeoutError:
+                status, reason = LLMStatusCode.LLM_TIMEOUT, "no answer in time"
+            except Closed as error:
+                status, reason = LLMStatusCode.LLM_LINK_FAILED, str(error)
+            except LLMException as error:
+                status, reason = error.status_code, str(error)
+            logger.error("link_clusters: no link to cluster %d at %s:%d: %s", cluster_id, *address, reason)
+        return status
+
+    def unlink(self, cluster_id: int, timeout_ms: int, *, force: bool) -> LLMStatusCode:
+        """Ends a link on both sides; with ``force`` on this side, without asking the peer."""
+        link = self._links.get(cluster_id)
+        if link is None:
+            known = force or cluster_id in self._ended
+            return LLMStatusCode.LLM_SUCCESS if known else LLMStatusCode.LLM_NOT_YET_LINK
+        if not force:
+            deadline = time.monotonic() + timeout_ms / 1000
+            try:
+                with link.use(deadline):
+                    link.ask({"do": "unlink", "timeout": timeout_ms}, deadline + 1)
+            except LLMException as error:
+                if link.lost and error.status_code is LLMStatusCode.LLM_LINK_FAILED:
+                    return LLMStatusCode.LLM_SUCCESS  # the peer is gone, and with it the link
+                busy = error.status_code is LLMStatusCode.LLM_LINK_BUSY or not link.lost
+                logger.error("unlink_clusters: %s", error)
+                return LLMStatusCode.LLM_LINK_BUSY if busy else LLMStatusCode.LLM_NOTIFY_PROMPT_UNLINK_FAILED
+        link.drop()
+        return LLMStatusCode.LLM_SUCCESS
+
+    def close(self, deadline: float) -> None:
+        """Ends all links, and waits until the peers have given back what they borrowed, or the deadline."""
+        self.stop_listening()
+        links = list(self._links.values())
+        for link in links:
+            link.drop()
+        for link in links:
+            link.wait_until_given_back(deadline)
+
+    def _linked(self, cluster_id: int) -> bool:
+        link = self._links.get(cluster_id)
+        if link is not None and link.ended():
+            link.drop()
+        return self.has(cluster_id)
+
+    def _greeting(self) -> dict[str, Any]:
+        metadata = base64.b64encode(self.engine.metadata).decode()
+        return {"protocol": _PROTOCOL, "cluster": self.cluster_id, "metadata": metadata}
+
+    def _connect(self, cluster_id: int, address: tuple[str, int], deadline: float) -> None:
+        channels: list[Channel] = []
+        try:
+            channels.append(connect(address, deadline))
+            channels[0].send(self._greeting(), deadline)
+            reply = channels[0].receive(deadline)
+            if "error" in reply:
+                name, text = reply["error"]
+                raise llm_error(LLMStatusCode[name], f"cluster {cluster_id}: {text}")
+            if reply["cluster"] != cluster_id:
+                raise Closed(f"it is cluster {reply['cluster']}")
+            channels.append(connect(address, deadline))
+            channels[1].send({"token": reply["token"]}, deadline)
+            agent = self.engine.add_peer(base64.b64decode(reply["metadata"]))
+            link = self._make(cluster_id, agent, *channels)
+            channels[1].receive(deadline)
+        except (KeyError, TypeError, ValueError) as error:
+            _close(channels)
+            raise Closed(f"not a peer of this version: {error!r}") from error
+        except BaseException:
+            _close(channels)
+            raise
+        self._add(link)
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connected, _ = listener.accept()
+            except OSError:
+                if listener not in self._listeners:
+                    return
+                time.sleep(0.1)  # no descriptors are left, perhaps for a moment
+                continue
+            threading.Thread(target=self._greet, args=(connected,), name="llm_datadist greeting", daemon=True).start()
+
+    def _greet(self, connected: socket.socket) -> None:
+        """Answers a connection, which may be from anything."""
+        deadline = time.monotonic() + _GREETING_SECONDS
+        channel = Channel(connected)
+        try:
+            channel.authenticate(deadline, listener=True)
+            message = channel.receive(deadline)
+            if "token" in message:
+                cluster_id, agent, answers = self._half.pop(message["token"])
+                link = self._make(cluster_id, agent, channel, answers)
+                self._add(link)
+                channel.send({}, deadline)
+                return
+            self._first_half(message, channel, deadline)
+        except (Closed, TimeoutError, KeyError, TypeError, ValueError) as error:
+            logger.warning("refused a connection to the listener: %s", str(error) or "it said nothing")
+            channel.close()
+
+    def _first_half(self, message: dict[str, Any], channel: Channel, deadline: float) -> None:
+        cluster_id = message["cluster"]
+        if message["protocol"] != _PROTOCOL:
+            return self._refuse(channel, LLMStatusCode.LLM_LINK_FAILED, "another version of the package", deadline)
+        if self._linked(cluster_id):
+            text = f"it has a link to cluster {cluster_id}"
+            return self._refuse(channel, LLMStatusCode.LLM_ALREADY_LINK, text, deadline)
+        agent = self.engine.add_peer(base64.b64decode(message["metadata"]))
+        token = secrets.token_hex()
+        self._half[token] = cluster_id, agent, channel
+        channel.send({**self._greeting(), "token": token}, deadline)
+        forget = threading.Timer(_GREETING_SECONDS, self._forget_half, (token,))
+        forget.daemon = True
+        forget.start()
+        return None
+
+    def _forget_half(self, token: str) -> None:
+        half = self._half.pop(token, None)
+        if half is not None:
+            half[2].close()
+
+    def _refuse(self, channel: Channel, code: LLMStatusCode, text: str, deadline: float) -> None:
+        channel.send({"error": [code.name, text]}, deadline)
+        channel.close()
+
+    def _make(self, cluster_id: int, agent: str, asks: Channel, answers: Channel) -> Link:
+        lender = Lender(self._table, self.caches, self.engine)
+        return Link(cluster_id, agent, asks, answers, self.engine, lender, self._dropped)
+
+    def _add(self, link: Link) -> None:
+        with self._lock:
+            self._links[link.cluster_id] = link
+        link.start()
+        logger.info("linked to cluster %d", link.cluster_id)
+
+    def _dropped(self, link: Link) -> None:
+        with self._lock:
+            if self._links.get(link.cluster_id) is link:
+                del self._links[link.cluster_id]
+            ended = self._ended.setdefault(link.cluster_id, [])
+            ended[:] = [other for other in ended if other.busy] + [link]
+        logger.info("the link to cluster %d has ended", link.cluster_id)
+
+
+def _close(channels: Sequence[Channel]) -> None:
+    for channel in channels:
+        channel.close()

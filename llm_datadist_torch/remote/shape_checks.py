@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of a call against the caches of both processes. All raise LLM_PARAM_INVALID, before a byte moves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
+from ..status import param_invalid
+from .layout import Layout
+
+Key = CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey
+
+
+@dataclass(frozen=True)
+class ByAddress:
+    """Memory of a peer, inside caches that it lets others write: rows at the same distances from each address.
+
+    Attributes:
+        cluster_id: The peer.
+        addresses: Where row 0 is.
+        row_bytes: The bytes of a row.
+        rows: How many rows there must be.
+        dtype: The element type of the caches.
+    """
+
+    cluster_id: int
+    addresses: Sequence[int]
+    row_bytes: int
+    rows: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers that a call moves. Layer ``i`` is tensors ``[i * tensor_num_per_layer, (i + 1) * tensor_num_per_layer)``.
+
+    Args:
+        src: The layers to read, or None for all.
+        dst: The layers to write, or None for all.
+        tensor_num_per_layer: The tensors of a layer.
+    """
+
+    src: range | None
+    dst: range | None
+    tensor_num_per_layer: int
+
+    def planes(self, *, dst: Layout, src: Layout) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The planes to write and those to read. See ``Layout``."""
+        if dst.dtype != src.dtype:
+            raise param_invalid(f"both caches must have the same element type, got {dst.dtype} and {src.dtype}")
+        per_tensor = {len(side.bases) // side.num_tensors for side in (dst, src)}
+        if len(per_tensor) > 1:
+            raise param_invalid("both caches must have the same sizes before batch_dim_index")
+        tensors = [
+            _tensors(name, layers, self.tensor_num_per_layer, side)
+            for name, layers, side in (("dst_layer_range", self.dst, dst), ("src_layer_range", self.src, src))
+        ]
+        counts = [end - begin for begin, end in tensors]
+        if counts[0] != counts[1]:
+            what = "num_tensors" if self.src is None and self.dst is None else "number of tensors in the layers"
+            raise param_invalid(
+                f"both caches must have the same {what}, got {counts[0]} to write and {counts[1]} to read"
+            )
+        [each] = per_tensor
+        into, out_of = ((begin * each, end * each) for begin, end in tensors)
+        return into, out_of
+
+
+def _tensors(name: str, layers: range | None, per_layer: int, layout: Layout) -> tuple[int, int]:
+    if layers is None:
+        return 0, layout.num_tensors
+    if layout.num_tensors % per_layer != 0:
+        raise param_invalid(
+            f"tensor_num_per_layer ({per_layer}) must divide num_tensors, {layout.num_tensors}, if {name} is given"
+        )
+    count = layout.num_tensors // per_layer
+    if layers.stop > count:
+        raise param_invalid(f"{name} ({layers}) out of range [0, {count}), the layers of the cache")
+    return layers.start * per_layer, layers.stop * per_layer
+
+
+def check_row(name: str, index: int, layout: Layout, cache: str) -> None:
+    if not 0 <= index < layout.batch_size:
+        raise param_invalid(f"{name} ({index}) out of range [0, {layout.batch_size}), the batch of {cache}")
+
+
+def check_size(size: int, layout: Layout, cache: str) -> int:
+    """The bytes to move: ``size``, or the row of the cache for -1."""
+    size = layout.row_bytes if size == -1 else size
+    if not 0 < size <= layout.row_bytes:
+        raise param_invalid(f"size ({size}) must be -1 or in [1, {layout.row_bytes}], the bytes of a row of {cache}")
+    return size
+
+
+def check_kind(cache: str, layout: Layout, *, blocks: bool) -> None:
+    if layout.is_blocks != blocks:
+        kinds = "a blocks cache", "a contiguous cache"
+        raise param_invalid(f"{cache} must be {kinds[not blocks]}, got {kinds[blocks]}")
+
+
+def check_blocks(name: str, blocks: Sequence[int], layout: Layout, cache: str, *, distinct: bool = False) -> None:
+    """Blocks of one cache; ``distinct`` for those that are written."""
+    check_kind(cache, layout, blocks=True)
+    for block in blocks:
+        if not 0 <= block < layout.batch_size:
+            raise param_invalid(f"{name}: block {block} out of range [0, {layout.batch_size}), the blocks of {cache}")
+    if distinct and len(set(blocks)) < len(blocks):
+        [twice, *_] = (block for block in blocks if blocks.count(block) > 1)
+        raise param_invalid(f"{name}: block {twice} would be written twice")
+
+
+def check_block_lists(src_blocks: Sequence[int], dst_blocks: Sequence[int], src: Layout, dst: Layout) -> None:
+    """The blocks of both caches."""
+    if len(src_blocks) != len(dst_blocks):
+        raise param_invalid(
+            f"src_blocks and dst_blocks must have the same length, got {len(src_blocks)} and {len(dst_blocks)}"
+        )
+    if src.row_bytes != dst.row_bytes:
+        raise param_invalid(
+            f"both caches must have the same block size, got {src.row_bytes} bytes to read and {dst.row_bytes} to write"
+        )
+    check_blocks("src_blocks", src_blocks, src, "the cache to read")
+    check_blocks("dst_blocks", dst_blocks, dst, "the cache to write", distinct=True)
+
+
+def row_in_blocks(row_bytes: int, block_bytes: int, blocks: int, name: str) -> tuple[list[int], list[int]]:
+    """Where each block begins in a row, and how many bytes it takes. The last one may be filled in part."""
+    most = -(-row_bytes // block_bytes)
+    if not 0 < blocks <= most:
+        raise param_invalid(
+            f"{name} must hold 1 to {most} blocks: a row has {row_bytes} bytes, a block {block_bytes}; got {blocks}"
+        )
+    offsets = [block * block_bytes for block in range(blocks)]
+    return offsets, [min(block_bytes, row_bytes - offset) for offset in offsets]
+
+
+def key_in_message(key: Key | ByAddress) -> list[Any]:
+    """A key as a peer looks it up: ``Lender``."""
+    if isinstance(key, ByAddress):
+        return ["addresses", list(key.addresses), key.row_bytes, key.rows, key.dtype]
+    if isinstance(key, CacheKeyByIdAndIndex):
+        return ["id", key.cache_id, key.batch_index]
+    identity = key.identity
+    if not isinstance(identity, tuple):
+        raise param_invalid(f"{key} must have a req_id or a prefix_id")
+    return list(identity)

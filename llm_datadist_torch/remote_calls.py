@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of CacheManager that reach caches of other processes: their arguments are checked here."""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ._checks import INT32, INT64, UINT32, UnservedCall, check_int, check_type, describe
+from ._logging import error_context, logger
+from .cache import Cache
+from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
+from .status import LLMStatusCode, llm_error, param_invalid
+from .transfer_types import (
+    CacheTask,
+    LayerSynchronizer,
+    TransferConfig,
+    TransferWithCacheKeyConfig,
+    check_layer_range,
+    cluster_of,
+)
+
+if TYPE_CHECKING:
+    from .remote.transfers import Transfers
+
+_LAYER_ARGUMENTS = ("src_layer_range", "dst_layer_range", "tensor_num_per_layer")
+
+
+class RemoteCalls:
+    """Pull and push of caches between linked processes. See docs/remote.md.
+
+    All raise, besides the errors of every call of CacheManager:
+
+    - LLM_NOT_YET_LINK without a link to the cluster that the key names;
+    - LLM_KV_CACHE_NOT_EXIST if the key names no cache there;
+    - LLM_TIMEOUT after ``sync_kv_timeout``, and LLM_LINK_FAILED if the peer is lost: the link has ended then, and what the
+      destination range holds is undefined;
+    - LLM_FEATURE_NOT_ENABLED without NIXL.
+    """
+
+    _transfers: "Transfers | None" = None
+    _finalized = False
+
+    def pull_cache(
+        self,
+        cache_key: CacheKey | CacheKeyByIdAndIndex,
+        cache: Cache,
+        batch_index: int = 0,
+        size: int = -1,
+        **kwargs: Any,
+    ) -> None:
+        """Reads a row of a cache of another process into a row of ``cache``, and waits for completion.
+
+        Reading all tensors by a CacheKey with a req_id removes the key there, if the cache was allocated.
+
+        Args:
+            cache_key: The row to read.
+            cache: The cache to write to, not a blocks cache.
+            batch_index: The row to write to, a uint32.
+            size: The bytes to read from the begin of the row, of each tensor, or -1 for as many as a row of ``cache`` has.
+            kwargs: ``src_layer_range`` and ``dst_layer_range``, the layers to read and to write, as ranges of step 1 or
+                None for all; ``tensor_num_per_layer``, by default 2.
+        """
+        with error_context("pull_cache"):
+            check_type("cache_key", cache_key, CacheKey, CacheKeyByIdAndIndex)
+            _check_cache("cache", cache, blocks=False)
+            check_int("batch_index", batch_index, UINT32)
+            check_int("size", size, INT64)
+            layers = _layers(**_only_layers(kwargs))
+            self._linked(cache_key.cluster_id).pull_cache(cache_key, cache, batch_index, size, layers)
+        logger.debug("pull_cache: %s to cache %d row %d", cache_key, cache.cache_id, batch_index)
+
+    def pull_blocks(
+        self,
+        src_cache_key: CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey,
+        dst_cache: Cache,
+        src_blocks: Sequence[int] = (),
+        dst_blocks: Sequence[int] = (),
+        **kwargs: Any,
+    ) -> None:
+        """Reads blocks of a cache of another process into blocks of ``dst_cache``, and waits for completion.
+
+        Args:
+            src_cache_key: The cache to read from: a blocks cache, or a row of a contiguous one.
+            dst_cache: The blocks cache to write to.
+            src_blocks: The blocks to read; empty for a contiguous cache, whose row fills the blocks in their order.
+            dst_blocks: The blocks to write, as many.
+            kwargs: As for ``pull_cache``.
+        """
+        with error_context("pull_blocks"):
+            check_type("src_cache_key", src_cache_key, CacheKey, CacheKeyByIdAndIndex, BlocksCacheKey)
+            _check_cache("dst_cache", dst_cache, blocks=True)
+            read, written = _blocks("src_blocks", src_blocks), _blocks("dst_blocks", dst_blocks)
+            if isinstance(src_cache_key, BlocksCacheKey) and len(read) != len(written):
+                raise param_invalid(
+                    f"src_blocks and dst_blocks must have the same length, got {len(read)} and {len(written)}"
+                )
+            layers = _layers(**_only_layers(kwargs))
+            transfers = self._linked(src_cache_key.cluster_id)
+            if written:
+                transfers.pull_blocks(src_cache_key, dst_cache, read, written, layers)
+        logger.debug("pull_blocks: %s to cache %d, %d blocks", src_cache_key, dst_cache.cache_id, len(written))
+
+    def push_cache(
+        self,
+        dst_cache_key: CacheKeyByIdAndIndex,
+        src_cache: Cache,
+        src_batch_index: int = 0,
+        src_layer_range: range | None = None,
+        dst_layer_range: range | None = None,
+        size: int = -1,
+        tensor_num_per_layer: int = 2,
+    ) -> None:
+        """Writes a row of ``src_cache`` to a row of a cache of another process, and waits for completion.
+
+        Args:
+            dst_cache_key: The row to write to.
+            src_cache: The cache to read from, not a blocks cache.
+            src_batch_index: The row to read, a uint32.
+            src_layer_range: The layers to read, a range of step 1, or None for all.
+            dst_layer_range: The layers to write, as many.
+            size: The bytes to write to the begin of the row, of each tensor, or -1 for as many as a row of ``src_cache``.
+            tensor_num_per_layer: The tensors of a layer.
+        """
+        with error_context("push_cache"):
+            check_type("dst_cache_key", dst_cache_key, CacheKeyByIdAndIndex)
+            _check_cache("src_cache", src_cache, blocks=False)
+            check_int("src_batch_index", src_batch_index, UINT32)
+            check_int("size", size, INT64)
+            layers = _layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
+            transfers = self._linked(dst_cache_key.cluster_id)
+            transfers.push_cache(dst_cache_key, src_cache, src_batch_index, size, layers)
+        logger.debug("push_cache: cache %d row %d to %s", src_cache.cache_id, src_batch_index, dst_cache_key)
+
+    def push_blocks(
+        self,
+        dst_cache_key: BlocksCacheKey | CacheKeyByIdAndIndex,
+        src_cache: Cache,
+        src_blocks: Sequence[int] = (),
+        dst_blocks: Sequence[int] = (),
+        src_layer_range: range | None = None,
+        dst_layer_range: range | None = None,
+        tensor_num_per_layer: int = 2,
+    ) -> None:
+        """Writes blocks of ``src_cache`` to blocks of a cache of another process, and waits for completion.
+
+        Args:
+            dst_cache_key: The blocks cache to write to.
+            src_cache: The blocks cache to read from.
+            src_blocks: The blocks to read.
+            dst_blocks: The blocks to write, as many.
+            src_layer_range: As for ``push_cache``.
+            dst_layer_range: As for ``push_cache``.
+            tensor_num_per_layer: The tensors of a layer.
+        """
+        with error_context("push_blocks"):
+            check_type("dst_cache_key", dst_cache_key, BlocksCacheKey, CacheKeyByIdAndIndex)
+            _check_cache("src_cache", src_cache, blocks=True)
+            read, written = _blocks("src_blocks", src_blocks), _blocks("dst_blocks", dst_blocks)
+            layers = _layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
+            self._linked(dst_cache_key.cluster_id).push_blocks(dst_cache_key, src_cache, read, written, layers)
+        logger.debug("push_blocks: cache %d to %s, %d blocks", src_cache.cache_id, dst_cache_key, len(read))
+
+    def transfer_cache_async(
+        self,
+        src_cache: Cache,
+        layer_synchronizer: LayerSynchronizer,
+        transfer_configs: Sequence[TransferConfig | TransferWithCacheKeyConfig],
+        src_block_indices: Sequence[int] | None = None,
+        dst_block_indices: Sequence[int] | None = None,
+        dst_block_memory_size: int | None = None,
+    ) -> CacheTask:
+        """Writes a cache to caches of other processes, layer by layer, in the background.
+
+        A layer has two tensors. It is written as soon as ``layer_synchronizer`` says that it has been computed.
+
+        Args:
+            src_cache: The cache to read from.
+            layer_synchronizer: Says when a layer may be read.
+            transfer_configs: What to write where.
+            src_block_indices: The blocks to read, if ``src_cache`` is a blocks cache.
+            dst_block_indices: The blocks to write: as many, or those that a row of ``src_cache`` fills.
+            dst_block_memory_size: The bytes of a block to write, with addresses instead of a key. None or 0 means those
+                of ``src_cache``, if it is a blocks cache.
+
+        Returns:
+            The transfer, which has its results. What it meets does not raise.
+        """
+        with error_context("transfer_cache_async"):
+            check_type("src_cache", src_cache, Cache)
+            check_type("layer_synchronizer", layer_synchronizer, LayerSynchronizer)
+            check_type("transfer_configs", transfer_configs, list, tuple)
+            if not transfer_configs:
+                raise param_invalid("transfer_configs must hold at least one config, got an empty list")
+            for index, config in enumerate(transfer_configs):
+                check_type(f"transfer_configs[{index}]", config, TransferConfig, TransferWithCacheKeyConfig)
+            read = _blocks("src_block_indices", () if src_block_indices is None else src_block_indices)
+            written = _blocks("dst_block_indices", () if dst_block_indices is None else dst_block_indices)
+            if dst_block_memory_size is not None:
+                check_int("dst_block_memory_size", dst_block_memory_size, (0, INT64[1]))
+            if bool(read) != src_cache.is_blocks_cache or (read and len(read) != len(written)):
+                raise param_invalid(
+                    "src_block_indices must be given for a blocks cache alone, and dst_block_indices be as many, got "
+                    f"{len(read)} and {len(written)}"
+                )
+            for config in transfer_configs:
+                transfers = self._linked(cluster_of(config))
+            from .remote.layerwise import start
+
+            size = dst_block_memory_size or None
+            return start(transfers, src_cache, layer_synchronizer, transfer_configs, read, written, size)
+
+    remap_registered_memory = UnservedCall(
+        "repairs memory of an NPU after a fault, which LLM-DataDist's own pages call reserved: end the link with "
+        "unlink_clusters, register the memory anew, and link again"
+    )
+
+    def _linked(self, cluster_id: int) -> "Transfers":
+        if self._finalized:
+            raise llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the manager is finalized")
+        if self._transfers is None:
+            check_nixl()
+            raise llm_error(
+                LLMStatusCode.LLM_NOT_YET_LINK,
+                f"there is no link to cluster {cluster_id}; call link_clusters of the LLMDataDist of this manager",
+            )
+        return self._transfers
+
+
+def check_nixl() -> None:
+    """Raises LLM_FEATURE_NOT_ENABLED without NIXL."""
+    if importlib.util.find_spec("nixl_cu12") is None:
+        raise llm_error(
+            LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
+            "caches of other processes need NIXL: pip install 'llm_datadist_torch[remote]'",
+        )
+
+
+def _check_cache(name: str, cache: Cache, *, blocks: bool) -> None:
+    check_type(name, cache, Cache)
+    if cache.is_blocks_cache != blocks:
+        kinds = ("a blocks cache", "a contiguous one") if blocks else ("a contiguous cache", "a blocks cache")
+        raise param_invalid(f"{name} must be {kinds[0]}, got {kinds[1]}")
+
+
+def _blocks(name: str, blocks: Sequence[int]) -> list[int]:
+    check_type(name, blocks, list, tuple)
+    for block in blocks:
+        check_int(f"a block of {name}", block, INT64)
+    return [int(block) for block in blocks]
+
+
+def _only_layers(kwargs: dict[str, Any]) -> dict[str, Any]:
+    for name in kwargs:
+        if name not in _LAYER_ARGUMENTS:
+            raise TypeError(f"unexpected argument {name!r}; there are {', '.join(_LAYER_ARGUMENTS)}")
+    return kwargs
+
+
+def _layers(
+    src_layer_range: range | None = None, dst_layer_range: range | None = None, tensor_num_per_layer: int = 2
+) -> tuple[range | None, range | None, int]:
+    check_layer_range("src_layer_range", src_layer_range)
+    check_layer_range("dst_layer_range", dst_layer_range)
+    check_int("tensor_num_per_layer", tensor_num_per_layer, INT32)
+    if tensor_num_per_layer < 1:
+        raise param_invalid(f"tensor_num_per_layer ({describe(tensor_num_per_layer)}) must be greater than 0")
+    return src_layer_range, dst_layer_range, tensor_num_per_layer

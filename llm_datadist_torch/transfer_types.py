@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The types of ``CacheManager.transfer_cache_async``."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ._checks import INT32, UINT32, UINT64, check_int, check_type
+from .cache_keys import BlocksCacheKey, CacheKeyByIdAndIndex
+from .status import LLMStatusCode, param_invalid
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """A cache of another process to write to, by its addresses.
+
+    Args:
+        dst_cluster_id: The cluster of the process, a uint64.
+        dst_addrs: The address of each tensor of the layers, as many as are read: in the memory of caches that the process
+            has allocated, or registered for access by others. Without blocks, the address of the row itself.
+        src_layer_range: The layers to read, or None for all.
+        src_batch_index: The row to read, a uint32.
+
+    Raises:
+        TypeError: A value of the wrong type.
+        ValueError: A number that does not fit its integer type.
+        LLMException: LLM_PARAM_INVALID for any other value that is not allowed.
+    """
+
+    dst_cluster_id: int
+    dst_addrs: list[int]
+    src_layer_range: range | None = None
+    src_batch_index: int = 0
+
+    def __post_init__(self) -> None:
+        check_int("dst_cluster_id", self.dst_cluster_id, UINT64)
+        check_type("dst_addrs", self.dst_addrs, Sequence)
+        for index, address in enumerate(self.dst_addrs):
+            check_int(f"dst_addrs[{index}]", address, UINT64)
+        check_layer_range("src_layer_range", self.src_layer_range)
+        check_int("src_batch_index", self.src_batch_index, UINT32)
+
+
+@dataclass(frozen=True)
+class TransferWithCacheKeyConfig:
+    """A cache of another process to write to, by its key.
+
+    Args:
+        cache_key: The key.
+        src_layer_range: The layers to read, or None for all.
+        dst_layer_range: The layers to write, as many, or None for all.
+        src_batch_index: The row to read, a uint32; 0 for blocks.
+
+    Raises:
+        TypeError, ValueError, LLMException: As for ``TransferConfig``.
+    """
+
+    cache_key: BlocksCacheKey | CacheKeyByIdAndIndex
+    src_layer_range: range | None = None
+    dst_layer_range: range | None = None
+    src_batch_index: int = 0
+
+    def __post_init__(self) -> None:
+        check_type("cache_key", self.cache_key, BlocksCacheKey, CacheKeyByIdAndIndex)
+        check_layer_range("src_layer_range", self.src_layer_range)
+        check_layer_range("dst_layer_range", self.dst_layer_range)
+        check_int("src_batch_index", self.src_batch_index, UINT32)
+        if isinstance(self.cache_key, BlocksCacheKey) and self.src_batch_index != 0:
+            raise param_invalid(f"src_batch_index ({self.src_batch_index}) must be 0 with a BlocksCacheKey")
+
+
+def cluster_of(config: TransferConfig | TransferWithCacheKeyConfig) -> int:
+    """The cluster that a config writes to."""
+    return config.dst_cluster_id if isinstance(config, TransferConfig) else config.cache_key.cluster_id
+
+
+class LayerSynchronizer(ABC):
+    """Says when a layer of the source cache may be read. To be implemented by the caller."""
+
+    @abstractmethod
+    def synchronize_layer(self, layer_index: int, timeout_in_millis: int | None) -> bool:
+        """Waits until a layer has been computed. Called from a thread of the transfer, for each layer in order.
+
+        Args:
+            layer_index: The layer.
+            timeout_in_millis: Milliseconds that the transfer waits for it.
+
+        Returns:
+            False if it has not been computed; the transfer ends then.
+        """
+
+
+@dataclass(eq=False)
+class CacheTask:
+    """A transfer in the background, from ``CacheManager.transfer_cache_async``."""
+
+    _results: list[LLMStatusCode | None] = field(default_factory=list, init=False, repr=False)
+    _done: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
+
+    def synchronize(self, timeout_in_millis: int | None = None) -> LLMStatusCode:
+        """Waits for the end of the transfer.
+
+        Args:
+            timeout_in_millis: Milliseconds to wait, an int32 greater than 0, or None for no limit.
+
+        Returns:
+            LLM_SUCCESS, the first other code of a config, or LLM_TIMEOUT if the transfer goes on.
+
+        Raises:
+            TypeError, ValueError: A timeout that is not one.
+        """
+        if not self._wait(timeout_in_millis):
+            return LLMStatusCode.LLM_TIMEOUT
+        codes = [code or LLMStatusCode.LLM_SUCCESS for code in self._results]
+        return next((code for code in codes if code is not LLMStatusCode.LLM_SUCCESS), LLMStatusCode.LLM_SUCCESS)
+
+    def get_results(self, timeout_in_millis: int | None = None) -> list[LLMStatusCode | None]:
+        """Waits like ``synchronize``, and returns the code of each config: None if nothing of it has been moved."""
+        if not self._wait(timeout_in_millis):
+            return [LLMStatusCode.LLM_TIMEOUT if code is not None else None for code in self._results]
+        return list(self._results)
+
+    def _wait(self, timeout_in_millis: int | None) -> bool:
+        if timeout_in_millis is None:
+            return self._done.wait()
+        check_int("timeout_in_millis", timeout_in_millis, INT32)
+        if timeout_in_millis <= 0:
+            raise ValueError(f"timeout_in_millis ({timeout_in_millis}) must be greater than 0")
+        return self._done.wait(timeout_in_millis / 1000)
+
+
+def check_layer_range(name: str, layers: range | None) -> None:
+    """Raises TypeError or LLM_PARAM_INVALID unless this is a range of layers, or None."""
+    if layers is None:
+        return
+    check_type(name, layers, range)
+    if layers.step != 1 or not 0 <= layers.start < layers.stop:
+        raise param_invalid(f"{name} ({layers}) must have the step 1, begin at 0 or later, and not be empty")

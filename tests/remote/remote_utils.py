@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A second process with an LLMDataDist, for the tests of links and transfers."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from llm_datadist_torch import (
+    CacheDesc,
+    CacheManager,
+    DataType,
+    LLMClusterInfo,
+    LLMConfig,
+    LLMDataDist,
+    LLMRole,
+    LLMStatusCode,
+    Placement,
+)
+
+PEER, SELF = 1, 2  # cluster ids
+
+
+def desc(num_tensors: int, *shape: int, data_type: DataType = DataType.DT_FLOAT, **kwargs: Any) -> CacheDesc:
+    """On the NPU in the NPU environment, on the CPU in the other one."""
+    return CacheDesc(num_tensors, shape, data_type, Placement.DEVICE, **kwargs)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def make_datadist(cluster_id: int, port: int = 0, timeout_ms: int = 20_000, **settings: Any) -> LLMDataDist:
+    config = LLMConfig(enable_cache_manager=True, sync_kv_timeout=timeout_ms)
+    config.listen_ip_info = f"127.0.0.1:{port}" if port else ""
+    for name, value in settings.items():
+        setattr(config, name, value)
+    datadist = LLMDataDist(LLMRole.MIX, cluster_id)
+    datadist.init(config.generate_options())
+    return datadist
+
+
+def cluster(cluster_id: int, port: int) -> LLMClusterInfo:
+    info = LLMClusterInfo()
+    info.remote_cluster_id = cluster_id
+    info.append_remote_ip_info("127.0.0.1", port)
+    return info
+
+
+def _serve(connection: Connection, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    names: dict[str, Any] = {}
+    exec(
+        "import gc, os, time, torch\nfrom llm_datadist_torch import *\nfrom utils import *\nfrom remote_utils import *\n",
+        names,
+    )
+    while True:
+        try:
+            kind, code = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send((True, eval(code, names) if kind == "eval" else exec(code, names)))
+        except BaseException as error:
+            connection.send((False, f"{type(error).__name__}: {error}"))
+
+
+class Peer:
+    """A process that runs what it is told, with the names of the package, of utils and of this module."""
+
+    def __init__(self, **environment: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, environment), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def do(self, code: str) -> None:
+        self._call("exec", code)
+
+    def get(self, code: str) -> Any:
+        return self._call("eval", code)
+
+    def start(self, code: str) -> Callable[[], Any]:
+        """Starts to run statements. The result waits for their end."""
+        self._connection.send(("exec", code))
+        return self._answer
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+        if number == signal.SIGKILL:
+            self.process.join()
+
+    def _call(self, kind: str, code: str) -> Any:
+        self._connection.send((kind, code))
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._connection.poll(60), "the peer does not answer"
+        worked, value = self._connection.recv()
+        assert worked, value
+        return value
+
+
+class Pair:
+    """This process and a peer, linked."""
+
+    def __init__(self, peer: Peer, timeout_ms: int = 20_000) -> None:
+        self.peer, self.port = peer, free_port()
+        peer.do(f"datadist = make_datadist({PEER}, {self.port})\nmanager = datadist.cache_manager")
+        self.datadist = make_datadist(SELF, timeout_ms=timeout_ms)
+        self.manager: CacheManager = self.datadist.cache_manager
+        self.link()
+
+    def link(self) -> None:
+        done = self.datadist.link_clusters([cluster(PEER, self.port)], 10_000)
+        assert done == (LLMStatusCode.LLM_SUCCESS, [LLMStatusCode.LLM_SUCCESS])
+
+
+@contextlib.contextmanager
+def linked(peer: Peer, timeout_ms: int = 20_000) -> Iterator[Pair]:
+    """Links a peer for the time of the block."""
+    pair = None
+    try:
+        pair = Pair(peer, timeout_ms)
+        yield pair
+    finally:
+        if pair is not None:
+            pair.datadist.finalize()
+        if peer.process.is_alive():
+            peer.do("datadist.finalize()")
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    patience = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < patience, what
+        time.sleep(0.005)

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making and ending links: their codes, who may connect, and what a process without work costs."""
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from remote_utils import PEER, SELF, Pair, Peer, cluster, desc, free_port, linked, make_datadist, wait_until
+
+import llm_datadist_torch.remote_calls
+from llm_datadist_torch import (
+    CacheKeyByIdAndIndex,
+    LLMClusterInfo,
+    LLMDataDist,
+    LLMException,
+    LLMRole,
+    LLMStatusCode,
+)
+from llm_datadist_torch.cluster_info import parse_listen_ip_info
+
+SUCCESS = (LLMStatusCode.LLM_SUCCESS, [LLMStatusCode.LLM_SUCCESS])
+
+
+@pytest.fixture
+def datadist() -> Iterator[LLMDataDist]:
+    made = make_datadist(SELF)
+    yield made
+    made.finalize()
+
+
+@contextlib.contextmanager
+def listener(says: bytes | None) -> Iterator[int]:
+    """Something that listens and is no peer. It says something to each connection, or nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held = []
+
+        def run() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection = server.accept()[0]
+                    held.append(connection)
+                    if says is not None:
+                        connection.sendall(says)
+
+        threading.Thread(target=run, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def code_of(datadist: LLMDataDist, port: int, timeout: int = 500, cluster_id: int = PEER) -> LLMStatusCode:
+    begin = time.monotonic()
+    status, codes = datadist.link_clusters([cluster(cluster_id, port)], timeout)
+    assert [status] == codes
+    assert time.monotonic() - begin < timeout / 1000 + 1
+    return status
+
+
+class TestLinkClusters:
+    def test_no_listener(self, datadist: LLMDataDist) -> None:
+        assert code_of(datadist, free_port()) is LLMStatusCode.LLM_LINK_FAILED
+
+    def test_a_listener_that_says_nothing(self, datadist: LLMDataDist) -> None:
+        with listener(None) as port:
+            assert code_of(datadist, port) is LLMStatusCode.LLM_TIMEOUT
+
+    @pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n" * 40, b"\0\0\0\x04spam", b"\xff" * 99])
+    def test_a_listener_that_is_no_peer(self, datadist: LLMDataDist, says: bytes) -> None:
+        with listener(says) as port:
+            assert code_of(datadist, port) in (LLMStatusCode.LLM_LINK_FAILED, LLMStatusCode.LLM_TIMEOUT)
+        assert datadist.check_link_status(PEER) is LLMStatusCode.LLM_NOT_YET_LINK
+
+    def test_another_cluster_than_expected(self, pair: Pair) -> None:
+        assert pair.datadist.unlink_clusters([cluster(PEER, pair.port)]) == SUCCESS
+        assert code_of(pair.datadist, pair.port, 5000, cluster_id=9) is LLMStatusCode.LLM_LINK_FAILED
+
+    def test_twice(self, pair: Pair) -> None:
+        assert code_of(pair.datadist, pair.port, 5000) is LLMStatusCode.LLM_ALREADY_LINK
+        assert pair.peer.get(f"datadist.check_link_status({SELF})") is LLMStatusCode.LLM_SUCCESS
+
+    def test_a_stopped_listener(self, datadist: LLMDataDist, peer: Peer) -> None:
+        port = free_port()
+        peer.do(f"datadist = make_datadist({PEER}, {port})")
+        peer.signal(signal.SIGSTOP)
+        try:
+            assert code_of(datadist, port) is LLMStatusCode.LLM_TIMEOUT
+        finally:
+            peer.signal(signal.SIGCONT)
+        assert code_of(datadist, port, 10_000) is LLMStatusCode.LLM_SUCCESS
+        peer.do("datadist.finalize()")
+
+    def test_retries(self, peer: Peer) -> None:
+        """The listener starts while link_clusters tries."""
+        port = free_port()
+        peer.do("datadist.finalize()")
+        datadist = make_datadist(SELF, link_retry_count=50, link_total_time=20)
+        running = peer.start(f"time.sleep(1)\ndatadist = make_datadist({PEER}, {port})")
+        try:
+            assert datadist.link_clusters([cluster(PEER, port)], 5000) == SUCCESS
+        finally:
+            running()
+            datadist.finalize()
+            peer.do("datadist.finalize()")
+
+    def test_arguments(self, datadist: LLMDataDist) -> None:
+        nameless, homeless = LLMClusterInfo(), LLMClusterInfo()
+        homeless.remote_cluster_id = 1
+        for wrong, text in (
+            ([nameless], "clusters[0] has no remote_cluster_id"),
+            ([homeless], "clusters[0] has no address"),
+            ([cluster(SELF, 1)], "clusters[0] (2) is this process"),
+        ):
+            with pytest.raises(LLMException) as refusal:
+                datadist.link_clusters(wrong)
+            assert refusal.value.status_code is LLMStatusCode.LLM_PARAM_INVALID
+            assert f"link_clusters: {text}" in str(refusal.value)
+        for wrong in (None, homeless, [1]):
+            with pytest.raises(TypeError, match="link_clusters: clusters"):
+                datadist.link_clusters(wrong)
+        for wrong, error in ((0, LLMException), ("1", TypeError), (2**31, ValueError)):
+            with pytest.raises(error, match="timeout"):
+                datadist.link_clusters([], wrong)
+        assert datadist.link_clusters([]) == (LLMStatusCode.LLM_SUCCESS, [])
+
+    def test_before_init(self) -> None:
+        for call, *args in (
+            ("link_clusters", []),
+            ("unlink_clusters", []),
+            ("check_link_status", 1),
+            ("switch_role", LLMRole.MIX),
+        ):
+            with pytest.raises(RuntimeError, match="not initialised"):
+                getattr(LLMDataDist(LLMRole.MIX, 0), call)(*args)
+
+
+class TestUnlinkClusters:
+    @pytest.mark.parametrize("force", [False, True])
+    def test_ends_both_sides(self, pair: Pair, force: bool) -> None:
+        assert pair.datadist.unlink_clusters([cluster(PEER, pair.port)], force=force) == SUCCESS
+        assert pair.datadist.check_link_status(PEER) is LLMStatusCode.LLM_NOT_YET_LINK
+        status = f"datadist.check_link_status({SELF})"
+        wait_until(lambda: pair.peer.get(status) is LLMStatusCode.LLM_NOT_YET_LINK, "the peer has a link")
+        assert pair.datadist.unlink_clusters([cluster(PEER, pair.port)], force=force) == SUCCESS
+        pair.link()
+
+    def test_from_the_side_that_listens(self, pair: Pair) -> None:
+        assert pair.peer.get(f"datadist.unlink_clusters([cluster({SELF}, 1)])") == SUCCESS
+        wait_until(lambda: pair.datadist.check_link_status(PEER) is LLMStatusCode.LLM_NOT_YET_LINK, "there is a link")
+        pair.link()
+
+    def test_never_linked(self, datadist: LLMDataDist) -> None:
+        not_linked = LLMStatusCode.LLM_NOT_YET_LINK
+        assert datadist.unlink_clusters([cluster(77, 1)]) == (not_linked, [not_linked])
+        assert datadist.unlink_clusters([cluster(77, 1)], force=True) == SUCCESS
+
+
+class TestSwitchRole:
+    def test_listens_and_stops_listening(self, pair: Pair) -> None:
+        with pytest.raises(LLMException) as refusal:
+            pair.datadist.switch_role(LLMRole.PROMPT)
+        assert refusal.value.status_code is LLMStatusCode.LLM_EXIST_LINK
+        assert pair.datadist.unlink_clusters([cluster(PEER, pair.port)]) == SUCCESS
+        pair.peer.do("datadist.switch_role(LLMRole.DECODER)")
+        assert code_of(pair.datadist, pair.port) is LLMStatusCode.LLM_LINK_FAILED
+        port = free_port()
+        pair.datadist.switch_role(LLMRole.PROMPT, {"llm.listenIpInfo": f"127.0.0.1:{port}"})
+        assert pair.datadist.role is LLMRole.PROMPT
+        assert pair.peer.get(f"datadist.link_clusters([cluster({SELF}, {port})], 10_000)") == SUCCESS
+        assert pair.datadist.check_link_status(PEER) is LLMStatusCode.LLM_SUCCESS
+
+
+class TestTheListener:
+    def test_one_address_alone(self, pair: Pair) -> None:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", pair.port), 1)
+
+    def test_an_address_that_cannot_be_had(self) -> None:
+        made = LLMDataDist(LLMRole.PROMPT, 0)
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(LLMException) as refusal:
+            made.init({"llm.EnableCacheManager": "1", "llm.listenIpInfo": f"127.0.0.1:{taken.getsockname()[1]}"})
+        assert refusal.value.status_code is LLMStatusCode.LLM_FAILED
+        assert "init: cannot listen at 127.0.0.1" in str(refusal.value)
+        make_datadist(SELF).finalize()  # nothing was initialised
+
+    def test_garbage_and_silence(self, pair: Pair) -> None:
+        """Connections that are no peers do not disturb the links, or keep others from linking."""
+        held = [socket.create_connection(("127.0.0.1", pair.port)) for _ in range(5)]
+        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 1000, b"\x7f\xff\xff\xff" * 10, b"\0\0\0\2{}"):
+            with socket.create_connection(("127.0.0.1", pair.port)) as connection, contextlib.suppress(OSError):
+                connection.sendall(garbage)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1000):
+                    pass
+        pair.peer.do("held = manager.allocate_cache(desc(1, 1, 8))")
+        own = pair.manager.allocate_cache(desc(1, 1, 8))
+        pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, pair.peer.get("held.cache_id")), own)
+        assert pair.datadist.unlink_clusters([cluster(PEER, pair.port)]) == SUCCESS
+        pair.link()
+        for connection in held:
+            connection.close()
+
+    def test_another_secret(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert pair.datadist.unlink_clusters([cluster(PEER, pair.port)]) == SUCCESS
+        monkeypatch.setenv("LLM_DATADIST_SECRET", "other")
+        assert code_of(pair.datadist, pair.port, 5000) is LLMStatusCode.LLM_LINK_FAILED
+        monkeypatch.delenv("LLM_DATADIST_SECRET")
+        pair.link()
+
+    def test_listen_ip_info(self) -> None:
+        assert parse_listen_ip_info("") == []
+        assert parse_listen_ip_info("10.0.0.1:5;10.0.0.2") == [("10.0.0.1", 5), ("10.0.0.2", 26000)]
+        for wrong in ("host:1", "10.0.0.1:x", "10.0.0.1:65536", "1.2.3:4"):
+            with pytest.raises(LLMException, match="must be"):
+                parse_listen_ip_info(wrong)
+
+
+def test_cluster_info() -> None:
+    info = LLMClusterInfo()
+    info.append_local_ip_info("1.1.1.1", 10)
+    info.append_remote_ip_info(0x0A000001, 26000)
+    info.remote_role_type = LLMRole.PROMPT
+    assert (info.local_ip_info_list, info.remote_ip_info_list) == ([("1.1.1.1", 10)], [("10.0.0.1", 26000)])
+    for wrong, error in ((("1.1.1", 1), LLMException), (("1.1.1.1", 2**16), ValueError), ((None, 1), TypeError)):
+        with pytest.raises(error):
+            info.append_remote_ip_info(*wrong)
+    with pytest.raises(TypeError, match="remote_cluster_id"):
+        info.remote_cluster_id = "1"
+
+
+def test_an_idle_link_uses_no_processor(peer: Peer) -> None:
+    """No more than the process without one: torch_npu has threads of its own."""
+
+    def seconds() -> tuple[float, float]:
+        time.sleep(0.3)
+        begin, theirs = time.process_time(), peer.get("time.process_time()")
+        time.sleep(1)
+        return time.process_time() - begin, peer.get("time.process_time()") - theirs
+
+    without = seconds()
+    with linked(peer):
+        for used, before in zip(seconds(), without, strict=True):
+            assert used < before + 0.05
+
+
+def test_without_nixl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm_datadist_torch.remote_calls.importlib.util, "find_spec", lambda name: None)
+    text = "caches of other processes need NIXL: pip install 'llm_datadist_torch\\[remote\\]' \\[LLM_FEATURE_NOT_ENABLED\\]"
+    with pytest.raises(LLMException, match=text):
+        make_datadist(SELF, free_port())
+    datadist = make_datadist(SELF)
+    try:
+        held = datadist.cache_manager.allocate_cache(desc(1, 1, 8))
+        for call, *args in (
+            (datadist.link_clusters, [cluster(PEER, 1)]),
+            (datadist.cache_manager.pull_cache, CacheKeyByIdAndIndex(PEER, 1), held),
+        ):
+            with pytest.raises(LLMException, match=text):
+                call(*args)
+    finally:
+        datadist.finalize()
+
+
+def test_a_forked_child_does_not_hold_the_link(pair: Pair) -> None:
+    """The peer notices the end of this side though a child of it lives."""
+    pair.peer.do("child = os.fork()\nif child == 0:\n    time.sleep(60)\n    os._exit(0)")
+    pair.peer.do("datadist.finalize()")
+    wait_until(lambda: pair.datadist.check_link_status(PEER) is LLMStatusCode.LLM_NOT_YET_LINK, "the link is held")
+    pair.peer.do("os.kill(child, 9)\nos.waitpid(child, 0)")
+
+
+def test_restart_with_the_same_id() -> None:
+    """A new process with the id of one that was killed can be linked at once, and its caches are those that are read."""
+    first = Peer()
+    with linked(first) as pair:
+        first.do("held = manager.allocate_cache(desc(1, 1, 8))\nheld.tensors[0].fill_(1)")
+        own = pair.manager.allocate_cache(desc(1, 1, 8))
+        pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), own)
+        first.signal(signal.SIGKILL)
+        second = Peer()
+        second.do(f"datadist = make_datadist({PEER}, {pair.port})\nmanager = datadist.cache_manager")
+        second.do("held = manager.allocate_cache(desc(1, 1, 8))\nheld.tensors[0].fill_(2)")
+        pair.link()
+        pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), own)
+        assert own.tensors[0].tolist() == [[[2.0] * 8]]
+        second.process.kill()
+
+
+@pytest.mark.slow
+def test_links_leave_nothing_behind(peer: Peer) -> None:
+    """Threads and descriptors, here and there, after many links."""
+
+    def used() -> tuple[int, int]:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    theirs = "(gc.collect(), len(os.listdir('/proc/self/fd')), threading.active_count())[1:]"
+    peer.do("import threading")
+    before = used(), (0, 0)
+    for number in range(5):
+        with linked(peer) as pair:
+            pair.peer.do("held = manager.allocate_cache(desc(1, 1, 8))")
+            pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), pair.manager.allocate_cache(desc(1, 1, 8)))
+        del pair
+        peer.do("del datadist, manager, held")
+        peer.do("datadist = LLMDataDist(LLMRole.MIX, 0)")
+        if number == 2:
+            before = used(), peer.get(theirs)
+    wait_until(lambda: used() <= before[0], f"more than {before[0]} here: {used()}")
+    wait_until(lambda: peer.get(theirs) <= before[1], f"more than {before[1]} there: {peer.get(theirs)}")
