@@ -4,39 +4,15 @@
 import argparse
 import os
 import platform
-import random
 import re
 import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
-from timeit import repeat, timeit
 
 import torch
 from torch.utils import cpp_extension
 
-Contenders = dict[str, Callable[[], object]]
-Times = dict[str, list[float]]
-
-
-def measure(contenders: Contenders, rounds: int, seconds: float) -> Times:
-    """Seconds of one call of each contender in each round: at most so many rounds, and no new one after so long."""
-    # timeit (perf_counter, no garbage collection) and not torch.utils.benchmark.Timer, which sets one thread and times
-    # one statement to its end before the next: here each round takes one sample of every contender, so that drift hits
-    # all alike, in shuffled order: who always follows the same one finds what that one left in the cache.
-    # A sample is as many calls as take 1 ms, ten thousand times what the clock resolves.
-    numbers = {name: max(1, round(3e-3 / min(repeat(call, number=3)))) for name, call in contenders.items()}
-    names = list(contenders)
-    times: Times = {name: [] for name in names}
-    end = perf_counter() + seconds
-    shuffle = random.Random(0).sample
-    for turn in range(rounds):
-        for name in shuffle(names, len(names)):
-            times[name].append(timeit(contenders[name], number=numbers[name]) / numbers[name])
-        if turn > 0 and perf_counter() > end:  # two rounds at least
-            break
-    return times
+from llm_datadist_torch.bench.timing import Samples as Times
 
 
 def median(times: Times, name: str) -> float:

@@ -8,6 +8,7 @@ import argparse
 import sys
 
 from . import _report
+from .bench import command as bench
 from .verify import command as verify
 
 
@@ -19,13 +20,13 @@ def main() -> int:
     )
     commands = parser.add_subparsers(dest="command", title="commands")
     subparsers = {}
-    for name, command in (("verify", verify),):
+    for name, command in (("verify", verify), ("bench", bench)):
         subparsers[name] = commands.add_parser(name, help=command.DESCRIPTION, description=command.DESCRIPTION)
         command.add_arguments(subparsers[name])
     args = parser.parse_args()
     if args.command is None:
         return _report.main()
-    return verify.main(subparsers["verify"], args)
+    return {"verify": verify.main, "bench": bench.main}[args.command](subparsers[args.command], args)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Everything here acts on the ``libascendcl.so`` that the process has loaded (or w
 
 import atexit
 import ctypes
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ __all__ = [
     "MemcpyKind",
     "MemoryUsage",
     "armed_faults",
+    "available",
     "call_counts",
     "copies",
     "delay_tasks",
@@ -31,22 +33,37 @@ __all__ = [
     "stall_stream",
 ]
 
-library = ctypes.CDLL("libascendcl.so")
+
+class _NoHandle:
+    """Stands in for the handle where there is none: tests that need it are collected, and fail if they are run."""
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError(
+            f"{name} needs the simulated runtime: put tests/ascend_sim/build first in LD_LIBRARY_PATH before the process "
+            "starts, or deselect the tests with the marker simulated"
+        )
+
+
+def _load() -> ctypes.CDLL | _NoHandle:
+    """The runtime of the process, if it is the simulated one. ASCEND_SIM_HIDDEN=1 pretends that it is not."""
+    library = ctypes.CDLL("libascendcl.so")
+    if not hasattr(library, "ascend_sim_reset") or os.environ.get("ASCEND_SIM_HIDDEN") == "1":
+        return _NoHandle()
+    library.ascend_sim_call_counts.restype = ctypes.c_char_p
+    library.ascend_sim_copy_log.restype = ctypes.c_char_p
+    library.ascend_sim_armed_faults.restype = ctypes.c_uint64
+    library.ascend_sim_fail_call.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
+    library.ascend_sim_fail_task.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
+    library.ascend_sim_stall_stream.argtypes = [ctypes.c_void_p, ctypes.c_bool]
+    library.ascend_sim_stall_device.argtypes = [ctypes.c_int, ctypes.c_bool]
+    return library
+
+
+library = _load()
 """The runtime itself, for tests that call ACL functions directly."""
 
-if not hasattr(library, "ascend_sim_reset"):
-    raise ImportError(
-        "the libascendcl.so on the library path is not the simulated one: put tests/ascend_sim/build first in "
-        "LD_LIBRARY_PATH before the process starts"
-    )
-
-library.ascend_sim_call_counts.restype = ctypes.c_char_p
-library.ascend_sim_copy_log.restype = ctypes.c_char_p
-library.ascend_sim_armed_faults.restype = ctypes.c_uint64
-library.ascend_sim_fail_call.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
-library.ascend_sim_fail_task.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
-library.ascend_sim_stall_stream.argtypes = [ctypes.c_void_p, ctypes.c_bool]
-library.ascend_sim_stall_device.argtypes = [ctypes.c_int, ctypes.c_bool]
+available = not isinstance(library, _NoHandle)
+"""Whether the process runs on the simulated runtime."""
 
 
 class MemcpyKind(IntEnum):

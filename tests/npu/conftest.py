@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each test starts and ends on an idle simulated runtime without faults."""
+"""Each test starts and ends on an idle runtime; on the simulated one, also without faults."""
 
 from collections.abc import Iterator
 
@@ -11,6 +11,10 @@ import torch
 @pytest.fixture(autouse=True)
 def quiet_runtime() -> Iterator[None]:
     torch.npu.synchronize()
+    if not ascend_sim.available:
+        yield
+        torch.npu.synchronize()
+        return
     ascend_sim.reset()
     yield
     left = ascend_sim.armed_faults()

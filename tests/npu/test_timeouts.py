@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Blocking copies that time out: when the call returns, and what it leaves. See also test_unfinished_copies.py."""
 
+import gc
 import threading
 import time
 
@@ -74,6 +75,7 @@ class TestTimeout:
         blocking = torch.ops.llm_datadist._copy_cache_blocking
         blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=60_000)
         torch.npu.synchronize()
+        gc.collect()  # tensors that earlier tests left in cycles would be released in between
         ascend_sim.reset()
         with ascend_sim.stall_device(0):
             assert not blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=50)
