@@ -44,6 +44,7 @@ def moved_bytes() -> int:
     return sum(copy.width * copy.height for copy in ascend_sim.copies() if copy.kind == MemcpyKind.DEVICE_TO_DEVICE)
 
 
+@pytest.mark.simulated
 class TestPitches:
     """Leading dimensions become one strided copy if and only if the widest range fits into both pitches."""
 
@@ -64,6 +65,7 @@ class TestPitches:
         assert checked_batch([dst], [src], copies, batch_dim=1) == {"aclrtMemcpy2dAsync": 2}
 
 
+@pytest.mark.simulated
 class TestRuns:
     """Only ranges of one width, at one distance on each side, become one strided copy."""
 
@@ -95,6 +97,7 @@ class TestRuns:
 
 
 class TestThousandBlocks:
+    @pytest.mark.simulated
     @pytest.mark.parametrize("pattern", patterns())
     def test_stacked(self, pattern: str) -> None:
         copies = patterns()[pattern]
@@ -107,6 +110,7 @@ class TestThousandBlocks:
         """The patterns above test what their names say."""
         assert [merged_ranges(copies) for copies in patterns().values()] == [1, 1, 100, 998]
 
+    @pytest.mark.simulated
     @pytest.mark.parametrize("pattern", ["neighbours in any order", "pieces of ten"])
     def test_separate_tensors(self, pattern: str) -> None:
         copies = patterns()[pattern]
@@ -114,6 +118,7 @@ class TestThousandBlocks:
         calls = checked_batch(tensors, tensors, copies.tolist())
         assert sum(calls.values()) <= merged_ranges(copies) * 16
 
+    @pytest.mark.simulated
     @pytest.mark.parametrize("to_device", [True, False])
     def test_between_pinned_host_memory_and_the_device(self, to_device: bool) -> None:
         copies = patterns()["pieces of ten"] - torch.tensor([COPIES, 0, 0, 0])
@@ -124,6 +129,7 @@ class TestThousandBlocks:
         assert set(calls) <= {"aclrtMemcpyBatchAsync", "aclrtMemcpy2dAsync", "aclrtMemcpyAsync"}
 
 
+@pytest.mark.simulated
 class TestStaging:
     """Stacked: 3 tensors, 6 rows of 32 bytes."""
 
@@ -176,6 +182,7 @@ class TestCapture:
             copy_cache_batch(dst, src, torch.tensor([(0, 1, 0, -1)]))
 
 
+@pytest.mark.simulated
 def test_order_on_the_stream() -> None:
     """After earlier work and before later work, without a wait in between."""
     held = filled(2, 4, 8, device="npu")

@@ -61,6 +61,7 @@ def expected(dst: Cache, src: Cache) -> list[Tensor]:
     return reference_batch(dst.tensors, src.tensors, copies, batch_dim=dst.batch_dim)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("make", [stacked, separate, from_pinned, from_pageable, to_pageable])
 def test_every_call_at_every_position(make: Callable[[], tuple[Cache, Cache]]) -> None:
     """Each error names the runtime call, and the next copy is correct."""
@@ -86,6 +87,7 @@ def test_every_call_at_every_position(make: Callable[[], tuple[Cache, Cache]]) -
             assert_same_bytes(dst.tensors, wanted)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("make", [stacked, separate, from_pageable])
 def test_timeout_on_a_stalled_device(make: Callable[[], tuple[Cache, Cache]]) -> None:
     dst, src = make()
@@ -101,6 +103,7 @@ def test_timeout_on_a_stalled_device(make: Callable[[], tuple[Cache, Cache]]) ->
     assert_same_bytes(dst.tensors, wanted)
 
 
+@pytest.mark.simulated
 def test_arguments_may_be_changed_or_freed_after_the_call() -> None:
     """The copies tensor and pageable memory are overwritten; pinned and device memory are freed and reused."""
     dst = scattered(5, 4, 8)
@@ -125,6 +128,7 @@ def test_arguments_may_be_changed_or_freed_after_the_call() -> None:
     assert_same_bytes(dst, wanted)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("mode", ["0", "1", "2"])
 def test_an_error_of_the_op_itself(mode: str) -> None:
     done = run_python(

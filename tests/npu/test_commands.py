@@ -7,6 +7,8 @@ import torch
 from npu_utils import checked_copy, run_python, scattered
 from utils import TESTS, assert_same_bytes, cache, copy_cache, filled, reference_copy
 
+pytestmark = pytest.mark.simulated
+
 REFUSALS = {"invalid parameter": 100000, "runtime parameter": 107000, "not supported": 207000}
 
 

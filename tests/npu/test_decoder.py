@@ -49,6 +49,7 @@ def test_prefill_once_copy_and_decode(models: tuple[LlamaForCausalLM, LlamaForCa
     prefix_sharing.check_decoded((tokens, logits), decoded[0])
 
 
+@pytest.mark.simulated
 def test_eager_steps_without_a_wait(forks: tuple[Fork, Fork]) -> None:
     on_cpu, on_npu = forks
     for _ in range(STEPS):
@@ -63,6 +64,7 @@ def test_eager_steps_without_a_wait(forks: tuple[Fork, Fork]) -> None:
         check(on_cpu, on_npu)
 
 
+@pytest.mark.simulated
 @pytest.mark.capture
 def test_captured_step(forks: tuple[Fork, Fork]) -> None:
     on_cpu, on_npu = forks
@@ -72,6 +74,7 @@ def test_captured_step(forks: tuple[Fork, Fork]) -> None:
     check_one_replay_per_step(on_cpu, on_npu, graph.replay)
 
 
+@pytest.mark.simulated
 @pytest.mark.capture
 def test_npugraph_ex(forks: tuple[Fork, Fork]) -> None:
     on_cpu, on_npu = forks

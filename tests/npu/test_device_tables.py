@@ -8,6 +8,8 @@ from decoder import Fork, make_caches, make_models
 from torch import Tensor
 from utils import copy_cache_batch
 
+pytestmark = pytest.mark.simulated
+
 SEEN, STEPS, BEAMS = 5, 20, 3
 
 

@@ -63,6 +63,7 @@ def test_pinned_and_pageable_in_one_list() -> None:
 class TestRightAfterTheCall:
     """The call returns before the device has copied."""
 
+    @pytest.mark.simulated
     def test_pageable_source_may_be_written(self) -> None:
         dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
         expected = reference_copy(dst, src, 1, 2)
@@ -72,6 +73,7 @@ class TestRightAfterTheCall:
                 tensor.fill_(0)
         assert_same_bytes(dst, expected)
 
+    @pytest.mark.simulated
     @pytest.mark.task_queue
     def test_pageable_source_may_be_written_before_the_task_runs(self) -> None:
         dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
@@ -83,6 +85,7 @@ class TestRightAfterTheCall:
                 tensor.fill_(0)
         assert_same_bytes(dst, expected)
 
+    @pytest.mark.simulated
     @pytest.mark.task_queue
     def test_staging_buffer_lives_until_the_task_runs(self) -> None:
         dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
@@ -96,6 +99,7 @@ class TestRightAfterTheCall:
         assert_same_bytes(dst, expected)
         assert not any(buffer.any() for buffer in held)
 
+    @pytest.mark.simulated
     def test_staging_buffer_lives_until_the_device_is_done(self) -> None:
         dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
         expected = reference_copy(dst, src, 1, 2)
@@ -108,6 +112,7 @@ class TestRightAfterTheCall:
         assert_same_bytes(dst, expected)
         assert not any(buffer.any() for buffer in held)
 
+    @pytest.mark.simulated
     def test_pinned_destination_may_be_freed(self) -> None:
         """The pending copy must not write to a tensor that reuses the memory."""
         dst, src = [t.pin_memory() for t in cache(2, 4, 8)], cache(2, 4, 8, device="npu", seed=1)
@@ -121,6 +126,7 @@ class TestRightAfterTheCall:
         torch.npu.synchronize()
         assert not any(other.any() for other in others)
 
+    @pytest.mark.simulated
     @pytest.mark.task_queue
     def test_pageable_destination_lives_until_the_task_has_run(self) -> None:
         src, array = filled(4, 8, device="npu"), filled(4, 8).numpy()
@@ -133,6 +139,7 @@ class TestRightAfterTheCall:
             assert alive() is not None
         torch.npu.synchronize()
 
+    @pytest.mark.simulated
     def test_pinned_source_may_be_freed(self) -> None:
         """Its memory must not be reused before the copy is done."""
         dst, src = cache(2, 4, 8, device="npu"), [t.pin_memory() for t in cache(2, 4, 8, seed=1)]
@@ -144,6 +151,7 @@ class TestRightAfterTheCall:
                 torch.empty(4, 8).pin_memory().fill_(0)
         assert_same_bytes(dst, expected)
 
+    @pytest.mark.simulated
     def test_staging_buffers_are_reused(self) -> None:
         dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
         copy_cache(dst, src, 1, 2)
@@ -168,6 +176,7 @@ class TestRightAfterTheCall:
         assert_same_bytes(dst, expected)
         assert_same_bytes(other, cache(2, 4, 8, seed=2))
 
+    @pytest.mark.simulated
     def test_pageable_destination_may_be_freed(self) -> None:
         """The pending copy must not write to a tensor that reuses the memory."""
         src, others = cache(2, 4, 8, device="npu", seed=1), []
@@ -199,6 +208,7 @@ def test_pageable_memory_is_released_by_a_later_call(blocking: bool) -> None:
     assert gone
 
 
+@pytest.mark.simulated
 def test_pinned_and_pageable_memory_in_one_list() -> None:
     """One pageable tensor makes the call gather all of them."""
     dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)

@@ -24,6 +24,7 @@ def failed(dst: Cache, src: Cache) -> LLMException:
 class TestManager:
     """An error ends only its own call. The process, the task queue and the device keep working."""
 
+    @pytest.mark.simulated
     @pytest.mark.parametrize(
         ("kind", "name", "nth", "text"),
         [
@@ -49,6 +50,7 @@ class TestManager:
         assert "ascend_sim" in str(error)  # the runtime's own text
         check_manager_copy(dst, src)
 
+    @pytest.mark.simulated
     def test_earlier_commands_have_ended_when_a_failure_is_raised(self) -> None:
         dst, src = caches("plain")
         check_manager_copy(dst, src)
@@ -60,6 +62,7 @@ class TestManager:
                 PATIENT.copy_cache(dst, src, 3, 0)
             assert_same_bytes([dst.tensors[2]], [expected[2]])  # the last command before the failure
 
+    @pytest.mark.simulated
     def test_a_later_batch_is_refused(self) -> None:
         """Only the first batch tells whether the runtime supports batches. A later one that is refused is an error."""
         dst = Cache.from_tensors(scattered(5000, 4, 2))
@@ -68,6 +71,7 @@ class TestManager:
         ascend_sim.fail_call("aclrtMemcpyBatchAsync", 107000, 2)  # ACL_ERROR_RT_PARAM_INVALID
         assert "aclrtMemcpyBatchAsync host to device of 904 copies" in str(failed(dst, src))
 
+    @pytest.mark.simulated
     @pytest.mark.parametrize("kind", ["plain", "strided", "batch"])
     def test_a_copy_fails_on_the_device(self, kind: str) -> None:
         """The call that submits it succeeds, and events report nothing: only a synchronisation does."""
@@ -78,6 +82,7 @@ class TestManager:
         assert "aclrtSynchronizeStreamWithTimeout after a blocking copy failed" in str(failed(dst, src))
         check_manager_copy(dst, src)
 
+    @pytest.mark.simulated
     @pytest.mark.parametrize(
         ("name", "nth", "left"),
         [
@@ -122,6 +127,7 @@ print([counts[f"aclrtCreate{{what}}"] - counts[f"aclrtDestroy{{thing}}"]
                 time.sleep(0.01)
             assert torch.npu.memory_allocated() <= before
 
+    @pytest.mark.simulated
     def test_row_onto_itself(self) -> None:
         held = Cache.from_tensors(cache(2, 4, 8, device="npu"))
         torch.npu.synchronize()
@@ -136,6 +142,7 @@ print([counts[f"aclrtCreate{{what}}"] - counts[f"aclrtDestroy{{thing}}"]
         on_host = Cache.from_tensors([t.pin_memory() for t in cache(2, 4, 8, seed=1)])
         check_manager_copy(*((on_host, on_npu) if to_host else (on_npu, on_host)))
 
+    @pytest.mark.simulated
     def test_failure_of_other_work_is_not_reported(self) -> None:
         dst, src = caches("plain")
         check_manager_copy(dst, src)
@@ -165,12 +172,14 @@ except RuntimeError as error:
 """
     TEXT = f"copy_cache: aclrtMemcpyAsync device to device of 32 bytes to dst[0] failed with code {CODE} (req_id 77)"
 
+    @pytest.mark.simulated
     @pytest.mark.parametrize("mode", ["1", "2"])
     def test_in_the_queue(self, mode: str) -> None:
         done = run_python(self.RUN, TASK_QUEUE_ENABLE=mode)
         assert done.stdout == "RuntimeError True False\n", done.stderr
         assert self.TEXT in done.stderr  # torch_npu prints the task's exception, and raises its own text
 
+    @pytest.mark.simulated
     def test_without_the_queue(self) -> None:
         again = """
 expected = reference_copy(dst, src, 1, 2)
@@ -180,6 +189,7 @@ assert_same_bytes(dst, expected)
         done = run_python(self.RUN + again, TASK_QUEUE_ENABLE="0")
         assert done.stdout == "RuntimeError False True\n", done.stderr
 
+    @pytest.mark.simulated
     def test_a_copy_fails_on_the_device(self) -> None:
         dst, src = cache(1, 4, 8, device="npu"), cache(1, 4, 8, device="npu", seed=1)
         torch.npu.synchronize()
@@ -216,6 +226,7 @@ print("OK")
 """)
             assert done.stdout == "OK\n", done.stderr
 
+    @pytest.mark.simulated
     def test_failed_queue(self) -> None:
         """torch_npu drops all work queued after an error. The manager detects that without waiting for its timeout."""
         done = run_python(

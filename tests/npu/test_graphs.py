@@ -116,6 +116,7 @@ class TestCompile:
             assert not [name for name in counts if name.startswith("aclnn")]
             assert_same_bytes(dst, expected)
 
+    @pytest.mark.simulated
     @pytest.mark.skipif(not NPUGRAPH_EX, reason="its torchair binds functions of CANN that are not simulated")
     def test_npugraph_ex_with_caches(self) -> None:
         """Cache objects mark the addresses of their tensors as static, so users need not."""
@@ -126,6 +127,7 @@ class TestCompile:
 
         self.check_npugraph_ex(dst.tensors, src.tensors, 1, function)
 
+    @pytest.mark.simulated
     @pytest.mark.skipif(not NPUGRAPH_EX, reason="its torchair binds functions of CANN that are not simulated")
     def test_npugraph_ex_with_bare_tensors(self) -> None:
         """As docs/contract.md tells users who hold the tensors themselves."""

@@ -15,6 +15,7 @@ from llm_datadist_torch import Cache, CacheDesc, CacheManager, DataType, LLMConf
 DESC = CacheDesc(2, (4, 8), DataType.DT_FLOAT)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("call", ["copy_cache", "copy_blocks", "swap_blocks", "allocate_cache", "remove_cache_key"])
 def test_messages_print_no_npu_tensors(call: str) -> None:
     """To print one is to compute and to wait. On the simulated runtime that fails and ends torch_npu's task queue."""
@@ -33,6 +34,7 @@ def test_messages_print_no_npu_tensors(call: str) -> None:
     assert_same_bytes(dst, expected)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("number", [2, 7, 2**31 - 1])
 def test_device_id_out_of_range(number: int) -> None:
     manager = CacheManager(LLMConfig(device_id=number))
@@ -48,6 +50,7 @@ def test_last_device_id() -> None:
     assert stack.device == torch.device("npu:1")
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("addrs", [[2**63, 2**64 - 4096], [2**63 - 64, 2**63 - 1024]])
 def test_addresses_above_2_to_the_63(addrs: list[int]) -> None:
     """They are wrapped without a check; the copy fails."""

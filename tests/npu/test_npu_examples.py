@@ -14,6 +14,8 @@ import pytest
 import torch
 from decoder import EXAMPLES
 
+pytestmark = pytest.mark.simulated
+
 SIZES = ["--requests=3", "--prefix=48", "--suffix=5", "--decode=4", "--repeats=1"]
 
 

@@ -15,6 +15,7 @@ BUILT_WITH = json.dumps({name: _library.release(version(name)) for name in ("tor
 MODULE = ("python", "-m", "llm_datadist_torch")
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize(
     ("soc", "text"),
     [
@@ -44,6 +45,7 @@ def test_torch_npu_not_imported() -> None:
     assert str(_library.NPU_LIBRARY) not in report
 
 
+@pytest.mark.simulated
 def test_device_fails() -> None:
     """TASK_QUEUE_ENABLE=0: the failing call itself raises."""
     code = """

@@ -107,6 +107,7 @@ def test_the_checks_can_fail(attention: Attention, expected: Attention) -> None:
         check(attention, expected, 20)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("copy", [one_call, a_batch])
 def test_one_stream(attention: Attention, expected: Attention, copy: Copy) -> None:
     with ascend_sim.jitter_tasks(JITTER):
@@ -115,6 +116,7 @@ def test_one_stream(attention: Attention, expected: Attention, copy: Copy) -> No
         check(attention, expected)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("copy", [one_call, a_batch])
 def test_every_step_on_another_stream(attention: Attention, expected: Attention, copy: Copy) -> None:
     streams = [torch.npu.Stream() for _ in range(3)]
@@ -128,6 +130,7 @@ def test_every_step_on_another_stream(attention: Attention, expected: Attention,
         check(attention, expected)
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("copy", [one_call, a_batch])
 def test_copies_on_a_side_stream(attention: Attention, expected: Attention, copy: Copy) -> None:
     main, side = torch.npu.current_stream(), torch.npu.Stream()
@@ -144,6 +147,7 @@ def test_copies_on_a_side_stream(attention: Attention, expected: Attention, copy
         check(attention, expected)
 
 
+@pytest.mark.simulated
 def test_blocking_copies(attention: Attention, expected: Attention) -> None:
     with ascend_sim.jitter_tasks(JITTER):
         for index in range(STEPS):
@@ -151,6 +155,7 @@ def test_blocking_copies(attention: Attention, expected: Attention) -> None:
         check(attention, expected)
 
 
+@pytest.mark.simulated
 @pytest.mark.capture
 @pytest.mark.parametrize("copy", [one_call, a_batch])
 @pytest.mark.parametrize("aside", [False, True])

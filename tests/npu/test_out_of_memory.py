@@ -21,6 +21,7 @@ CODE = 507899
 SWAP = torch.tensor([[0, 1, 0, -1], [1, 0, 0, -1]])
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize(("function", "rows"), [(copy_cache, 1021), (copy_cache_batch, 2039)])
 def test_pinned_memory_to_gather_in(function: object, rows: int) -> None:
     """torch_npu then raises nothing and returns a tensor at address 0. The op uses pageable memory instead."""
@@ -39,6 +40,7 @@ def test_pinned_memory_to_gather_in(function: object, rows: int) -> None:
     assert_same_bytes(dst, expected)
 
 
+@pytest.mark.simulated
 def test_device_memory_to_stage_a_cycle_in() -> None:
     # Rows of 24 MiB: the allocator keeps segments of 20 MiB, which other tests may have left partly free.
     held = [filled(2, 6 * 2**20, device="npu")]

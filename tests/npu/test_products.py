@@ -61,6 +61,7 @@ def test_not_served(soc: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal.value.status_code is LLMStatusCode.LLM_FEATURE_NOT_ENABLED
 
 
+@pytest.mark.simulated
 def test_the_runtime_is_asked() -> None:
     done = run_python(CODE, ASCEND_SIM_SOC="Ascend910_9391")
     assert done.stdout == "copied\n" * 4, done.stdout + done.stderr

@@ -3,6 +3,7 @@
 
 import os
 
+import ascend_sim
 import pytest
 from utils import TESTS, run
 
@@ -11,6 +12,7 @@ from utils import TESTS, run
 def test_mode(mode: str, selection: str) -> None:
     """The test run itself uses mode 1, the default."""
     assert os.environ.get("TASK_QUEUE_ENABLE", "1") == "1"
+    selection += "" if ascend_sim.available else " and not simulated"
     files = [f"test_{name}.py" for name in ("streams", "directions", "decoder", "npu_examples")]
     pytest_ = ("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", selection)
     done = run(*pytest_, *files, cwd=TESTS / "npu", TASK_QUEUE_ENABLE=mode)

@@ -14,6 +14,7 @@ from npu_utils import block_the_queue, scattered, synchronisations
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, to_host
 
 
+@pytest.mark.simulated
 def test_returns_on_a_stalled_stream() -> None:
     dst, src = cache(3, 4, 8, device="npu"), cache(3, 4, 8, device="npu", seed=1)
     expected = reference_copy(dst, src, 1, 2)
@@ -24,6 +25,7 @@ def test_returns_on_a_stalled_stream() -> None:
     assert_same_bytes(dst, expected)
 
 
+@pytest.mark.simulated
 @pytest.mark.task_queue
 def test_does_not_wait_for_the_task_queue() -> None:
     dst, src = filled(4, 8, device="npu"), filled(4, 8, device="npu", seed=1)
@@ -38,6 +40,7 @@ def test_does_not_wait_for_the_task_queue() -> None:
     rescue.cancel()
 
 
+@pytest.mark.simulated
 def test_never_synchronises() -> None:
     dst, src = scattered(20, 4, 8), scattered(20, 4, 8, seed=1)
     pinned = scattered(20, 4, 8, device="cpu", pinned=True)
@@ -53,6 +56,7 @@ def test_never_synchronises() -> None:
     assert synchronisations() == 1
 
 
+@pytest.mark.simulated
 def test_order_with_earlier_and_later_work() -> None:
     """A chain of copies that each read what the previous one wrote. Half of them are torch's own."""
     rows = [filled(1, 64, device="npu", seed=seed) for seed in range(41)]
@@ -73,6 +77,7 @@ def test_order_on_a_running_stream() -> None:
     assert_same_bytes([c], [filled(1, 1024, seed=199)])
 
 
+@pytest.mark.simulated
 def test_two_streams_ordered_by_events() -> None:
     a, b, c = (filled(4, 64, device="npu", seed=seed) for seed in range(3))
     expected = to_host(a)
@@ -92,6 +97,7 @@ def test_two_streams_ordered_by_events() -> None:
     assert_same_bytes([c], [expected])
 
 
+@pytest.mark.simulated
 def test_the_current_stream_is_used() -> None:
     a, b = (filled(4, 64, device="npu", seed=seed) for seed in range(2))
     stream = torch.npu.Stream()
@@ -104,6 +110,7 @@ def test_the_current_stream_is_used() -> None:
     assert copy.stream == stream.npu_stream
 
 
+@pytest.mark.simulated
 @pytest.mark.parametrize("on_host", ["none", "dst", "src"])
 def test_tensors_on_a_device_other_than_the_current_one(on_host: str) -> None:
     dst, src = (

@@ -24,6 +24,7 @@ from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
 
 
+@pytest.mark.simulated
 class TestTimeout:
     @pytest.mark.parametrize("kind", ["plain", "strided", "batch"])
     def test_stalled_stream(self, kind: str) -> None:
@@ -158,6 +159,7 @@ CacheManager(LLMConfig(sync_kv_timeout=60_000)).copy_cache(dst, src, 1, 2)
 assert_same_bytes(dst.tensors, expected)
 """
 
+    @pytest.mark.simulated
     @pytest.mark.parametrize("mode", ["0", "1", "2"])
     def test_times_out(self, mode: str) -> None:
         """In each mode of the task queue. torch_npu itself waits for the first queued call of a process."""

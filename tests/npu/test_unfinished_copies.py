@@ -15,6 +15,8 @@ from utils import assert_same_bytes, copy_cache, reference_copy, to_host
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
 
+pytestmark = pytest.mark.simulated
+
 
 def whole(value: int, rows: int = 1, width: int = 1 << 12) -> Cache:
     return Cache.from_tensors(torch.full((rows, width), value, dtype=torch.uint8).npu())

@@ -8,6 +8,8 @@ from llm_datadist_torch.verify import runner
 from llm_datadist_torch.verify.registry import all_checks
 from llm_datadist_torch.verify.verdict import Verdict
 
+pytestmark = pytest.mark.simulated
+
 # For each defect of the simulated runtime: a check that still holds, and checks that do not, with what they find.
 DEFECTS = {
     "refuses-2d": (
