@@ -8,11 +8,11 @@ adds is the same for any graph: its guards are checked, once for each tensor, an
 import itertools
 
 import torch
-from bench import effort, measure, median, start
+from bench import effort, median, start
 from tabulate import tabulate
 from torch import Tensor
 
-import llm_datadist_torch  # noqa: F401 - registers the op
+from llm_datadist_torch.bench.timing import in_turns
 
 TENSORS, BATCH, ROW = 160, 8, 256
 
@@ -33,7 +33,7 @@ def main() -> None:
         for row in range(2, BATCH):  # compiles for one row, then for any
             compiled(dst, src, row, int(stacked))
         rows = itertools.cycle(range(2, BATCH))
-        times = measure(
+        times = in_turns(
             {
                 "eager": lambda: copy_rows(dst, src, next(rows), int(stacked)),  # noqa: B023
                 "compiled": lambda: compiled(dst, src, next(rows), int(stacked)),  # noqa: B023

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from bench import Contenders, effort, load_yardsticks, mark, measure, median, ratio, start
+from bench import effort, load_yardsticks, mark, median, ratio, start
 from tabulate import tabulate
 from torch import Tensor
 
-import llm_datadist_torch  # noqa: F401 - registers the op
+from llm_datadist_torch.bench.timing import Contenders, in_turns
 
 copy_cache = torch.ops.llm_datadist.copy_cache
 
@@ -138,7 +138,7 @@ def main() -> None:
         caches = Caches(tensors, row)
         contenders = caches.contenders()
         caches.check(contenders)
-        times = measure(contenders, *effort(args))
+        times = in_turns(contenders, *effort(args))
         line = [tensors, bytes_as_text(row)]
         for op, *others in (LIST, STACKED):
             line.append(f"{median(times, op) * 1e6:.2f}")
@@ -160,7 +160,7 @@ def main() -> None:
         caches = Caches(tensors, row)
         contenders = caches.large_contenders()
         caches.check(contenders)
-        times = measure(contenders, *effort(args))
+        times = in_turns(contenders, *effort(args))
         copied = 2 * tensors * row / median(times, "op, stacked") / 1e9
         best = min(("memcpy", "streaming stores"), key=lambda name: median(times, name))
         line = [tensors, bytes_as_text(row), f"{median(times, 'op, stacked') * 1e3:.3f}", f"{copied:.1f}"]

@@ -7,11 +7,11 @@ Side by side with 1,000 calls of copy_cache and with advanced indexing, which ne
 import sys
 
 import torch
-from bench import Contenders, effort, mark, measure, median, ratio, start
+from bench import effort, mark, median, ratio, start
 from tabulate import tabulate
 from torch import Tensor
 
-import llm_datadist_torch  # noqa: F401 - registers the ops
+from llm_datadist_torch.bench.timing import Contenders, in_turns
 
 copy_cache = torch.ops.llm_datadist.copy_cache
 copy_cache_batch = torch.ops.llm_datadist.copy_cache_batch
@@ -73,7 +73,7 @@ def main() -> None:
             for pattern, (dst, src) in patterns().items():
                 calls = contenders(cache, int(stacked), dst, src)
                 check(cache, int(stacked), calls, in_order=pattern != "permutation")
-                times = measure(calls, *effort(args))
+                times = in_turns(calls, *effort(args))
                 taken = median(times, "one call")
                 table.append(
                     [

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 
 import torch
 import torch.distributed as dist
-from bench import Contenders, effort, mark, measure, median, ratio, start
+from bench import effort, mark, median, ratio, start
 from nixl_cu12._api import nixl_agent, nixl_agent_config
 from tabulate import tabulate
 from torch import Tensor
@@ -26,6 +26,7 @@ from llm_datadist_torch import (
     LLMRole,
     LLMStatusCode,
 )
+from llm_datadist_torch.bench.timing import Contenders, in_turns
 
 TENSORS = 160
 ROWS = {"4 KiB": 4 << 10, "64 KiB": 64 << 10, "1 MiB": 1 << 20}
@@ -169,7 +170,7 @@ def main() -> int:
             "gloo": gloo,
             "memcpy": memcpy,
         }
-        times = measure(contenders, *effort(args))
+        times = in_turns(contenders, *effort(args))
         for kind in ("list", "stack"):
             milliseconds = [median(times, contender) * 1e3 for contender in (kind, f"nixl {kind}", "gloo", "memcpy")]
             reached = ratio(times, kind, f"nixl {kind}")

@@ -95,6 +95,8 @@ def prompt_process(main: Connection, sizes: Sizes, number: int, port: int) -> No
     with torch.no_grad():
         for request in range(number, sizes.requests, PROMPT_PROCESSES):
             cache = manager.allocate_cache(sizes.desc(decoder, 1), [CacheKey(number, request)])
+            for tensor in cache.tensors:
+                tensor.zero_()  # the attention multiplies tokens to come by 0, and 0 times an uninitialised NaN is NaN
             logits = decoder.forward(layers_of(cache), prompts[request : request + 1], 0)
             manager.deallocate_cache(cache)  # lives on until it has been pulled
             main.send((request, logits.cpu().numpy()))
