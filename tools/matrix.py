@@ -23,7 +23,7 @@ from pathlib import Path
 
 from environments import NPU_NOT_RUN, VERSIONS, Aarch64, Environment
 
-# What looks at the operators of CANN that the newest torch_npu chooses, needs transformers (test_queue_modes.py starts
+# What looks at the operators of CANN that the newest torch_npu chooses, needs transformers or tabulate (test_queue_modes.py starts
 # those that do), counts the instructions of one build, or looks at the sources alone.
 IGNORED = (
     "ascend_sim/test_operators.py",
@@ -31,6 +31,7 @@ IGNORED = (
     "npu/test_device_tables.py",
     "npu/test_npu_examples.py",
     "npu/test_queue_modes.py",
+    "test_benchmarks.py",
     "test_counts.py",
     "mutation",
 )
