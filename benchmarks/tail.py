@@ -103,7 +103,7 @@ def main() -> None:
         with neighbors(busy):
             for layout in ("stacked", "list"):
                 for size in SIZES:
-                    taken = percentiles(layout, size, 300 if quick else 1000, 1 if quick else 2, gap)
+                    taken = percentiles(layout, size, 300 if quick else 1000, 1, gap)
                     bar = 1.2 * taken["one thread"][1] if size <= ONE_THREAD_UP_TO else taken["torch"][1]
                     below = busy and taken["op"][1] > bar
                     amount = f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
