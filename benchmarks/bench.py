@@ -3,8 +3,6 @@
 
 import argparse
 import os
-import platform
-import re
 import statistics
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils import cpp_extension
 
+from llm_datadist_torch._machine import processor
 from llm_datadist_torch.bench.timing import Samples as Times
 
 
@@ -42,10 +41,7 @@ def load_yardsticks() -> None:
 
 def machine() -> str:
     """What the numbers hang on."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
-    processor = found[1] if found else platform.machine()
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor}, {os.cpu_count()} cores"
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}, {os.cpu_count()} cores"
 
 
 def start(description: str) -> argparse.Namespace:

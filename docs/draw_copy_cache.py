@@ -47,6 +47,15 @@ def bracket(first: int, last: int, words: str) -> list[str]:
     return [path, text(LEFT + (first + last) // 2, y - 8, words, "name")]
 
 
+def save(picture: Path, width: int, height: int, style: str, lines: list[str]) -> None:
+    picture.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}">\n'
+        f"<style>{style}</style>\n"
+        '<marker id="head" markerWidth="6" markerHeight="6" refX="3" refY="3" orient="auto">'
+        '<path d="M0 0L6 3L0 6z" fill="#0969da"/></marker>\n' + "\n".join(lines) + "\n</svg>\n"
+    )
+
+
 def main() -> None:
     lines = [*bracket(0, OFFSET, "offset"), *bracket(OFFSET, OFFSET + SIZE, "size")]
     for index in range(TENSORS):
@@ -68,12 +77,7 @@ def main() -> None:
     lines.append(
         text(LEFT, BOTTOM - 2, "A box is a row: the bytes of a tensor for one batch index. offset and size: bytes.")
     )
-    PICTURE.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {BOTTOM + 8}" width="{WIDTH}">\n'
-        f"<style>{STYLE}</style>\n"
-        '<marker id="head" markerWidth="6" markerHeight="6" refX="3" refY="3" orient="auto">'
-        '<path d="M0 0L6 3L0 6z" fill="#0969da"/></marker>\n' + "\n".join(lines) + "\n</svg>\n"
-    )
+    save(PICTURE, WIDTH, BOTTOM + 8, STYLE, lines)
 
 
 if __name__ == "__main__":

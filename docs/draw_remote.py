@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from draw_copy_cache import STYLE, text
+from draw_copy_cache import STYLE, save, text
 
 PICTURE = Path(__file__).parent / "remote.svg"
 WIDTH, HEIGHT = 760, 300
@@ -43,12 +43,7 @@ def main() -> None:
         lines.append(text((begin + end) // 2, y - (18 if len(words) > 44 else 6), words[:half].strip(), "middle"))
         if len(words) > 44:
             lines.append(text((begin + end) // 2, y - 5, words[half:].strip(), "middle"))
-    PICTURE.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}">\n'
-        f"<style>{STYLE}.middle {{ text-anchor: middle }}\n</style>\n"
-        '<marker id="head" markerWidth="6" markerHeight="6" refX="3" refY="3" orient="auto">'
-        '<path d="M0 0L6 3L0 6z" fill="#0969da"/></marker>\n' + "\n".join(lines) + "\n</svg>\n"
-    )
+    save(PICTURE, WIDTH, HEIGHT, f"{STYLE}.middle {{ text-anchor: middle }}\n", lines)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def facts() -> dict[str, Any]:
     return {
         "versions": {**{package: _version(package) for package in _PACKAGES}, "python": platform.python_version()},
         "host": {
-            "processor": _processor(),
+            "processor": processor(),
             "architecture": platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
@@ -56,6 +56,15 @@ def summary() -> str:
     simulated = ", SIMULATED runtime" if all_["runtime"]["simulated"] else ""
     host = all_["host"]
     return f"{versions}\n{host['processor']}, {host['cores']} cores, load {host['load']:.1f}; {chips}{cann}{simulated}"
+
+
+def processor() -> str:
+    """The name of the processor."""
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.machine()
 
 
 def _npu_count() -> int:
@@ -93,14 +102,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.machine()
 
 
 def _memory_bytes() -> int:

@@ -90,10 +90,8 @@ class RemoteCalls:
             check_type("src_cache_key", src_cache_key, CacheKey, CacheKeyByIdAndIndex, BlocksCacheKey)
             _check_cache("dst_cache", dst_cache, blocks=True)
             read, written = _blocks("src_blocks", src_blocks), _blocks("dst_blocks", dst_blocks)
-            if isinstance(src_cache_key, BlocksCacheKey) and len(read) != len(written):
-                raise param_invalid(
-                    f"src_blocks and dst_blocks must have the same length, got {len(read)} and {len(written)}"
-                )
+            if read or isinstance(src_cache_key, BlocksCacheKey):
+                _check_same_length(read, written)
             layers = _layers(**_only_layers(kwargs))
             transfers = self._linked(src_cache_key.cluster_id)
             if written:
@@ -156,6 +154,7 @@ class RemoteCalls:
             check_type("dst_cache_key", dst_cache_key, BlocksCacheKey, CacheKeyByIdAndIndex)
             _check_cache("src_cache", src_cache, blocks=True)
             read, written = _blocks("src_blocks", src_blocks), _blocks("dst_blocks", dst_blocks)
+            _check_same_length(read, written)
             layers = _layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             self._linked(dst_cache_key.cluster_id).push_blocks(dst_cache_key, src_cache, read, written, layers)
         logger.debug("push_blocks: cache %d to %s, %d blocks", src_cache.cache_id, dst_cache_key, len(read))
@@ -247,6 +246,13 @@ def _blocks(name: str, blocks: Sequence[int]) -> list[int]:
     for block in blocks:
         check_int(f"a block of {name}", block, INT64)
     return [int(block) for block in blocks]
+
+
+def _check_same_length(src_blocks: list[int], dst_blocks: list[int]) -> None:
+    if len(src_blocks) != len(dst_blocks):
+        raise param_invalid(
+            f"src_blocks and dst_blocks must have the same length, got {len(src_blocks)} and {len(dst_blocks)}"
+        )
 
 
 def _only_layers(kwargs: dict[str, Any]) -> dict[str, Any]:

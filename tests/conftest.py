@@ -18,6 +18,7 @@ ONCE = [
     "test_packaging.py",
     "test_plan.py",
     "test_site.py",
+    "remote/test_link_life.py",
     "remote/test_links.py",
 ]
 collect_ignore = ONCE if HAS_NPU else ["ascend_sim", "npu"]

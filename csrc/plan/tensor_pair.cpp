@@ -21,7 +21,7 @@ void add_leading(Step& step, const Base& first, const TensorPair& pair, int64_t 
   const auto itemsize = static_cast<int64_t>(pair.dst.tensor->itemsize());
   const int64_t dst_pitch = pair.dst.tensor->stride(dim) * itemsize;
   const int64_t src_pitch = pair.src.tensor->stride(dim) * itemsize;
-  if (size > 1 && base.height == 1) {
+  if (base.height == 1) {
     base.height = size;
     base.dst_pitch = dst_pitch;
     base.src_pitch = src_pitch;

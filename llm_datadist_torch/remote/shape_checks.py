@@ -111,11 +111,7 @@ def check_blocks(name: str, blocks: Sequence[int], layout: Layout, cache: str, *
 
 
 def check_block_lists(src_blocks: Sequence[int], dst_blocks: Sequence[int], src: Layout, dst: Layout) -> None:
-    """The blocks of both caches."""
-    if len(src_blocks) != len(dst_blocks):
-        raise param_invalid(
-            f"src_blocks and dst_blocks must have the same length, got {len(src_blocks)} and {len(dst_blocks)}"
-        )
+    """The blocks of both caches, which are as many."""
     if src.row_bytes != dst.row_bytes:
         raise param_invalid(
             f"both caches must have the same block size, got {src.row_bytes} bytes to read and {dst.row_bytes} to write"

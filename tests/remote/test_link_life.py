@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of links: what an idle one costs, forked and restarted processes, and what many leave behind."""
+
+import gc
+import os
+import signal
+import threading
+import time
+
+import pytest
+from remote_utils import PEER, Pair, Peer, desc, linked, wait_until
+
+from llm_datadist_torch import CacheKeyByIdAndIndex, LLMStatusCode
+
+
+def test_an_idle_link_uses_no_processor(peer: Peer) -> None:
+    """No more than the process without one: torch_npu has threads of its own."""
+
+    def seconds() -> tuple[float, float]:
+        time.sleep(0.3)
+        begin, theirs = time.process_time(), peer.get("time.process_time()")
+        time.sleep(1)
+        return time.process_time() - begin, peer.get("time.process_time()") - theirs
+
+    without = seconds()
+    with linked(peer):
+        for used, before in zip(seconds(), without, strict=True):
+            assert used < before + 0.05
+
+
+def test_a_forked_child_does_not_hold_the_link(pair: Pair) -> None:
+    """The peer notices the end of this side though a child of it lives."""
+    pair.peer.do("child = os.fork()\nif child == 0:\n    time.sleep(60)\n    os._exit(0)")
+    pair.peer.do("datadist.finalize()")
+    wait_until(lambda: pair.datadist.check_link_status(PEER) is LLMStatusCode.LLM_NOT_YET_LINK, "the link is held")
+    pair.peer.do("os.kill(child, 9)\nos.waitpid(child, 0)")
+
+
+def test_restart_with_the_same_id() -> None:
+    """A new process with the id of one that was killed can be linked at once, and its caches are those that are read."""
+    first = Peer()
+    with linked(first) as pair:
+        first.do("held = manager.allocate_cache(desc(1, 1, 8))\nheld.tensors[0].fill_(1)")
+        own = pair.manager.allocate_cache(desc(1, 1, 8))
+        pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), own)
+        first.signal(signal.SIGKILL)
+        second = Peer()
+        second.do(f"datadist = make_datadist({PEER}, {pair.port})\nmanager = datadist.cache_manager")
+        second.do("held = manager.allocate_cache(desc(1, 1, 8))\nheld.tensors[0].fill_(2)")
+        pair.link()
+        pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), own)
+        assert own.tensors[0].tolist() == [[[2.0] * 8]]
+        second.process.kill()
+
+
+@pytest.mark.slow
+def test_links_leave_nothing_behind(peer: Peer) -> None:
+    """Threads and descriptors, here and there, after many links."""
+
+    def used() -> tuple[int, int]:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    theirs = "(gc.collect(), len(os.listdir('/proc/self/fd')), threading.active_count())[1:]"
+    peer.do("import threading")
+    before = used(), (0, 0)
+    for number in range(5):
+        with linked(peer) as pair:
+            pair.peer.do("held = manager.allocate_cache(desc(1, 1, 8))")
+            pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), pair.manager.allocate_cache(desc(1, 1, 8)))
+        del pair
+        peer.do("del datadist, manager, held")
+        peer.do("datadist = LLMDataDist(LLMRole.MIX, 0)")
+        if number == 2:
+            before = used(), peer.get(theirs)
+    wait_until(lambda: used() <= before[0], f"more than {before[0]} here: {used()}")
+    wait_until(lambda: peer.get(theirs) <= before[1], f"more than {before[1]} there: {peer.get(theirs)}")
