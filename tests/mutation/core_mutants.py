@@ -79,7 +79,7 @@ CORE = {
         "pair.dst.rows.data) + dst_offset, 0, pair.src.rows.data + src_offset": [
             "pair.dst.rows.data) + src_offset, 0, pair.src.rows.data + dst_offset"
         ],
-        "if (base.height == 1) {": ["if (true) {"],,
+        "if (base.height == 1) {": ["if (true) {"],
     },
     "csrc/plan/step.cpp": {
         "dst_pitch >= width && src_pitch >= width &&": ["dst_pitch >= width &&"],
