@@ -3,7 +3,8 @@
 
 import pytest
 import torch
-from remote_utils import PEER, Pair, desc, ours, refused, theirs, wait_until
+from remote_utils import PEER, Pair, desc, wait_until
+from transfer_utils import ours, refused, theirs
 from utils import nothing_written
 
 from llm_datadist_torch import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex, LLMStatusCode

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 import torch
-from remote_utils import PEER, Pair, desc, expect, ours, refused, theirs, wait_until
+from remote_utils import PEER, Pair, desc, wait_until
+from transfer_utils import expect, ours, refused, theirs
 from utils import as_bytes, filled, to_host
 
 from llm_datadist_torch import (
