@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import time
@@ -34,9 +35,11 @@ def desc(num_tensors: int, *shape: int, data_type: DataType = DataType.DT_FLOAT,
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Below the ports that the system gives to sockets without one, of which one could take it before it is used."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def make_datadist(cluster_id: int, port: int = 0, timeout_ms: int = 20_000, **settings: Any) -> LLMDataDist:
