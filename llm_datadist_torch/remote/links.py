@@ -111,8 +111,7 @@ class Links:
         if not force:
             deadline = time.monotonic() + timeout_ms / 1000
             try:
-                with link.use(deadline):
-                    link.ask({"do": "unlink", "timeout": timeout_ms}, deadline + 1)
+                link.unlink(timeout_ms, deadline)
             except LLMException as error:
                 if link.lost and error.status_code is LLMStatusCode.LLM_LINK_FAILED:
                     return LLMStatusCode.LLM_SUCCESS  # the peer is gone, and with it the link

@@ -81,6 +81,21 @@ def test_calls_that_cross_make_one_link(peer: Peer) -> None:
             wait_until(lambda: eval(threads) == peer.get(threads) == 0, "a thread of a link lives")
 
 
+def test_both_sides_unlink_at_the_same_time(pair: Pair) -> None:
+    """Neither takes the other one's call for a transfer, and waits for it."""
+    mine, theirs = [cluster(PEER, pair.port)], f"[cluster({SELF}, 1)]"
+    for _ in range(5):
+        at = time.time() + 0.05
+        other = pair.peer.start(f"while time.time() < {at}: pass\ncode = datadist.unlink_clusters({theirs}, 10_000)[0]")
+        while time.time() < at:
+            pass
+        code = pair.datadist.unlink_clusters(mine, 10_000)[0]
+        other()
+        assert code is pair.peer.get("code") is LLMStatusCode.LLM_SUCCESS
+        assert time.time() < at + 5
+        pair.link()
+
+
 @pytest.mark.slow
 def test_links_leave_nothing_behind(peer: Peer) -> None:
     """Threads and descriptors, here and there, after many links."""
