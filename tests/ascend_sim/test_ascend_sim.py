@@ -181,7 +181,11 @@ def test_an_allocation_that_fails_is_out_of_memory():
 )
 @pytest.mark.parametrize("task_queue", ["0", "1"])
 def test_an_operator_that_is_not_there_fails_loudly(task_queue, code, name, function):
-    """In a process of its own: torch_npu drops everything after an error in its task queue."""
+    """In a process of its own: torch_npu drops everything after an error in its task queue.
+
+    A wait that sees the queue empty before torch_npu has noted the error returns without one. A later wait raises it.
+    """
+    code += "\nfor _ in range(1000): torch.npu.synchronize()"
     process = start_python(code, TASK_QUEUE_ENABLE=task_queue, ASCEND_GLOBAL_LOG_LEVEL="2")
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1

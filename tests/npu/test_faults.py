@@ -165,7 +165,8 @@ torch.npu.synchronize()
 ascend_sim.fail_call("aclrtMemcpyAsync", {CODE})
 try:
     copy_cache(dst, src, 1, 2, 0, -1, 77)
-    torch.npu.synchronize()
+    for _ in range(1000):  # a wait can return before torch_npu has noted the error
+        torch.npu.synchronize()
     print("no error")
 except RuntimeError as error:
     print("RuntimeError", "llm_datadist::copy_cache" in str(error), "(req_id 77)" in str(error))

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captured graphs of the simulated runtime, called directly: what a capture refuses, and the order of a replay."""
+
+import ctypes
+
+import ascend_sim
+from ascend_sim.acl_utils import H2D, SIZE, acl, made
+
+
+def test_what_a_capture_forbids(runtime):
+    other_stream = made("aclrtCreateStream")
+    assert acl("aclmdlRICaptureBegin", runtime.stream, 0) == 0
+    assert runtime.synchronize() == 107027
+    assert acl("aclrtStreamQuery", runtime.stream, ctypes.byref(ctypes.c_uint64())) == 107027
+    with ascend_sim.stall_stream(other_stream):
+        assert acl("aclrtMemsetAsync", runtime.device, SIZE, 0, SIZE, other_stream) == 0
+        assert acl("aclrtSynchronizeDevice") == 107027  # refused before it waits for any stream
+    assert runtime.copy(runtime.device, runtime.pageable, H2D) == 107027
+    assert acl("aclrtMemcpy", runtime.device, SIZE, runtime.pinned, SIZE, int(H2D)) == 107030
+    assert acl("aclrtMemset", runtime.device, SIZE, 0, SIZE) == 107030
+    assert acl("aclrtMemcpyAsync", runtime.device, SIZE, runtime.pageable, SIZE, int(H2D), other_stream) == 107041
+    assert acl("aclmdlRICaptureEnd", runtime.stream, ctypes.byref(ctypes.c_uint64())) == 0
+
+
+def test_a_replay_keeps_event_order_and_no_other(runtime):
+    """Two streams write the same memory. Unordered, the stream that joined last goes first; a wait turns that round."""
+    side, fork, join = made("aclrtCreateStream"), made("aclrtCreateEvent"), made("aclrtCreateEvent")
+
+    def capture(*steps: str) -> int:
+        memset = {"main": (1, runtime.stream), "side": (2, side)}
+        assert acl("aclmdlRICaptureBegin", runtime.stream, 2) == 0
+        for step in steps:
+            if step == "fork":
+                assert acl("aclrtRecordEvent", fork, runtime.stream) == 0
+                assert acl("aclrtStreamWaitEvent", side, fork) == 0
+            elif step == "join":
+                assert acl("aclrtRecordEvent", join, side) == 0
+                assert acl("aclrtStreamWaitEvent", runtime.stream, join) == 0
+            else:
+                assert acl("aclrtMemsetAsync", runtime.device, SIZE, memset[step][0], SIZE, memset[step][1]) == 0
+        graph = ctypes.c_uint64()
+        code = acl("aclmdlRICaptureEnd", runtime.stream, ctypes.byref(graph))
+        if code == 0:
+            assert runtime.synchronize() == 0
+            assert acl("aclmdlRIExecuteAsync", graph.value, runtime.stream) == 0
+            assert runtime.synchronize() == 0
+        return code or runtime.read(runtime.device, 1)[0]
+
+    assert capture("fork", "side", "main", "join") == 1
+    assert capture("fork", "main", "side", "join") == 1  # the order of submission is no order
+    assert capture("main", "fork", "side", "join") == 2
+    assert capture("fork", "side", "join", "main") == 1
+    assert capture("fork", "side") == 107025

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory, devices, versions and faults of the simulated runtime, called directly."""
+
+import ctypes
+import signal
+
+import pytest
+
+import ascend_sim
+from ascend_sim.acl_utils import H2D, HERE, SIZE, acl, reason, run_python
+
+
+def test_fresh_memory_is_poisoned(runtime):
+    assert runtime.read(runtime.device) == b"\xa5" * SIZE
+    assert ctypes.string_at(runtime.pinned, SIZE) == b"\xa5" * SIZE
+
+
+def test_the_host_cannot_touch_device_memory():
+    result = run_python("ctypes.string_at(made('aclrtMalloc', 64, 0), 1)")
+    assert result.returncode == -signal.SIGSEGV
+
+
+@pytest.mark.parametrize(("free", "memory"), [("aclrtFree", "device"), ("aclrtFreeHost", "pinned")])
+def test_use_after_free_is_an_error_of_the_stream(runtime, free, memory):
+    with ascend_sim.stall_stream(runtime.stream):
+        assert runtime.copy(runtime.device, runtime.pinned, H2D) == 0
+        assert acl(free, getattr(runtime, memory)) == 0
+    assert runtime.synchronize() == 507013
+    assert "freed memory" in reason()
+    assert runtime.synchronize() == 0
+    assert runtime.copy(runtime.device, runtime.pinned, H2D) == 107000
+
+
+def test_devices_are_apart():
+    """In a process of its own: access between devices, once enabled, stays enabled."""
+    code = """
+runtime = Runtime()
+assert acl("aclrtSetDevice", 1) == 0
+elsewhere = made("aclrtMalloc", SIZE, 0)
+assert runtime.copy(runtime.device, runtime.pinned, H2D) == 107003
+assert acl("aclrtSetDevice", 0) == 0
+assert runtime.copy(elsewhere, runtime.pinned, H2D) == 107000
+assert runtime.copy(elsewhere, runtime.device, D2D) == 107000
+assert "without peer access" in reason()
+assert acl("aclrtDeviceEnablePeerAccess", 1, 0) == 0
+assert runtime.copy(elsewhere, runtime.device, D2D) == 0
+assert runtime.synchronize() == 0
+assert acl("aclrtSetDevice", 2) == 107001
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_full_device_refuses():
+    code = "print(acl('aclrtMalloc', ctypes.byref(ctypes.c_uint64()), 4097, 0))"
+    assert run_python(code, ASCEND_SIM_MEMORY="4096").stdout == "207001\n"
+
+
+@pytest.mark.parametrize(("package", "version"), [(0, b"8.1.RC1"), (7, b"24.1.0")], ids=["cann", "driver"])
+def test_versions(package, version):
+    text = ctypes.create_string_buffer(512)
+    assert acl("aclsysGetCANNVersion", package, text) == 0
+    assert text.value == version
+
+
+def test_an_old_runtime_lacks_the_newer_copies():
+    names = ("aclrtMemcpyAsync", "aclrtMemcpy2dAsync", "aclrtMemcpyBatchAsync", "aclrtMemcpyBatchAsyncV2")
+    code = f"print([hasattr(ascend_sim.library, name) for name in {names}])"
+    assert run_python(code, LD_LIBRARY_PATH=f"{HERE}/build/old-cann").stdout == "[True, False, False, False]\n"
+
+
+def test_faults_strike_once_in_the_call_or_in_the_task(runtime):
+    ascend_sim.fail_call("aclrtMemcpyAsync", code=207001, nth=2)
+    ascend_sim.fail_task("aclrtMemcpyAsync", code=507015, nth=2)
+    copies = [runtime.copy(runtime.device, runtime.pinned, H2D) for _ in range(3)]
+    assert copies == [0, 207001, 0]
+    assert (runtime.synchronize(), runtime.synchronize()) == (507015, 0)
+    assert ascend_sim.armed_faults() == 0
+    assert ascend_sim.call_counts()["aclrtMemcpyAsync"] == 3
