@@ -38,7 +38,6 @@ class Environment:
         self.npu = self.folder / "npu"
         self.log = FOLDER / f"logs/{self.name}.txt"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.log.unlink(missing_ok=True)
 
     @property
     def name(self) -> str:
