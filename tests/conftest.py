@@ -4,6 +4,7 @@
 import importlib.util
 
 import pytest
+import torch
 
 import llm_datadist_torch  # noqa: F401  (registers the ops)
 
@@ -29,3 +30,8 @@ if importlib.util.find_spec("nixl_cu12") is None:
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture
+def fresh_dynamo() -> None:
+    torch._dynamo.reset()

@@ -5,8 +5,8 @@ from collections import UserDict, UserList
 from types import MappingProxyType
 
 import pytest
-from manager_utils import desc, fill, refused
-from utils import assert_same_bytes, cache, reference_batch, to_host
+from manager_utils import desc, fill
+from utils import assert_same_bytes, cache, reference_batch, refused, to_host
 
 from llm_datadist_torch import Cache, CacheKey, CacheManager, LLMStatusCode
 

@@ -3,6 +3,7 @@
 
 import subprocess
 import time
+from collections.abc import Callable
 
 import ascend_sim
 import pytest
@@ -77,6 +78,18 @@ def checked_batch(dst: list[Tensor], src: list[Tensor], copies: list, **kwargs: 
     calls = copy_calls()
     assert_same_bytes(dst, expected)
     return calls
+
+
+def check_one_replay(call: Callable[[], None]) -> None:
+    """The call is the replay of a graph: outside it no operator is called, and nothing is copied to it or from it."""
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    call()
+    torch.npu.synchronize()
+    counts = ascend_sim.call_counts()
+    assert counts["aclmdlRIExecuteAsync"] == 1
+    assert counts["aclmdlRICaptureBegin"] == 0
+    assert not [name for name in counts if name.startswith(("aclnn", "aclrtMemcpy", "aclrtMemset"))]
 
 
 def synchronisations() -> int:

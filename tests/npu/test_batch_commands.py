@@ -9,13 +9,18 @@ import torch
 from ascend_sim import MemcpyKind
 from npu_utils import checked_batch, scattered
 from torch import Tensor
-from utils import assert_same_bytes, cache, copy_cache_batch, filled, nothing_written, reference_batch, to_host
+from utils import (
+    assert_same_bytes,
+    cache,
+    copy_cache_batch,
+    filled,
+    nothing_written,
+    reference_batch,
+    to_host,
+    whole_rows,
+)
 
 TENSORS, COPIES = 160, 1000
-
-
-def whole_rows(dst: Tensor, src: Tensor) -> Tensor:
-    return torch.stack([dst, src, torch.zeros_like(dst), torch.full_like(dst, -1)], dim=1)
 
 
 def merged_ranges(copies: Tensor) -> int:
