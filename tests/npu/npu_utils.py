@@ -2,8 +2,10 @@
 """Helpers of the NPU tests."""
 
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import ascend_sim
 import pytest
@@ -100,6 +102,18 @@ def synchronisations() -> int:
 def block_the_queue() -> None:
     """Blocks torch_npu's task queue while the device is stalled: its thread waits in a copy to pageable memory."""
     copy_cache([torch.empty(4, 8)], [torch.empty(4, 8, device="npu")])
+
+
+@contextmanager
+def stalled_device() -> Iterator[None]:
+    """Stalls the device, but for at most 20 seconds: a call that wrongly waits for it would wait forever."""
+    rescue = threading.Timer(20, ascend_sim.reset)
+    rescue.start()
+    try:
+        with ascend_sim.stall_device(0):
+            yield
+    finally:
+        rescue.cancel()
 
 
 def wait_for_copies(count: int) -> None:
