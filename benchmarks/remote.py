@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pull from another process against NIXL used directly, send and recv of torch.distributed, and memcpy."""
 
+import contextlib
 import multiprocessing
+import random
 import socket
 import sys
 from collections.abc import Callable
@@ -34,9 +36,11 @@ BAR = 1 / 1.3  # of the speed of NIXL used directly
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Below the ports that the system gives to sockets without one, of which one could take it before it is used."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def make_datadist(cluster_id: int, listen: str = "") -> LLMDataDist:
@@ -64,7 +68,7 @@ def serve_caches(parent: Connection, port: int) -> None:
 
 
 def serve_nixl(parent: Connection, port: int) -> None:
-    """The same memory, for NIXL without this package. It answers as long as the benchmark runs."""
+    """The same memory, for NIXL without this package. Says where a row is, and is told when it has been read."""
     agent = nixl_agent("peer", nixl_agent_config(enable_prog_thread=False))
     lists = {size: [torch.zeros(size, dtype=torch.uint8) for _ in range(TENSORS)] for size in ROWS.values()}
     stacks = {size: [torch.zeros(TENSORS * size, dtype=torch.uint8)] for size in ROWS.values()}
@@ -74,9 +78,16 @@ def serve_nixl(parent: Connection, port: int) -> None:
         size: {"list": [t.data_ptr() for t in lists[size]], "stack": [t.data_ptr() for t in stacks[size]]}
         for size in ROWS.values()
     }
-    parent.send((agent.get_agent_metadata(), addresses))
-    while not parent.poll(1e-3):
-        agent.get_new_notifs()
+    parent.send(agent.get_agent_metadata())
+    while True:
+        while not parent.poll(1e-3):
+            agent.get_new_notifs()
+        message = parent.recv()
+        if message is None:
+            return
+        if message != "done":
+            size, kind = message
+            parent.send(addresses[size][kind])
 
 
 def serve_gloo(parent: Connection, port: int) -> None:
@@ -104,15 +115,17 @@ def spawn(target: Callable[[Connection, int], None], port: int = 0) -> tuple[Con
 class Direct:
     """Reads with NIXL alone, as its documentation shows."""
 
-    def __init__(self, metadata: bytes) -> None:
+    def __init__(self, metadata: bytes, connection: Connection) -> None:
+        self.connection = connection
         self.agent = nixl_agent("own", nixl_agent_config(enable_prog_thread=False))
         self.peer = self.agent.add_remote_agent(metadata).decode()
 
-    def reader(self, tensors: list[Tensor], addresses: list[int]) -> Callable[[], None]:
-        agent = self.agent
+    def readers(self, size: int, kind: str, tensors: list[Tensor]) -> tuple[Callable[[], None], Callable[[], None]]:
+        """One that knows the addresses, and one that asks the peer for them, and tells it when it has read."""
+        agent, connection = self.agent, self.connection
         agent.register_memory(tensors)
 
-        def read() -> None:
+        def read(addresses: list[int]) -> None:
             local = agent.get_xfer_descs([(t.data_ptr(), t.nbytes, 0) for t in tensors], "DRAM")
             remote = agent.get_xfer_descs([(a, t.nbytes, 0) for a, t in zip(addresses, tensors, strict=True)], "DRAM")
             handle = agent.initialize_xfer("READ", local, remote, self.peer)
@@ -122,7 +135,17 @@ class Direct:
             assert state == "DONE"
             handle.release()
 
-        return read
+        def ask() -> list[int]:
+            connection.send((size, kind))
+            addresses: list[int] = connection.recv()
+            return addresses
+
+        def ask_and_read() -> None:
+            read(ask())
+            connection.send("done")
+
+        known = ask()
+        return lambda: read(known), ask_and_read
 
 
 def main() -> int:
@@ -133,11 +156,11 @@ def main() -> int:
         spawn(serve_nixl),
         spawn(serve_gloo, gloo_port),
     )
-    ids, (metadata, addresses) = parent.recv(), nixl_parent.recv()
+    ids, metadata = parent.recv(), nixl_parent.recv()
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{gloo_port}", rank=0, world_size=2)
     gloo_parent.recv()
 
-    datadist, direct = make_datadist(2), Direct(metadata)
+    datadist, direct = make_datadist(2), Direct(metadata, nixl_parent)
     peer = LLMClusterInfo()
     peer.remote_cluster_id = 1
     peer.append_remote_ip_info("127.0.0.1", port)
@@ -162,20 +185,19 @@ def main() -> int:
             for dst, src in zip(lists, others, strict=True):
                 dst.copy_(src)
 
-        contenders: Contenders = {
-            "list": pull("list"),
-            "stack": pull("stack"),
-            "nixl list": direct.reader(lists, addresses[size]["list"]),
-            "nixl stack": direct.reader(stack, addresses[size]["stack"]),
-            "gloo": gloo,
-            "memcpy": memcpy,
-        }
+        contenders: Contenders = {"list": pull("list"), "stack": pull("stack"), "gloo": gloo, "memcpy": memcpy}
+        for kind, tensors in (("list", lists), ("stack", stack)):
+            contenders[f"read {kind}"], contenders[f"ask {kind}"] = direct.readers(size, kind, tensors)
         times = in_turns(contenders, *effort(args))
         for kind in ("list", "stack"):
-            milliseconds = [median(times, contender) * 1e3 for contender in (kind, f"nixl {kind}", "gloo", "memcpy")]
-            reached = ratio(times, kind, f"nixl {kind}")
-            lines.append([f"{TENSORS} x {name}", kind, *(f"{ms:.2f}" for ms in milliseconds), mark(reached, BAR)])
-    headers = ["bytes", "cache", "pull_cache, ms", "NIXL, ms", "gloo, ms", "memcpy, ms", "NIXL / pull_cache"]
+            shown = (kind, f"ask {kind}", f"read {kind}", "gloo", "memcpy")
+            milliseconds = (f"{median(times, contender) * 1e3:.2f}" for contender in shown)
+            ratios = (mark(ratio(times, kind, f"{other} {kind}"), BAR) for other in ("ask", "read"))
+            lines.append([f"{TENSORS} x {name}", kind, *milliseconds, *ratios])
+    print(
+        "ms of pull_cache; of NIXL that asks the peer where the row is, and of NIXL that knows it; and of those to the first"
+    )
+    headers = ["bytes", "cache", "pull_cache", "NIXL, asks", "NIXL", "gloo", "memcpy", "asks / pull", "NIXL / pull"]
     print(tabulate(lines, headers=headers, disable_numparse=True, stralign="right"))
     dist.send(torch.tensor([0]), 1)
     for connection in (parent, nixl_parent):

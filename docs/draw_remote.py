@@ -6,8 +6,8 @@ from pathlib import Path
 from draw_copy_cache import STYLE, save, text
 
 PICTURE = Path(__file__).parent / "remote.svg"
-WIDTH, HEIGHT = 760, 300
-BOX, LEFT, RIGHT, TOP = 220, 20, 520, 46  # the width of a process, its left edges and its top edge
+WIDTH, HEIGHT = 784, 300
+BOX, LEFT, RIGHT, TOP = 232, 20, 532, 46  # the width of a process, its left edges and its top edge
 
 # From y, the words above the arrow, and whether it goes to the right.
 MESSAGES = [

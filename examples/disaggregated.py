@@ -12,7 +12,9 @@ time and the bytes. The model is transformers' LlamaForCausalLM with random weig
 """
 
 import argparse
+import contextlib
 import multiprocessing
+import random
 import socket
 import statistics
 import sys
@@ -164,9 +166,11 @@ def in_one_process(sizes: Sizes) -> Decoded:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Below the ports that the system gives to sockets without one, of which one could take it before it is used."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def parse_arguments() -> Sizes:

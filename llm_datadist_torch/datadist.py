@@ -68,7 +68,7 @@ class LLMDataDist:
             manager = CacheManager(config) if config.wants_cache_manager() else None
             links = None if manager is None or not addresses else self._make_links(manager)
             if links is not None:
-                links.listen(addresses)
+                links.listeners.listen(addresses)
             self._cache_manager, self._links, self._config = manager, links, config
             LLMDataDist._initialised = self
 
@@ -116,7 +116,7 @@ class LLMDataDist:
         Returns:
             LLM_SUCCESS or the first other code, and a list with the code of each process. The codes are LLM_SUCCESS,
             LLM_ALREADY_LINK, LLM_TIMEOUT, LLM_LINK_FAILED, and LLM_LINK_BUSY while a transfer of an earlier link is in
-            flight. The reason is logged.
+            flight, or another link to the process is being made. The reason is logged.
 
         Raises:
             TypeError, ValueError: An argument of the wrong type.
@@ -207,7 +207,7 @@ class LLMDataDist:
             if self._links is None and addresses:
                 self._links = self._make_links(manager)
             if self._links is not None:
-                self._links.listen(addresses)
+                self._links.listeners.listen(addresses)
             self.role = role
         logger.info("switch_role: %s", role.name)
 

@@ -54,7 +54,7 @@ class Link:
         renew_lock_in_children(self)
         self.lost = False
         self._parked: list[tuple[Transfer, Any]] = []
-        self._in_use = False
+        self._in_use = self._unlinking = False
         self._unanswered = 0
         self._staging: Staging | None = None
         self._known: tuple[int, Layout] | None = None
@@ -89,13 +89,14 @@ class Link:
             if self.lost:
                 self._release()
 
-    def free(self, deadline: float) -> bool:
-        """Whether no call holds the link, or ends before the deadline."""
-        try:
-            with self.use(deadline):
-                return True
-        except LLMException as error:
-            return error.status_code is not LLMStatusCode.LLM_TIMEOUT
+    def unlink(self, timeout_ms: int, deadline: float) -> None:
+        """Asks the peer to end the link. Raises the errors of ``use`` and ``ask``, and LLM_LINK_BUSY if the peer uses it."""
+        with self.use(deadline):
+            self._unlinking = True
+            try:
+                self.ask({"do": "unlink", "timeout": timeout_ms}, deadline + 1)
+            finally:
+                self._unlinking = False
 
     @contextlib.contextmanager
     def borrow(self, key: Sequence[Any], deadline: float, *, write: bool) -> Iterator[Borrowed]:
@@ -254,9 +255,9 @@ class Link:
             self.drop()
 
     def _unlinked(self, message: dict[str, Any]) -> bool:
-        """Ends the link for the peer, unless a call of this process uses it."""
+        """Ends the link for the peer, unless a call of this process uses it, other than one that ends it too."""
         deadline = time.monotonic() + message["timeout"] / 1000
-        if not self.free(deadline):
+        if not self._unlinking and not self._free(deadline):
             error = [LLMStatusCode.LLM_LINK_BUSY.name, f"a call uses the link until after {message['timeout']} ms"]
             self._answers.send({"error": error}, deadline + 1)
             return False
@@ -264,6 +265,14 @@ class Link:
         with contextlib.suppress(Closed, TimeoutError):
             self._answers.send({}, deadline + 1)
         return True
+
+    def _free(self, deadline: float) -> bool:
+        """Whether no call holds the link, or ends before the deadline."""
+        try:
+            with self.use(deadline):
+                return True
+        except LLMException as error:
+            return error.status_code is not LLMStatusCode.LLM_TIMEOUT
 
 
 def _over(transfer: Transfer) -> bool:

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The links of a process: makes them, listens for them, ends them."""
+"""The links of a process: makes them, answers those who call, ends them.
+
+Note [Crossing calls]: two processes that listen may call each other at the same time. Then the call of the lower cluster id
+makes the link, and the other one waits for it. So a listener refuses a call while its process makes a call of a lower id to
+the same cluster, and a process makes no call while one of that cluster is half done.
+"""
 
 import base64
-import contextlib
 import secrets
 import socket
 import threading
@@ -17,11 +21,13 @@ from ..status import LLMException, LLMStatusCode, llm_error
 from .engine import Engine
 from .lender import Lender
 from .link import Link, not_linked
+from .listeners import Listeners
 from .local_caches import LocalCaches
-from .wire import Channel, Closed, connect, listen
+from .wire import Channel, Closed, connect
 
 _PROTOCOL = 1  # to be raised with every change of a message, or of the size of a staging slot
 _GREETING_SECONDS = 10.0
+_CROSSING_POLL_SECONDS = 5e-3
 
 
 class Links:
@@ -45,32 +51,9 @@ class Links:
         renew_lock_in_children(self)
         self._links: dict[int, Link] = {}
         self._ended: dict[int, list[Link]] = {}  # those in which something may be in flight, and the last one
-        self._half: dict[str, tuple[int, str, Channel]] = {}  # by token, those whose second connection is to come
-        self._listeners: list[socket.socket] = []
-
-    def listen(self, addresses: Sequence[tuple[str, int]]) -> None:
-        """Listens at these addresses, and no longer at others.
-
-        Raises:
-            LLMException: LLM_FAILED if one cannot be had.
-        """
-        self.stop_listening()
-        try:
-            for address in addresses:
-                self._listeners.append(listen(address))
-        except LLMException:
-            self.stop_listening()
-            raise
-        for listener in self._listeners:
-            threading.Thread(target=self._accept, args=(listener,), name="llm_datadist listener", daemon=True).start()
-
-    def stop_listening(self) -> None:
-        """Closes the listeners."""
-        listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
-            listener.close()
+        self._half: dict[str, tuple[int, bytes, Channel]] = {}  # by token, those whose second connection is to come
+        self._calling: set[int] = set()  # the clusters that a call of ``link`` connects to
+        self.listeners = Listeners(self._greet)
 
     def find(self, cluster_id: int) -> Link:
         """The link to a cluster.
@@ -101,24 +84,23 @@ class Links:
             addresses: Where it listens; the first that answers counts.
             deadline: When to give up.
         """
-        if self._linked(cluster_id):
-            return LLMStatusCode.LLM_ALREADY_LINK
-        if any(link.busy for link in list(self._ended.get(cluster_id, ()))):
-            logger.error("link_clusters: a transfer of the last link to cluster %d is still in flight", cluster_id)
-            return LLMStatusCode.LLM_LINK_BUSY
-        status = LLMStatusCode.LLM_LINK_FAILED
-        for address in addresses:
-            try:
-                self._connect(cluster_id, address, deadline)
-                return LLMStatusCode.LLM_SUCCESS
-            except TimeoutError:
-                status, reason = LLMStatusCode.LLM_TIMEOUT, "no answer in time"
-            except Closed as error:
-                status, reason = LLMStatusCode.LLM_LINK_FAILED, str(error)
-            except LLMException as error:
-                status, reason = error.status_code, str(error)
-            logger.error("link_clusters: no link to cluster %d at %s:%d: %s", cluster_id, *address, reason)
-        return status
+        while True:
+            if self._linked(cluster_id):
+                return LLMStatusCode.LLM_ALREADY_LINK
+            if any(link.busy for link in list(self._ended.get(cluster_id, ()))):
+                logger.error("link_clusters: a transfer of the last link to cluster %d is still in flight", cluster_id)
+                return LLMStatusCode.LLM_LINK_BUSY
+            if self._claim(cluster_id):
+                try:
+                    status = self._call(cluster_id, addresses, deadline)
+                finally:
+                    self._calling.remove(cluster_id)
+                if status is not LLMStatusCode.LLM_LINK_BUSY:
+                    return status
+            if time.monotonic() > deadline:
+                logger.error("link_clusters: another link to cluster %d is being made", cluster_id)
+                return LLMStatusCode.LLM_LINK_BUSY
+            time.sleep(_CROSSING_POLL_SECONDS)
 
     def unlink(self, cluster_id: int, timeout_ms: int, *, force: bool) -> LLMStatusCode:
         """Ends a link on both sides; with ``force`` on this side, without asking the peer."""
@@ -129,8 +111,7 @@ class Links:
         if not force:
             deadline = time.monotonic() + timeout_ms / 1000
             try:
-                with link.use(deadline):
-                    link.ask({"do": "unlink", "timeout": timeout_ms}, deadline + 1)
+                link.unlink(timeout_ms, deadline)
             except LLMException as error:
                 if link.lost and error.status_code is LLMStatusCode.LLM_LINK_FAILED:
                     return LLMStatusCode.LLM_SUCCESS  # the peer is gone, and with it the link
@@ -142,7 +123,7 @@ class Links:
 
     def close(self, deadline: float) -> None:
         """Ends all links, and waits until the peers have given back what they borrowed, or the deadline."""
-        self.stop_listening()
+        self.listeners.close()
         links = list(self._links.values())
         for link in links:
             link.drop()
@@ -154,6 +135,33 @@ class Links:
         if link is not None and link.ended():
             link.drop()
         return self.has(cluster_id)
+
+    def _claim(self, cluster_id: int) -> bool:
+        """Whether this thread may call a cluster: no link to it exists or is being made. See Note [Crossing calls]."""
+        with self._lock:
+            called = any(half == cluster_id and not channel.ended() for half, _, channel in self._half.values())
+            free = not called and cluster_id not in self._calling and cluster_id not in self._links
+            if free:
+                self._calling.add(cluster_id)
+            return free
+
+    def _call(self, cluster_id: int, addresses: Sequence[tuple[str, int]], deadline: float) -> LLMStatusCode:
+        """Tries the addresses. Returns LLM_LINK_BUSY, and logs nothing, if the cluster is calling this one."""
+        status = LLMStatusCode.LLM_LINK_FAILED
+        for address in addresses:
+            try:
+                self._connect(cluster_id, address, deadline)
+                return LLMStatusCode.LLM_SUCCESS
+            except TimeoutError:
+                status, reason = LLMStatusCode.LLM_TIMEOUT, "no answer in time"
+            except Closed as error:
+                status, reason = LLMStatusCode.LLM_LINK_FAILED, str(error)
+            except LLMException as error:
+                status, reason = error.status_code, str(error)
+                if status is LLMStatusCode.LLM_LINK_BUSY:
+                    return status
+            logger.error("link_clusters: no link to cluster %d at %s:%d: %s", cluster_id, *address, reason)
+        return status
 
     def _greeting(self) -> dict[str, Any]:
         metadata = base64.b64encode(self.engine.metadata).decode()
@@ -183,17 +191,6 @@ class Links:
             raise
         self._add(link)
 
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connected, _ = listener.accept()
-            except OSError:
-                if listener not in self._listeners:
-                    return
-                time.sleep(0.1)  # no descriptors are left, perhaps for a moment
-                continue
-            threading.Thread(target=self._greet, args=(connected,), name="llm_datadist greeting", daemon=True).start()
-
     def _greet(self, connected: socket.socket) -> None:
         """Answers a connection, which may be from anything."""
         deadline = time.monotonic() + _GREETING_SECONDS
@@ -202,31 +199,45 @@ class Links:
             channel.authenticate(deadline, listener=True)
             message = channel.receive(deadline)
             if "token" in message:
-                cluster_id, agent, answers = self._half.pop(message["token"])
-                link = self._make(cluster_id, agent, channel, answers)
-                self._add(link)
-                channel.send({}, deadline)
-                return
+                return self._second_half(message["token"], channel, deadline)
             self._first_half(message, channel, deadline)
         except (Closed, TimeoutError, KeyError, TypeError, ValueError) as error:
             logger.warning("refused a connection to the listener: %s", str(error) or "it said nothing")
             channel.close()
 
     def _first_half(self, message: dict[str, Any], channel: Channel, deadline: float) -> None:
-        cluster_id = message["cluster"]
+        cluster_id, metadata, token = message["cluster"], base64.b64decode(message["metadata"]), secrets.token_hex()
         if message["protocol"] != _PROTOCOL:
             return self._refuse(channel, LLMStatusCode.LLM_LINK_FAILED, "another version of the package", deadline)
-        if self._linked(cluster_id):
+        linked = self._linked(cluster_id)
+        with self._lock:
+            crossing = cluster_id in self._calling and self.cluster_id < cluster_id
+            if not linked and not crossing:
+                self._half[token] = cluster_id, metadata, channel
+        if linked:
             text = f"it has a link to cluster {cluster_id}"
             return self._refuse(channel, LLMStatusCode.LLM_ALREADY_LINK, text, deadline)
-        agent = self.engine.add_peer(base64.b64decode(message["metadata"]))
-        token = secrets.token_hex()
-        self._half[token] = cluster_id, agent, channel
+        if crossing:
+            return self._refuse(channel, LLMStatusCode.LLM_LINK_BUSY, "it is calling this cluster", deadline)
         channel.send({**self._greeting(), "token": token}, deadline)
         forget = threading.Timer(_GREETING_SECONDS, self._forget_half, (token,))
         forget.daemon = True
         forget.start()
         return None
+
+    def _second_half(self, token: str, channel: Channel, deadline: float) -> None:
+        try:
+            cluster_id, metadata, answers = self._half[token]
+            agent = self.engine.add_peer(metadata)
+            with self._lock:
+                if cluster_id in self._links:
+                    raise Closed(f"there is a link to cluster {cluster_id} by now")
+                del self._half[token]
+                self._add(self._make(cluster_id, agent, channel, answers))
+        except BaseException:
+            self._forget_half(token)
+            raise
+        channel.send({}, deadline)
 
     def _forget_half(self, token: str) -> None:
         half = self._half.pop(token, None)

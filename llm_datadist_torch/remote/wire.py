@@ -16,8 +16,6 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any
 
-from ..status import LLMStatusCode, llm_error
-
 SECRET = "LLM_DATADIST_SECRET"
 """The environment variable with the secret that all processes share."""
 
@@ -146,18 +144,6 @@ def connect(address: tuple[str, int], deadline: float) -> Channel:
         channel.close()
         raise
     return channel
-
-
-def listen(address: tuple[str, int]) -> socket.socket:
-    """Listens at one address.
-
-    Raises:
-        LLMException: LLM_FAILED if that cannot be had.
-    """
-    try:
-        return socket.create_server(address, backlog=64)
-    except OSError as error:
-        raise llm_error(LLMStatusCode.LLM_FAILED, f"cannot listen at {address[0]}:{address[1]}: {error}") from error
 
 
 def _forget_in_child() -> None:

@@ -8,9 +8,9 @@ import threading
 import time
 
 import pytest
-from remote_utils import PEER, Pair, Peer, desc, linked, wait_until
+from remote_utils import PEER, SELF, Pair, Peer, cluster, desc, free_port, linked, wait_until
 
-from llm_datadist_torch import CacheKeyByIdAndIndex, LLMStatusCode
+from llm_datadist_torch import CacheKeyByIdAndIndex, LLMRole, LLMStatusCode
 
 
 def test_an_idle_link_uses_no_processor(peer: Peer) -> None:
@@ -51,6 +51,49 @@ def test_restart_with_the_same_id() -> None:
         pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), own)
         assert own.tensors[0].tolist() == [[[2.0] * 8]]
         second.process.kill()
+
+
+def test_calls_that_cross_make_one_link(peer: Peer) -> None:
+    """Both processes listen, and call each other at the same time, or nearly."""
+    port = free_port()
+    threads = "sum(thread.name.startswith('llm_datadist link') for thread in threading.enumerate())"
+    with linked(peer) as pair:
+        mine, theirs = cluster(PEER, pair.port), f"[cluster({SELF}, {port})]"
+        pair.datadist.unlink_clusters([mine])
+        options = {"llm.listenIpInfo": f"127.0.0.1:{port}"}
+        pair.datadist.switch_role(LLMRole.MIX, options)
+        peer.do("import threading")
+        for later in (0.0, 0.0, 0.0, 0.001, -0.001, 0.002, -0.002):
+            at = time.time() + 0.05
+            other = peer.start(
+                f"while time.time() < {at + later}: pass\ncodes = datadist.link_clusters({theirs}, 5000)[1]"
+            )
+            while time.time() < at:
+                pass
+            codes = pair.datadist.link_clusters([mine], 5000)[1]
+            other()
+            codes += peer.get("codes")
+            assert set(codes) == {LLMStatusCode.LLM_SUCCESS, LLMStatusCode.LLM_ALREADY_LINK}
+            assert eval(threads) == peer.get(threads) == 1
+            assert pair.datadist.check_link_status(PEER) is LLMStatusCode.LLM_SUCCESS
+            assert peer.get(f"datadist.unlink_clusters({theirs})[0]") is LLMStatusCode.LLM_SUCCESS
+            wait_until(lambda: pair.datadist.check_link_status(PEER) is LLMStatusCode.LLM_NOT_YET_LINK, "linked here")
+            wait_until(lambda: eval(threads) == peer.get(threads) == 0, "a thread of a link lives")
+
+
+def test_both_sides_unlink_at_the_same_time(pair: Pair) -> None:
+    """Neither takes the other one's call for a transfer, and waits for it."""
+    mine, theirs = [cluster(PEER, pair.port)], f"[cluster({SELF}, 1)]"
+    for _ in range(5):
+        at = time.time() + 0.05
+        other = pair.peer.start(f"while time.time() < {at}: pass\ncode = datadist.unlink_clusters({theirs}, 10_000)[0]")
+        while time.time() < at:
+            pass
+        code = pair.datadist.unlink_clusters(mine, 10_000)[0]
+        other()
+        assert code is pair.peer.get("code") is LLMStatusCode.LLM_SUCCESS
+        assert time.time() < at + 5
+        pair.link()
 
 
 @pytest.mark.slow

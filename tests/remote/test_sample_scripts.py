@@ -3,8 +3,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,19 +30,24 @@ def test_only_the_import_changes(script: Path, tmp_path: Path) -> None:
     count = PROCESSES[script.stem]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common["LISTEN_PORTS"] = ",".join(str(free_port()) for _ in range(2))
+    logs = [tmp_path / f"{rank}.log" for rank in range(count)]
     running = [
         subprocess.Popen(
-            [sys.executable, ported],
+            [sys.executable, "-X", "faulthandler", ported],
             env={**os.environ, **common, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
+            stdout=log.open("w"),
             stderr=subprocess.STDOUT,
-            text=True,
         )
-        for rank in range(count)
+        for rank, log in enumerate(logs)
     ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert all(output.splitlines()[-1] == "done" for output in outputs), "\n".join(outputs)
+    deadline = time.monotonic() + 120
+    # One that fails leaves the others in a barrier: then there is nothing more to wait for.
+    while time.monotonic() < deadline and {process.poll() for process in running} <= {None, 0}:
+        if all(process.poll() == 0 for process in running):
+            break
+        time.sleep(0.05)
+    for process in running:
+        process.send_signal(signal.SIGABRT)  # prints where the threads of a process are that hangs
+        process.wait()
+    outputs = [log.read_text() for log in logs]
+    assert all(output.splitlines()[-1:] == ["done"] for output in outputs), "\n\n".join(outputs)
