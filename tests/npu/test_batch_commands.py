@@ -207,7 +207,7 @@ def test_order_on_the_stream() -> None:
 
 @pytest.mark.parametrize("device", ["npu", "cpu"])
 def test_copies_on_the_device_are_refused(device: str) -> None:
-    """To read them would be to wait for the device."""
+    """Reading them would wait for the device."""
     dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
     copies = torch.tensor([(1, 0, 0, -1)]).to("npu")
     with nothing_written(*dst, *src), pytest.raises(ValueError, match="expected copies on the CPU, got npu:0"):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Llama decoder on NPU tensors, with copy_cache between and inside its steps: what it computes is what it computes on
-the CPU, eager, captured and compiled.
+"""A Llama decoder on NPU tensors, with copy_cache between and inside its steps: the same results as on the CPU, eager,
+captured and compiled.
 
 Run by hand for one mode of torch_npu's task queue, and by test_queue_modes.py for all of them.
 """

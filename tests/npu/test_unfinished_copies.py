@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to a blocking copy after its timeout: order, memory, errors, streams."""
+"""Blocking copies after their timeout: order, memory, errors, streams."""
 
 import gc
 import threading
