@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -16,15 +15,17 @@ from utils import assert_same_bytes
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
-def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "inductor") -> str:
-    """Runs a function eagerly and compiled, on copies of the same arguments, and compares all tensors afterwards.
+def clone_all(value: Any) -> Any:
+    return torch.utils._pytree.tree_map_only(Tensor, torch.clone, value)
 
-    Views of one storage are views of one storage in each copy too.
+
+def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "inductor") -> str:
+    """Runs a function eagerly and compiled, on clones of the same arguments, and compares all tensors afterwards.
 
     Returns:
         The code that Inductor generated, if it is the backend.
     """
-    eager_args, compiled_args = deepcopy(args), deepcopy(args)
+    eager_args, compiled_args = clone_all(args), clone_all(args)
     eager_result = function(*eager_args)
     compiled = torch.compile(function, fullgraph=True, backend=backend)
     code: list[str] = []
@@ -40,7 +41,9 @@ def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "ind
 
 def assert_no_cache_is_cloned(code: str) -> None:
     """Checks that the generated wrapper makes no tensor: these functions only copy between their arguments."""
-    assert "torch.ops.llm_datadist.copy_cache" in code
-    wrapper = re.split(r"^(?:def|runner) ", code[code.index("def call(") :], flags=re.MULTILINE)[0]
+    call = re.search(r"^( *)def call\(.*\n(?:\1 +.*\n|\n)+", code, re.MULTILINE)
+    assert call is not None
+    wrapper = call.group()
+    assert "torch.ops.llm_datadist.copy_cache" in wrapper
     for made in ("empty_strided", "clone", "copy_("):
         assert made not in wrapper, f"{made} in the generated code:\n{wrapper}"
