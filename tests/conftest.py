@@ -4,6 +4,7 @@
 import importlib.util
 
 import pytest
+import torch
 
 import llm_datadist_torch  # noqa: F401  (registers the ops)
 
@@ -27,3 +28,8 @@ collect_ignore = ONCE if HAS_NPU else ["ascend_sim", "npu"]
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture
+def fresh_dynamo() -> None:
+    torch._dynamo.reset()

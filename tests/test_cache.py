@@ -2,20 +2,15 @@
 """Cache, CacheDesc, DataType and Placement: names, defaults and refusals that LLM-DataDist's users rely on."""
 
 import ctypes
-import math
+from functools import partial
 
 import pytest
 import torch
-from utils import assert_same_bytes, cache, filled
+from utils import assert_same_bytes, cache, filled, refused
 
 from llm_datadist_torch import Cache, CacheDesc, DataType, LLMException, LLMStatusCode, Placement
 
-
-def refused(text: str, make: object, *args: object, **kwargs: object) -> None:
-    with pytest.raises(LLMException) as refusal:
-        make(*args, **kwargs)
-    assert text in str(refusal.value)
-    assert refusal.value.status_code is LLMStatusCode.LLM_PARAM_INVALID
+invalid = partial(refused, LLMStatusCode.LLM_PARAM_INVALID)
 
 
 class TestDataType:
@@ -33,10 +28,10 @@ class TestDataType:
             assert str(dtype) == "torch." + name.removeprefix("DT_").lower()
 
     def test_string_has_no_dtype(self) -> None:
-        refused("DT_STRING has no torch dtype", lambda: DataType.DT_STRING.torch_dtype)
+        invalid("DT_STRING has no torch dtype", lambda: DataType.DT_STRING.torch_dtype)
 
     def test_float8_has_no_data_type(self) -> None:
-        refused("torch.float8_e4m3fn has no DataType", DataType.from_torch, torch.float8_e4m3fn)
+        invalid("torch.float8_e4m3fn has no DataType", DataType.from_torch, torch.float8_e4m3fn)
 
 
 def test_placement_numbers() -> None:
@@ -66,8 +61,8 @@ class TestCacheDesc:
         desc.update_dim(-1, 16)
         assert (desc.shape, desc.batch_size, desc.size) == (kind((3, 2, 16)), 3, 96)
         assert desc == CacheDesc(1, (3, 2, 16), DataType.DT_INT8)
-        refused("dim_index (3) out of range [-3, 3)", desc.update_dim, 3, 1)
-        refused("must have dimensions, each greater than 0", desc.update_dim, 0, 0)
+        invalid("dim_index (3) out of range [-3, 3)", desc.update_dim, 3, 1)
+        invalid("must have dimensions, each greater than 0", desc.update_dim, 0, 0)
         with pytest.raises(TypeError, match=r"shape\[0\] must be int"):
             desc.update_dim(0, "1")
         assert desc.shape == kind((3, 2, 16))
@@ -129,7 +124,7 @@ class TestCacheDesc:
         ],
     )
     def test_invalid_values(self, kwargs: dict, text: str) -> None:
-        refused(text, CacheDesc, **{"num_tensors": 1, "shape": (4, 2), "data_type": DataType.DT_FLOAT, **kwargs})
+        invalid(text, CacheDesc, **{"num_tensors": 1, "shape": (4, 2), "data_type": DataType.DT_FLOAT, **kwargs})
 
 
 class TestFromTensors:
@@ -178,13 +173,13 @@ class TestFromTensors:
 
     def test_invalid_values(self) -> None:
         a = filled(4, 8)
-        refused("tensors must hold at least one tensor", Cache.from_tensors, [])
-        refused("tensors[1] must have the shape of tensors[0]", Cache.from_tensors, [a, filled(4, 9)])
-        refused("tensors[1] must have the dtype of tensors[0]", Cache.from_tensors, [a, a.int()])
-        refused("tensors[1] must have the device of tensors[0]", Cache.from_tensors, [a, a.to("meta")])
-        refused("batch_dim (2) out of range [0, 2)", Cache.from_tensors, a, batch_dim=2)
-        refused("batch_dim (-1) out of range [0, 2)", Cache.from_tensors, a, batch_dim=-1)
-        refused("must have dimensions, each greater than 0", Cache.from_tensors, torch.empty(0, 8))
+        invalid("tensors must hold at least one tensor", Cache.from_tensors, [])
+        invalid("tensors[1] must have the shape of tensors[0]", Cache.from_tensors, [a, filled(4, 9)])
+        invalid("tensors[1] must have the dtype of tensors[0]", Cache.from_tensors, [a, a.int()])
+        invalid("tensors[1] must have the device of tensors[0]", Cache.from_tensors, [a, a.to("meta")])
+        invalid("batch_dim (2) out of range [0, 2)", Cache.from_tensors, a, batch_dim=2)
+        invalid("batch_dim (-1) out of range [0, 2)", Cache.from_tensors, a, batch_dim=-1)
+        invalid("must have dimensions, each greater than 0", Cache.from_tensors, torch.empty(0, 8))
 
 
 class TestCreateCpuCache:
@@ -211,9 +206,9 @@ class TestCreateCpuCache:
     def test_refusals(self) -> None:
         desc = CacheDesc(2, (4, 8), DataType.DT_FLOAT, Placement.HOST)
         on_device = CacheDesc(2, (4, 8), DataType.DT_FLOAT)
-        refused("cache_desc.placement must be HOST, got DEVICE", Cache.create_cpu_cache, on_device, [8, 8])
-        refused("addrs must hold 2 addresses (num_tensors), got 1", Cache.create_cpu_cache, desc, [8])
-        refused("addrs[1] (0) must not be 0", Cache.create_cpu_cache, desc, [8, 0])
+        invalid("cache_desc.placement must be HOST, got DEVICE", Cache.create_cpu_cache, on_device, [8, 8])
+        invalid("addrs must hold 2 addresses (num_tensors), got 1", Cache.create_cpu_cache, desc, [8])
+        invalid("addrs[1] (0) must not be 0", Cache.create_cpu_cache, desc, [8, 0])
         with pytest.raises(TypeError, match="cache_desc must be CacheDesc"):
             Cache.create_cpu_cache(None, [8, 8])
         with pytest.raises(TypeError, match=r"addrs\[1\] must be int"):
@@ -225,4 +220,3 @@ class TestCreateCpuCache:
 def test_repr() -> None:
     text = repr(Cache.from_tensors(filled(2, 4, 8), batch_dim=1))
     assert "num_tensors=2" in text and "shape=(4, 8)" in text and "DT_FLOAT" in text
-    assert math.prod((4, 8)) * 4 == Cache.from_tensors(filled(2, 4, 8), batch_dim=1).cache_desc.size

@@ -16,10 +16,7 @@ from versions import STRIDES_TAG
 
 from llm_datadist_torch import Cache
 
-
-@pytest.fixture(autouse=True)
-def fresh_dynamo() -> None:
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 class TestOpcheck:
@@ -44,90 +41,80 @@ class TestOpcheck:
         torch.library.opcheck(op, args, {"batch_dim": 0, "timeout_ms": 1000}, test_utils=OPCHECKS[:2])
 
 
+def lists(dst: list[Tensor], src: list[Tensor], row: int) -> None:
+    copy_cache(dst, src, row, 1)
+
+
+def one_list(tensors: list[Tensor], row: int) -> None:
+    copy_cache(tensors, tensors, row, 1)
+
+
+def stacked(dst: Tensor, src: Tensor, row: int) -> None:
+    copy_cache([dst], [src], row, 1, batch_dim=1)
+
+
+def one_stack(stack: Tensor, row: int) -> None:
+    copy_cache([stack], [stack], row, 1, batch_dim=1)
+
+
+def keys_and_values(layers: list[Tensor], row: int) -> None:
+    keys, values = [kv[0] for kv in layers], [kv[1] for kv in layers]
+    copy_cache(keys, keys, row, 1)
+    copy_cache(values, values, row, 1)
+
+
+def values_to_keys(dst: list[Tensor], src: list[Tensor], row: int) -> None:
+    copy_cache([kv[0] for kv in dst], [kv[1] for kv in src], row, 1)
+
+
+def two_calls(tensors: list[Tensor], row: int) -> None:
+    copy_cache(tensors, tensors, row, 0)
+    copy_cache(tensors, tensors, row + 1, row)
+
+
+def new_keys(layers: list[Tensor], keys: Tensor, position: Tensor, row: int) -> None:
+    """As in a model: new keys are written to the cache at a position, then a row is copied."""
+    for layer in layers:
+        layer.index_copy_(1, position, keys)
+    copy_cache(layers, layers, row, 1)
+
+
+def interleaved_layers(whole: Tensor, row: int) -> None:
+    layers = [whole[:, layer] for layer in range(3)]
+    copy_cache(layers, layers, row, 1)
+
+
+# The function, and its arguments.
+GRAPHS: dict[str, tuple[Any, ...]] = {
+    "two lists": (lists, cache(3, 4, 8), cache(3, 4, 8, seed=1), 2),
+    "one list": (one_list, cache(3, 4, 8), 2),
+    "stacked": (stacked, filled(3, 4, 8), filled(3, 4, 8, seed=1), 2),
+    "one stack": (one_stack, filled(3, 4, 8), 2),
+    "keys and values sliced in the graph": (keys_and_values, cache(3, 2, 4, 8), 2),
+    "slices of two caches": (values_to_keys, cache(3, 2, 4, 8), cache(3, 2, 4, 8, seed=1), 2),
+    "two calls in a row": (two_calls, cache(3, 4, 8), 1),
+    "update and copy": (new_keys, cache(2, 4, 8, 3), filled(4, 1, 3, seed=1), torch.tensor([2]), 3),
+    "layers of one buffer": (lists, list(filled(3, 4, 8)), list(filled(3, 4, 8, seed=1)), 2),
+    "interleaved layers sliced in the graph": (interleaved_layers, filled(4, 3, 8), 2),
+}
+
+
 @pytest.mark.slow
 class TestNoClone:
     """A compiled graph passes the caches themselves to the op, and no copies of them."""
 
-    def test_two_lists(self) -> None:
-        def function(dst: list[Tensor], src: list[Tensor], row: int) -> None:
-            copy_cache(dst, src, row, 1)
-
-        assert_no_cache_is_cloned(check_compiled(function, cache(3, 4, 8), cache(3, 4, 8, seed=1), 2))
-
-    def test_same_list(self) -> None:
-        def function(tensors: list[Tensor], row: int) -> None:
-            copy_cache(tensors, tensors, row, 1)
-
-        assert_no_cache_is_cloned(check_compiled(function, cache(3, 4, 8), 2))
-
-    def test_stacked(self) -> None:
-        def function(dst: Tensor, src: Tensor, row: int) -> None:
-            copy_cache([dst], [src], row, 1, batch_dim=1)
-
-        assert_no_cache_is_cloned(check_compiled(function, filled(3, 4, 8), filled(3, 4, 8, seed=1), 2))
-
-    def test_same_stacked(self) -> None:
-        def function(stacked: Tensor, row: int) -> None:
-            copy_cache([stacked], [stacked], row, 1, batch_dim=1)
-
-        assert_no_cache_is_cloned(check_compiled(function, filled(3, 4, 8), 2))
-
-    def test_slices_taken_in_the_graph(self) -> None:
-        def function(layers: list[Tensor], row: int) -> None:
-            keys, values = [kv[0] for kv in layers], [kv[1] for kv in layers]
-            copy_cache(keys, keys, row, 1)
-            copy_cache(values, values, row, 1)
-
-        assert_no_cache_is_cloned(check_compiled(function, cache(3, 2, 4, 8), 2))
-
-    def test_slices_of_two_caches(self) -> None:
-        def function(dst: list[Tensor], src: list[Tensor], row: int) -> None:
-            copy_cache([kv[0] for kv in dst], [kv[1] for kv in src], row, 1)
-
-        assert_no_cache_is_cloned(check_compiled(function, cache(3, 2, 4, 8), cache(3, 2, 4, 8, seed=1), 2))
-
-    def test_two_calls_in_a_row(self) -> None:
-        def function(tensors: list[Tensor], row: int) -> None:
-            copy_cache(tensors, tensors, row, 0)
-            copy_cache(tensors, tensors, row + 1, row)
-
-        assert_no_cache_is_cloned(check_compiled(function, cache(3, 4, 8), 1))
-
-    def test_static_cache_update_and_copy(self) -> None:
-        """As in a model: new keys are written to the cache at a position, then a row is copied."""
-
-        def function(layers: list[Tensor], keys: Tensor, position: Tensor, row: int) -> None:
-            for layer in layers:
-                layer.index_copy_(1, position, keys)
-            copy_cache(layers, layers, row, 1)
-
-        args = (cache(2, 4, 8, 3), filled(4, 1, 3, seed=1), torch.tensor([2]), 3)
+    @pytest.mark.parametrize("name", GRAPHS)
+    def test_graph(self, name: str) -> None:
+        function, *args = GRAPHS[name]
         assert_no_cache_is_cloned(check_compiled(function, *args))
-
-    def test_layers_of_one_buffer(self) -> None:
-        def function(dst: list[Tensor], src: list[Tensor], row: int) -> None:
-            copy_cache(dst, src, row, 1)
-
-        layers = [list(filled(3, 4, 8, seed=seed)) for seed in (0, 1)]
-        assert_no_cache_is_cloned(check_compiled(function, *layers, 2))
-
-    def test_interleaved_layers_sliced_in_the_graph(self) -> None:
-        def function(whole: Tensor, row: int) -> None:
-            layers = [whole[:, layer] for layer in range(3)]
-            copy_cache(layers, layers, row, 1)
-
-        assert_no_cache_is_cloned(check_compiled(function, filled(4, 3, 8), 2))
 
     @pytest.mark.xfail(strict=True, reason="Inductor clones all but one of the mutated inputs that share a storage")
     def test_interleaved_layers_sliced_outside_the_graph(self) -> None:
         """A limit of Inductor. docs/contract.md documents it, and how to avoid it."""
 
-        def function(layers: list[Tensor], row: int) -> None:
-            copy_cache(layers, layers, row, 1)
-
         whole = filled(4, 3, 8)
         expected = reference_copy([whole[:, 1]], [whole[:, 1]], 2, 1)
-        _, code = run_and_get_code(torch.compile(function, fullgraph=True), list(whole.unbind(1)), 2)
+        _, code = run_and_get_code(torch.compile(one_list, fullgraph=True), list(whole.unbind(1)), 2)
         assert_same_bytes([whole[:, 1]], expected)
         assert_no_cache_is_cloned("\n".join(code))
 

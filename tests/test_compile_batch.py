@@ -10,20 +10,13 @@ import torch
 from compile_utils import OPCHECKS, assert_no_cache_is_cloned, check_compiled
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
-from utils import assert_same_bytes, cache, copy_cache_batch, filled, reference_batch
+from utils import assert_same_bytes, cache, copy_cache_batch, filled, reference_batch, whole_rows
 
 SWAP = torch.tensor([[0, 1, 0, -1], [1, 0, 0, -1], [3, 2, 4, 8]])
 NONE = torch.empty(0, 4, dtype=torch.int64)
 
 
-@pytest.fixture(autouse=True)
-def fresh_dynamo() -> None:
-    torch._dynamo.reset()
-
-
-def whole_rows(dst_rows: Tensor, src_rows: Tensor) -> Tensor:
-    zeros = torch.zeros_like(dst_rows)
-    return torch.stack([dst_rows, src_rows, zeros, zeros - 1], dim=1)
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 class TestOpcheck:
@@ -46,33 +39,26 @@ class TestOpcheck:
         torch.library.opcheck(op, args, {"batch_dim": 0, "timeout_ms": 1000}, test_utils=OPCHECKS[:2])
 
 
+def keys_and_values(layers: list[Tensor], copies: Tensor) -> None:
+    for part in (0, 1):
+        views = [kv[part] for kv in layers]
+        copy_cache_batch(views, views, copies)
+
+
 @pytest.mark.slow
 class TestNoClone:
-    def test_two_lists(self) -> None:
-        def function(dst: list[Tensor], src: list[Tensor], copies: Tensor) -> None:
-            copy_cache_batch(dst, src, copies)
-
-        assert_no_cache_is_cloned(check_compiled(function, cache(3, 4, 8), cache(3, 4, 8, seed=1), SWAP))
-
-    def test_swap_in_one_list(self) -> None:
-        def function(tensors: list[Tensor], copies: Tensor) -> None:
-            copy_cache_batch(tensors, tensors, copies)
-
-        assert_no_cache_is_cloned(check_compiled(function, cache(3, 4, 8), SWAP))
-
-    def test_swap_in_one_stack(self) -> None:
-        def function(stacked: Tensor, copies: Tensor) -> None:
-            copy_cache_batch([stacked], [stacked], copies, batch_dim=1)
-
-        assert_no_cache_is_cloned(check_compiled(function, filled(3, 4, 8), SWAP))
-
-    def test_keys_and_values_sliced_in_the_graph(self) -> None:
-        def function(layers: list[Tensor], copies: Tensor) -> None:
-            for part in (0, 1):
-                views = [kv[part] for kv in layers]
-                copy_cache_batch(views, views, copies)
-
-        assert_no_cache_is_cloned(check_compiled(function, cache(3, 2, 4, 8), SWAP))
+    @pytest.mark.parametrize(
+        ("function", "args"),
+        [
+            (copy_cache_batch, (cache(3, 4, 8), cache(3, 4, 8, seed=1))),
+            (lambda tensors, copies: copy_cache_batch(tensors, tensors, copies), (cache(3, 4, 8),)),
+            (lambda stack, copies: copy_cache_batch([stack], [stack], copies, batch_dim=1), (filled(3, 4, 8),)),
+            (keys_and_values, (cache(3, 2, 4, 8),)),
+        ],
+        ids=["two lists", "one list", "one stack", "keys and values sliced in the graph"],
+    )
+    def test_graph(self, function: Any, args: tuple[Any, ...]) -> None:
+        assert_no_cache_is_cloned(check_compiled(function, *args, SWAP))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])

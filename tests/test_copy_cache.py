@@ -128,13 +128,6 @@ class TestBatchDim:
     def test_stacked_cache(self, device: str) -> None:
         check_copy([filled(5, 4, 8, device=device)], [filled(5, 2, 8, device=device, seed=1)], 3, 1, 4, 9, batch_dim=1)
 
-    def test_stacked_equals_list(self, device: str) -> None:
-        dst, src = filled(5, 4, 8, device=device), filled(5, 2, 8, device=device, seed=1)
-        as_list = dst.clone()
-        copy_cache([dst], [src], 3, 1, 4, 9, batch_dim=1)
-        copy_cache(list(as_list), list(src), 3, 1, 4, 9)
-        assert_same_bytes([dst], [as_list])
-
     @pytest.mark.parametrize(("dst_batch", "src_batch"), [(1, 2), (2, 1), (1, 1)])
     def test_without_gaps_on_one_side_or_both(self, device: str, dst_batch: int, src_batch: int) -> None:
         dst, src = filled(5, dst_batch, 8, device=device), filled(5, src_batch, 8, device=device, seed=1)

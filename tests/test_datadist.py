@@ -3,11 +3,10 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from utils import cache
+from utils import cache, refused
 
 from llm_datadist_torch import (
     CacheDesc,
@@ -32,13 +31,6 @@ def datadist() -> Iterator[LLMDataDist]:
     made = LLMDataDist(LLMRole.PROMPT, 0)
     yield made
     made.finalize()
-
-
-def refused(code: LLMStatusCode, text: str, call: Callable[..., Any], *args: Any) -> None:
-    with pytest.raises(LLMException) as refusal:
-        call(*args)
-    assert refusal.value.status_code is code
-    assert text in str(refusal.value)
 
 
 def test_roles() -> None:

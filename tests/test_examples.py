@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from types import ModuleType
@@ -11,24 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from utils import ROOT, run
+from utils import ROOT, load_example, run
 
 EXAMPLES = ROOT / "examples"
 REQUESTS, PREFIX, SUFFIX = 3, 48, 5
 pytestmark = pytest.mark.slow
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def prefix_sharing() -> ModuleType:
-    return load("prefix_sharing")
+    return load_example("prefix_sharing")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +97,7 @@ class TestBeamSearch:
         assert 0 < float(moved) < float(instead)
 
     def test_check_can_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        module = load("beam_search")
+        module = load_example("beam_search")
         monkeypatch.setattr(module.InPlaceCache, "reorder_cache", lambda self, beam_idx: None)
         monkeypatch.setattr(sys, "argv", ["beam_search.py", "--device=cpu"])
         with pytest.raises(AssertionError, match="other tokens than with transformers' own cache"):
@@ -119,7 +110,7 @@ class TestPagedBlocks:
 
     @pytest.mark.parametrize(("broken", "what"), [("copy_blocks", "fork"), ("swap_blocks", "out and in")])
     def test_checks_can_fail(self, monkeypatch: pytest.MonkeyPatch, broken: str, what: str) -> None:
-        module = load("paged_blocks")
+        module = load_example("paged_blocks")
         monkeypatch.setattr(module, broken, lambda *args: None)
         monkeypatch.setattr(sys, "argv", ["paged_blocks.py", "--device=cpu"])
         with pytest.raises(AssertionError, match=f"{what}, blocks .*: other contents than before"):

@@ -5,7 +5,6 @@ REFUSED has one entry for each way a call can be wrong. Each runs through the op
 (LLM_PARAM_INVALID, which is a ValueError too), and both give the same text.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -259,17 +258,11 @@ cases = pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
 @cases
 def test_op(case: Refused, device: str) -> None:
     dst, src = case.make(device)
-    with nothing_written(*dst, *src), pytest.raises(ValueError, match=re.escape("copy_cache: ")) as refusal:
-        copy_cache(dst, src, *case.args, batch_dim=case.batch_dim)
-    assert case.text in str(refusal.value)
-
-
-@cases
-def test_op_names_the_request(case: Refused) -> None:
-    dst, src = case.make("cpu")
     args = case.args + (0, 0, 0, -1)[len(case.args) :]
-    with pytest.raises(ValueError, match=re.escape(" (req_id 18446744073709551615)")):
+    with nothing_written(*dst, *src), pytest.raises(ValueError, match=r"^copy_cache: ") as refusal:
         copy_cache(dst, src, *args, -1, batch_dim=case.batch_dim)
+    assert case.text in str(refusal.value)
+    assert str(refusal.value).endswith(" (req_id 18446744073709551615)")
 
 
 @cases

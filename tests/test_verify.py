@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m llm_datadist_torch verify``: every check on the device of the tests, and what becomes of bad checks."""
+"""``python -m llm_datadist_torch verify``: every check on the device of the tests; checks that crash or hang."""
 
 import json
 from collections import Counter

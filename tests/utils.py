@@ -4,15 +4,21 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
+
+from llm_datadist_torch import LLMException, LLMStatusCode
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -103,6 +109,11 @@ def table(copies: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor(copies, dtype=torch.int64).view(-1, 4)
 
 
+def whole_rows(dst_rows: Tensor, src_rows: Tensor) -> Tensor:
+    """The copies argument that copies whole rows."""
+    return torch.stack([dst_rows, src_rows, torch.zeros_like(dst_rows), torch.full_like(dst_rows, -1)], dim=1)
+
+
 def _check(call: Callable[[], object], dst: Sequence[Tensor], src: Sequence[Tensor], expected: list[Tensor]) -> None:
     unchanged = [to_host(s) for s in src]
     shared = {t.untyped_storage().data_ptr() for t in dst} & {t.untyped_storage().data_ptr() for t in src}
@@ -126,11 +137,28 @@ def check_batch(dst: Sequence[Tensor], src: Sequence[Tensor], copies: Sequence[S
     _check(lambda: copy_cache_batch(dst, src, table(copies), **kwargs), dst, src, expected)
 
 
+def refused(code: LLMStatusCode, text: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Checks that a call raises LLMException with this code, and with the text in its message."""
+    with pytest.raises(LLMException) as refusal:
+        call(*args, **kwargs)
+    assert refusal.value.status_code is code, refusal.value
+    assert text in str(refusal.value)
+
+
 def shrunk(device: str) -> Tensor:
     """A [4, 8] float32 tensor whose storage was resized to 64 bytes, as some sharding libraries do."""
     tensor = filled(4, 8, device=device)
     tensor.untyped_storage().resize_(64)
     return tensor
+
+
+def load_example(name: str) -> ModuleType:
+    """A script of the folder examples as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run(*command: str | Path, cwd: Path = TESTS, code: int = 0, **env: str | None) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@
 // stream(false), which does not drain it. The task owns what it uses: the plan, staging buffers, and host memory that
 // has no other owner. Device memory needs no owner: the caching allocator gives a freed block only to later work.
 //
-// A failed task is an error of the queue: torch_npu raises it at its next synchronisation and drops every later task,
+// A failed task is an error of the queue: torch_npu raises it from a later call and drops every later task,
 // as for its own ops. The blocking op passes its errors to its caller itself, and does not fail the queue.
 
 #include <c10/core/DeviceGuard.h>

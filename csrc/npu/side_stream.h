@@ -5,8 +5,7 @@
 // - the memory that it reads and writes is kept alive;
 // - later work on the stream of the call runs after it, because that stream waits for it;
 // - no other blocking copy starts on its device. So copies stay in order, its error is not reported to another call,
-// and
-//   there are never more side streams than threads.
+//   and there are never more side streams than threads.
 
 #pragma once
 

@@ -9,7 +9,7 @@ import ctypes
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -124,48 +124,24 @@ def armed_faults() -> int:
     return library.ascend_sim_armed_faults()
 
 
-@contextmanager
-def stall_stream(stream: int) -> Iterator[None]:
+def stall_stream(stream: int) -> AbstractContextManager[None]:
     """Keeps the tasks of one stream from starting; ``stream`` is the handle, ``torch.npu.Stream.npu_stream``."""
-    _release_at_exit()
-    library.ascend_sim_stall_stream(stream, True)
-    try:
-        yield
-    finally:
-        library.ascend_sim_stall_stream(stream, False)
+    return _set("ascend_sim_stall_stream", stream, on=True, off=False)
 
 
-@contextmanager
-def stall_device(device: int = 0) -> Iterator[None]:
+def stall_device(device: int = 0) -> AbstractContextManager[None]:
     """Keeps the tasks of all streams of a device from starting, those of streams made later too."""
-    _release_at_exit()
-    library.ascend_sim_stall_device(device, True)
-    try:
-        yield
-    finally:
-        library.ascend_sim_stall_device(device, False)
+    return _set("ascend_sim_stall_device", device, on=True, off=False)
 
 
-@contextmanager
-def delay_tasks(milliseconds: int) -> Iterator[None]:
+def delay_tasks(milliseconds: int) -> AbstractContextManager[None]:
     """Makes each task of each stream wait that long before it starts."""
-    _release_at_exit()
-    library.ascend_sim_delay_tasks(milliseconds)
-    try:
-        yield
-    finally:
-        library.ascend_sim_delay_tasks(0)
+    return _set("ascend_sim_delay_tasks", on=milliseconds, off=0)
 
 
-@contextmanager
-def jitter_tasks(microseconds: int) -> Iterator[None]:
+def jitter_tasks(microseconds: int) -> AbstractContextManager[None]:
     """Makes each task of each stream wait for a random time, at most that long, before it starts."""
-    _release_at_exit()
-    library.ascend_sim_jitter_tasks(microseconds)
-    try:
-        yield
-    finally:
-        library.ascend_sim_jitter_tasks(0)
+    return _set("ascend_sim_jitter_tasks", on=microseconds, off=0)
 
 
 def device_memory(device: int = 0) -> MemoryUsage:
@@ -189,8 +165,15 @@ def _memory_usage(device: int) -> MemoryUsage:
     return MemoryUsage(size.value, allocations.value)
 
 
-def _release_at_exit() -> None:
+@contextmanager
+def _set(name: str, *args: int, on: int, off: int) -> Iterator[None]:
     # torch_npu synchronises its devices at exit, which a stall left behind would block for ever. Exit handlers run
     # last-registered first, so registering anew keeps this one ahead of torch_npu's.
     atexit.unregister(reset)
     atexit.register(reset)
+    function = getattr(library, name)
+    function(*args, on)
+    try:
+        yield
+    finally:
+        function(*args, off)

@@ -7,7 +7,7 @@ import ascend_sim
 from ascend_sim.acl_utils import H2D, SIZE, acl, made
 
 
-def test_what_a_capture_forbids(runtime):
+def test_calls_refused_during_a_capture(runtime):
     other_stream = made("aclrtCreateStream")
     assert acl("aclmdlRICaptureBegin", runtime.stream, 0) == 0
     assert runtime.synchronize() == 107027
@@ -23,7 +23,7 @@ def test_what_a_capture_forbids(runtime):
 
 
 def test_a_replay_keeps_event_order_and_no_other(runtime):
-    """Two streams write the same memory. Unordered, the stream that joined last goes first; a wait turns that round."""
+    """Two streams write the same memory. Without a wait between them, the stream that joined last runs first."""
     side, fork, join = made("aclrtCreateStream"), made("aclrtCreateEvent"), made("aclrtCreateEvent")
 
     def capture(*steps: str) -> int:
@@ -47,7 +47,7 @@ def test_a_replay_keeps_event_order_and_no_other(runtime):
         return code or runtime.read(runtime.device, 1)[0]
 
     assert capture("fork", "side", "main", "join") == 1
-    assert capture("fork", "main", "side", "join") == 1  # the order of submission is no order
+    assert capture("fork", "main", "side", "join") == 1  # the order of submission does not count
     assert capture("main", "fork", "side", "join") == 2
     assert capture("fork", "side", "join", "main") == 1
     assert capture("fork", "side") == 107025

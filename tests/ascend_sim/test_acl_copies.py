@@ -62,7 +62,7 @@ def test_strided_copies(runtime, dpitch, spitch, width, height, kind, code):
 
 
 @pytest.mark.parametrize("shift", [-24, -3, 0, 3, 24])
-def test_a_copy_onto_what_it_has_still_to_read_destroys_it(runtime, shift):
+def test_a_copy_that_overlaps_its_source_is_wrong(runtime, shift):
     before = bytes(i % 251 for i in range(SIZE))
     runtime.write(runtime.device, before)
     dst, src = 100 + shift, 100

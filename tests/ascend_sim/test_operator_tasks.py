@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator is as a task of a stream, and what the two calls that make it refuse."""
+"""Operators as tasks of a stream, and what the two calls of an operator refuse."""
 
 import ctypes
 import os

@@ -6,8 +6,8 @@ import weakref
 
 import pytest
 import torch
-from manager_utils import desc, fill, refused
-from utils import assert_same_bytes, cache, reference_batch
+from manager_utils import desc, fill
+from utils import assert_same_bytes, cache, reference_batch, refused
 
 from llm_datadist_torch import (
     BlocksCacheKey,

@@ -5,8 +5,8 @@ from collections import UserDict, UserList
 from types import MappingProxyType
 
 import pytest
-from manager_utils import desc, fill, refused
-from utils import assert_same_bytes, cache, reference_batch, to_host
+from manager_utils import desc, fill
+from utils import assert_same_bytes, cache, reference_batch, refused, to_host
 
 from llm_datadist_torch import Cache, CacheKey, CacheManager, LLMStatusCode
 
@@ -67,79 +67,37 @@ class TestBlocks:
         fewer = manager.allocate_blocks_cache(desc(device, num_tensors=1))
         fill(blocks)
         expected = [to_host(t) for t in blocks.tensors]
-        invalid = LLMStatusCode.LLM_PARAM_INVALID
+        copy, swap = manager.copy_blocks, manager.swap_blocks
+        outside, twice = "out of range [0, 4), the blocks of", "would be written from block 0 and from block 2"
         for text, call, *args in (
-            ("copy_blocks: cache must be a blocks cache", manager.copy_blocks, plain, {0: [1]}),
-            (
-                "copy_blocks: copy_block_info: block 4 out of range [0, 4), the blocks of cache",
-                manager.copy_blocks,
-                blocks,
-                {0: [1], 4: [2]},
-            ),
-            (
-                "copy_block_info: block -1 out of range [0, 4), the blocks of cache",
-                manager.copy_blocks,
-                blocks,
-                {0: [1, -1]},
-            ),
-            (
-                "copy_blocks: copy_block_info: block 1 would be written from block 0 and from block 2",
-                manager.copy_blocks,
-                blocks,
-                {0: [1], 2: [1]},
-            ),
-            (
-                "swap_blocks: src_to_dst: block 3 would be written from block 0 and from block 2",
-                manager.swap_blocks,
-                blocks,
-                blocks,
-                {0: 3, 1: 2, 2: 3},
-            ),
-            ("swap_blocks: src_cache must be a blocks cache", manager.swap_blocks, plain, blocks, {0: 1}),
-            ("swap_blocks: dst_cache must be a blocks cache", manager.swap_blocks, blocks, plain, {0: 1}),
+            ("copy_blocks: cache must be a blocks cache", copy, plain, {0: [1]}),
+            (f"copy_blocks: copy_block_info: block 4 {outside} cache", copy, blocks, {0: [1], 4: [2]}),
+            (f"copy_block_info: block -1 {outside} cache", copy, blocks, {0: [1, -1]}),
+            (f"copy_block_info: block {2**63} {outside} cache", copy, blocks, {0: [2**63]}),
+            (f"copy_blocks: copy_block_info: block 1 {twice}", copy, blocks, {0: [1], 2: [1]}),
+            (f"swap_blocks: src_to_dst: block 3 {twice}", swap, blocks, blocks, {0: 3, 1: 2, 2: 3}),
+            ("swap_blocks: src_cache must be a blocks cache", swap, plain, blocks, {0: 1}),
+            ("swap_blocks: dst_cache must be a blocks cache", swap, blocks, plain, {0: 1}),
             (
                 "src_cache and dst_cache must have the same block size, got 32 and 28 bytes",
-                manager.swap_blocks,
+                swap,
                 blocks,
                 smaller,
                 {0: 1},
             ),
+            (f"src_to_dst: block 9 {outside} dst_cache", swap, blocks, blocks, {0: 9}),
+            (f"src_to_dst: block 5 {outside} src_cache", swap, blocks, blocks, {5: 0}),
             (
-                "src_to_dst: block 9 out of range [0, 4), the blocks of dst_cache",
-                manager.swap_blocks,
-                blocks,
-                blocks,
-                {0: 9},
-            ),
-            (
-                "src_to_dst: block 5 out of range [0, 4), the blocks of src_cache",
-                manager.swap_blocks,
-                blocks,
-                blocks,
-                {5: 0},
-            ),
-            (
-                "swap_blocks: dst_cache and src_cache must have the same num_tensors, got num_tensors 2 and 1",
-                manager.swap_blocks,
+                "dst_cache and src_cache must have the same num_tensors, got num_tensors 2 and 1",
+                swap,
                 fewer,
                 blocks,
                 {0: 1},
             ),
             ("copy_cache: dst must be a contiguous cache", manager.copy_cache, blocks, plain),
         ):
-            refused(invalid, text, call, *args)
+            refused(LLMStatusCode.LLM_PARAM_INVALID, text, call, *args)
         assert_same_bytes(blocks.tensors, expected)
-
-    def test_block_above_int64(self) -> None:
-        manager = CacheManager()
-        text = "copy_blocks: copy_block_info: block 9223372036854775808 out of range [0, 4)"
-        refused(
-            LLMStatusCode.LLM_PARAM_INVALID,
-            text,
-            manager.copy_blocks,
-            manager.allocate_blocks_cache(desc()),
-            {0: [2**63]},
-        )
 
     def test_other_mappings_and_sequences(self) -> None:
         manager = CacheManager()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from manager_utils import desc, refused
-from utils import assert_same_bytes, cache, reference_batch, to_host
+from manager_utils import desc
+from utils import assert_same_bytes, cache, reference_batch, refused, to_host
 
 from llm_datadist_torch import (
     BlocksCacheKey,

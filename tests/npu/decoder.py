@@ -1,26 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Llama decoder with a KV cache, on any device, and a decoding step for it that needs copy_cache."""
 
-import importlib.util
 from copy import deepcopy
-from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
 from transformers import Cache, LlamaForCausalLM
-from utils import copy_cache
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def load_example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from utils import copy_cache, load_example
 
 prefix_sharing = load_example("prefix_sharing")
 

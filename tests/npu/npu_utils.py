@@ -2,7 +2,10 @@
 """Helpers of the NPU tests."""
 
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import ascend_sim
 import pytest
@@ -79,6 +82,18 @@ def checked_batch(dst: list[Tensor], src: list[Tensor], copies: list, **kwargs: 
     return calls
 
 
+def check_one_replay(call: Callable[[], None]) -> None:
+    """The call is the replay of a graph: outside it no operator is called, and nothing is copied to it or from it."""
+    torch.npu.synchronize()
+    ascend_sim.reset()
+    call()
+    torch.npu.synchronize()
+    counts = ascend_sim.call_counts()
+    assert counts["aclmdlRIExecuteAsync"] == 1
+    assert counts["aclmdlRICaptureBegin"] == 0
+    assert not [name for name in counts if name.startswith(("aclnn", "aclrtMemcpy", "aclrtMemset"))]
+
+
 def synchronisations() -> int:
     """The number of calls since the last reset that wait for the device. Call it before anything else that waits."""
     return sum(n for name, n in ascend_sim.call_counts().items() if name.startswith("aclrtSynchronize"))
@@ -87,6 +102,18 @@ def synchronisations() -> int:
 def block_the_queue() -> None:
     """Blocks torch_npu's task queue while the device is stalled: its thread waits in a copy to pageable memory."""
     copy_cache([torch.empty(4, 8)], [torch.empty(4, 8, device="npu")])
+
+
+@contextmanager
+def stalled_device() -> Iterator[None]:
+    """Stalls the device, but for at most 20 seconds: a call that wrongly waits for it would wait forever."""
+    rescue = threading.Timer(20, ascend_sim.reset)
+    rescue.start()
+    try:
+        with ascend_sim.stall_device(0):
+            yield
+    finally:
+        rescue.cancel()
 
 
 def wait_for_copies(count: int) -> None:

@@ -9,13 +9,18 @@ import torch
 from ascend_sim import MemcpyKind
 from npu_utils import checked_batch, scattered
 from torch import Tensor
-from utils import assert_same_bytes, cache, copy_cache_batch, filled, nothing_written, reference_batch, to_host
+from utils import (
+    assert_same_bytes,
+    cache,
+    copy_cache_batch,
+    filled,
+    nothing_written,
+    reference_batch,
+    to_host,
+    whole_rows,
+)
 
 TENSORS, COPIES = 160, 1000
-
-
-def whole_rows(dst: Tensor, src: Tensor) -> Tensor:
-    return torch.stack([dst, src, torch.zeros_like(dst), torch.full_like(dst, -1)], dim=1)
 
 
 def merged_ranges(copies: Tensor) -> int:
@@ -202,7 +207,7 @@ def test_order_on_the_stream() -> None:
 
 @pytest.mark.parametrize("device", ["npu", "cpu"])
 def test_copies_on_the_device_are_refused(device: str) -> None:
-    """To read them would be to wait for the device."""
+    """Reading them would wait for the device."""
     dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
     copies = torch.tensor([(1, 0, 0, -1)]).to("npu")
     with nothing_written(*dst, *src), pytest.raises(ValueError, match="expected copies on the CPU, got npu:0"):

@@ -9,14 +9,12 @@ from collections.abc import Callable
 import ascend_sim
 import pytest
 import torch
-from npu_utils import run_python, scattered
+from npu_utils import CODE, PATIENT, run_python, scattered
 from torch import Tensor
 from utils import assert_same_bytes, cache, copy_cache_batch, filled, reference_batch, to_host
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
 
-CODE = 507018
-PATIENT = CacheManager(LLMConfig(sync_kv_timeout=60_000))
 # A cycle of three rows, of which one is staged, and another copy.
 CYCLE = {0: [1], 1: [2], 2: [0, 3]}
 COPIES = [(to, of, 0, -1) for of, targets in CYCLE.items() for to in targets]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that are known on the device alone: the recipe of docs/serving_engines.md, in captured graphs."""
+"""Row numbers on the device: the recipe of docs/serving_engines.md, in captured graphs."""
 
 import ascend_sim
 import pytest
@@ -78,7 +78,7 @@ def test_a_captured_beam_search_follows_its_beams() -> None:
 
 @pytest.mark.capture
 def test_rows_out_of_range_go_to_the_spare_row() -> None:
-    """A cache with a row more than its batch, in one piece for all layers: two operators whatever the number of them."""
+    """A cache with a row more than its batch, in one piece for all layers: two operators for any number of layers."""
     layers, batch = 4, 6
     cache = torch.randn(layers, batch + 1, 8)
     on_npu = cache.npu()

@@ -64,53 +64,35 @@ class TestRightAfterTheCall:
     """The call returns before the device has copied."""
 
     @pytest.mark.simulated
-    def test_pageable_source_may_be_written(self) -> None:
+    @pytest.mark.parametrize("blocked", [False, pytest.param(True, marks=pytest.mark.task_queue)])
+    def test_pageable_source_may_be_written(self, blocked: bool) -> None:
+        """Also before the task runs, where the task queue is blocked."""
         dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
         expected = reference_copy(dst, src, 1, 2)
         with ascend_sim.stall_device(0):
+            if blocked:
+                block_the_queue()
             copy_cache(dst, src, 1, 2)
             for tensor in src:
                 tensor.fill_(0)
         assert_same_bytes(dst, expected)
 
     @pytest.mark.simulated
-    @pytest.mark.task_queue
-    def test_pageable_source_may_be_written_before_the_task_runs(self) -> None:
-        dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
-        expected = reference_copy(dst, src, 1, 2)
-        with ascend_sim.stall_device(0):
-            block_the_queue()
-            copy_cache(dst, src, 1, 2)
-            for tensor in src:
-                tensor.fill_(0)
-        assert_same_bytes(dst, expected)
-
-    @pytest.mark.simulated
-    @pytest.mark.task_queue
-    def test_staging_buffer_lives_until_the_task_runs(self) -> None:
-        dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
-        expected = reference_copy(dst, src, 1, 2)
-        with ascend_sim.stall_device(0):
-            block_the_queue()
-            copy_cache(dst, src, 1, 2)
-            held = [
-                torch.zeros(64, dtype=torch.uint8).pin_memory() for _ in range(8)
-            ]  # of the size of the staging buffer
-        assert_same_bytes(dst, expected)
-        assert not any(buffer.any() for buffer in held)
-
-    @pytest.mark.simulated
-    def test_staging_buffer_lives_until_the_device_is_done(self) -> None:
+    @pytest.mark.parametrize("blocked", [False, pytest.param(True, marks=pytest.mark.task_queue)])
+    def test_staging_buffer_lives_until_the_device_is_done(self, blocked: bool) -> None:
         dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
         expected = reference_copy(dst, src, 1, 2)
         torch.npu.synchronize()
         ascend_sim.reset()
         with ascend_sim.stall_device(0):
+            if blocked:
+                block_the_queue()
             copy_cache(dst, src, 1, 2)
-            wait_for_copies(1)
-            held = [torch.zeros(64, dtype=torch.uint8).pin_memory() for _ in range(8)]
+            if not blocked:
+                wait_for_copies(1)
+            others = [torch.zeros(64, dtype=torch.uint8).pin_memory() for _ in range(8)]  # of the size of the buffer
         assert_same_bytes(dst, expected)
-        assert not any(buffer.any() for buffer in held)
+        assert not any(other.any() for other in others)
 
     @pytest.mark.simulated
     def test_pinned_destination_may_be_freed(self) -> None:

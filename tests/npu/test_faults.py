@@ -156,7 +156,7 @@ print([counts[f"aclrtCreate{{what}}"] - counts[f"aclrtDestroy{{thing}}"]
 
 
 class TestOp:
-    """The op has returned by then. As for any NPU op, a later call raises the error, at the latest a synchronize."""
+    """The op has returned by then. As for any NPU op, a later call raises the error."""
 
     RUN = f"""
 from utils import *

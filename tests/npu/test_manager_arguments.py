@@ -18,7 +18,7 @@ DESC = CacheDesc(2, (4, 8), DataType.DT_FLOAT)
 @pytest.mark.simulated
 @pytest.mark.parametrize("call", ["copy_cache", "copy_blocks", "swap_blocks", "allocate_cache", "remove_cache_key"])
 def test_messages_print_no_npu_tensors(call: str) -> None:
-    """To print one is to compute and to wait. On the simulated runtime that fails and ends torch_npu's task queue."""
+    """Printing a tensor computes and waits. On the simulated runtime that fails and ends torch_npu's task queue."""
     dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, device="npu", seed=1)
     held, manager = Cache.from_tensors(src), CacheManager()
     expected = reference_copy(dst, src, 1, 2)

@@ -4,13 +4,12 @@
 This file runs in one mode of torch_npu's task queue. test_queue_modes.py runs it in the others.
 """
 
-import threading
 import time
 
 import ascend_sim
 import pytest
 import torch
-from npu_utils import block_the_queue, scattered, synchronisations
+from npu_utils import block_the_queue, scattered, stalled_device, synchronisations
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, to_host
 
 
@@ -30,14 +29,11 @@ def test_returns_on_a_stalled_stream() -> None:
 def test_does_not_wait_for_the_task_queue() -> None:
     dst, src = filled(4, 8, device="npu"), filled(4, 8, device="npu", seed=1)
     torch.npu.synchronize()
-    rescue = threading.Timer(20, ascend_sim.reset)  # otherwise a call that waits would wait forever
-    rescue.start()
-    with ascend_sim.stall_device(0):
+    with stalled_device():
         block_the_queue()
         started = time.monotonic()
         copy_cache([dst], [src], 1, 2)
         assert time.monotonic() - started < 10
-    rescue.cancel()
 
 
 @pytest.mark.simulated

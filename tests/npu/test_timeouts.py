@@ -16,6 +16,7 @@ from npu_utils import (
     run_python,
     scattered,
     seconds_to_timeout,
+    stalled_device,
     wait_for_copies,
 )
 from torch import Tensor
@@ -56,14 +57,11 @@ class TestTimeout:
         check_manager_copy(*first)
         unchanged = [to_host(tensor) for tensor in second[0].tensors]
         torch.npu.synchronize()
-        rescue = threading.Timer(20, ascend_sim.reset)  # otherwise a call that waits for its task would wait forever
-        rescue.start()
-        with ascend_sim.stall_device(0):
+        with stalled_device():
             block_the_queue()
             for dst, src in (first, second):
                 assert seconds_to_timeout(manager, dst, src) < 10
             del first
-        rescue.cancel()
         others = scattered(6, 4, 8, seed=9)
         check_manager_copy(*caches("plain"))
         torch.npu.synchronize()
@@ -92,14 +90,11 @@ class TestTimeout:
         dst, src = (cache(2, 4, 8, device="npu", seed=seed) for seed in (0, 1))
         blocking = torch.ops.llm_datadist._copy_cache_blocking
         blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=60_000)
-        rescue = threading.Timer(20, ascend_sim.reset)
-        rescue.start()
-        with ascend_sim.stall_device(0):
+        with stalled_device():
             assert not blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=50)
             started = time.monotonic()
             assert not blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=-1)
             assert time.monotonic() - started < 10
-        rescue.cancel()
         torch.npu.synchronize()
 
     def test_timeout_while_gathering_pageable_memory(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to a blocking copy after its timeout: order, memory, errors, streams."""
+"""Blocking copies after their timeout: order, memory, errors, streams."""
 
 import gc
 import threading
@@ -10,7 +10,7 @@ import ascend_sim
 import numpy as np
 import pytest
 import torch
-from npu_utils import CODE, PATIENT, caches, check_manager_copy, seconds_to_timeout
+from npu_utils import CODE, PATIENT, caches, check_manager_copy, seconds_to_timeout, stalled_device
 from utils import assert_same_bytes, copy_cache, reference_copy, to_host
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
@@ -143,15 +143,12 @@ class TestUnfinishedCopy:
             threading.Thread(target=manager.copy_cache, args=(to, of, 1, 2))
             for manager, (to, of) in zip(managers, (first, second), strict=True)
         ]
-        rescue = threading.Timer(20, ascend_sim.reset)
-        rescue.start()
-        with ascend_sim.stall_device(0):
+        with stalled_device():
             self.late(dst, src)
             for thread in threads:
                 thread.start()
             time.sleep(0.1)
             assert seconds_to_timeout(hasty, dst, src) < 10
-        rescue.cancel()
         for thread in threads:
             thread.join()
         for (to, _), result in zip((first, second), expected, strict=True):

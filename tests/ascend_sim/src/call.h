@@ -21,8 +21,7 @@ aclError TakeTaskFault(const char* name);
 /// Remembers `why` for aclGetRecentErrMsg on this thread, and returns `code`.
 aclError Refuse(aclError code, std::string why);
 
-/// Refuses an operator, on stderr too. Named, since the name is what the reader needs; the missing aclnn function is
-/// named in torch_npu's log alone.
+/// Refuses an operator and prints its name on stderr. Only torch_npu's log names the missing aclnn function.
 aclError RefuseOperator(const char* op);
 
 /// The text of this thread's last refusal. Reading clears it, as the real runtime does.

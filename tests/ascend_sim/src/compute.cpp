@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is not simulated: most compute, kernels, virtual memory. Each refuses and says so on stderr, because silence
-// would make wrong tests pass. The signatures are left out: nothing looks at the arguments.
+// Functions that are not simulated: most compute, kernels, virtual memory. Each is refused with a line on stderr,
+// because silence would make wrong tests pass. Parameters are left out.
 #include <cstdio>
 
 #include "call.h"
@@ -32,7 +32,7 @@ NOT_SIMULATED(aclrtMemSetPidToShareableHandle)
 
 NOT_SIMULATED(aclrtProcessReport)
 
-// What torch_npu calls where it finds no aclnn function.
+// torch_npu calls these where it finds no aclnn function.
 extern "C" aclError aclopCompileAndExecute(const char* op) {
   ACL_CALL();
   return ascend_sim::RefuseOperator(op);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What tests call, through the Python handle in ../__init__.py. No simulated function depends on this file.
+// Functions for tests, called through the Python handle in ../__init__.py. No simulated function depends on this file.
 #include <cstdint>
 #include <string>
 

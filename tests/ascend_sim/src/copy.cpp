@@ -98,8 +98,8 @@ aclError RunCopy(const Copy& copy) {
   if (error) return Refuse(ACL_ERROR_RT_SYS_DMA, "at execution, " + TakeErrorText());
   const auto dst = reinterpret_cast<uintptr_t>(copy.dst);
   const auto src = reinterpret_cast<uintptr_t>(copy.src);
-  // Nothing says what becomes of a copy onto memory that it has still to read. From the end that destroys what is read
-  // later: whoever relies on something else finds out.
+  // ACL leaves overlapping copies undefined. This starts at the end that overwrites bytes before they are read, so that
+  // a test of code that relies on another order fails.
   const bool last_first = dst < src;
   for (std::size_t i = 0; i < copy.height; ++i) {
     const std::size_t row = last_first ? copy.height - 1 - i : i;
@@ -108,7 +108,7 @@ aclError RunCopy(const Copy& copy) {
   return ACL_SUCCESS;
 }
 
-// Copies of one task are unordered. Last first: whoever relies on the order they were given in finds out.
+// Copies of one task are unordered. The last one runs first, so that a test of code that relies on their order fails.
 aclError RunCopies(const std::vector<Copy>& copies) {
   for (auto copy = copies.rbegin(); copy != copies.rend(); ++copy) {
     if (const aclError error = RunCopy(*copy)) return error;

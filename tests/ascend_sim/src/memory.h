@@ -20,7 +20,7 @@ enum class Place { kDevice, kPinnedHost };
 ///
 /// Note [Stale pointers]
 /// The address range of an allocation, pinned host memory too, is never handed out again after a free and its entry
-/// stays in the table. So a use after free is always recognised, and never hits somebody else's memory.
+/// stays in the table. So a use after free is always recognised, and never reaches another allocation.
 struct Region {
   uintptr_t base;
   std::size_t size;

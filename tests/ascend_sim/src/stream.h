@@ -51,7 +51,7 @@ aclError RunTask(const Task& task);
 /// A first-in-first-out queue with one worker thread.
 ///
 /// A failed task does not stop the queue (the default failure mode of ACL); its error is kept for the next synchronise.
-/// Workers are detached: at exit the process takes them down wherever they are, so that nothing can hang it.
+/// Workers are detached: the exit of the process ends them at any point, so that it cannot hang.
 class Stream : public std::enable_shared_from_this<Stream> {
  public:
   static std::shared_ptr<Stream> Create(int device);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What merely has to exist: the loader binds it, or torch_npu looks it up while it starts. The signatures are left out
-// where nothing looks at the arguments.
+// Functions that only have to exist: the loader binds them, or torch_npu looks them up while it starts. Parameters are
+// left out where no caller needs them.
 #include <unistd.h>
 
 #include <cstdarg>

@@ -5,7 +5,7 @@
 
 namespace ascend_sim {
 
-/// Called before each task of a stream, by who runs it: sleeps out the delay, and blocks while a test stalls the
+/// Called before each task of a stream, on its worker thread: sleeps for the delay, and blocks while a test stalls the
 /// stream.
 void Throttle(Stream& stream);
 

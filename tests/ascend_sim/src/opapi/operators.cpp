@@ -202,7 +202,7 @@ OPERATOR(aclnnMm, const Tensor& self, const Tensor& other, Tensor& out, int8_t) 
 OPERATOR(aclnnBatchMatMul, const Tensor& self, const Tensor& other, Tensor& out, int8_t) {
   at::bmm_out(out, self, other);
 }
-// torch's scaled_dot_product_attention, which is what torch_npu makes of that function. The mask says what not to see.
+// torch_npu calls this for torch's scaled_dot_product_attention. The mask is true where a token is hidden.
 OPERATOR(aclnnFlashAttentionScore, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& shift,
          const Tensor& drop_mask, const Tensor& padding_mask, const Tensor& mask, IntArrayRef prefix, double scale,
          double keep_probability, int64_t, int64_t, int64_t, const std::string& layout, int64_t, int64_t sparse_mode,
