@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """No memory for a cache or a staging buffer: the documented error, nothing written, and later calls work."""
 
+import gc
+
 import ascend_sim
 import pytest
 import torch
@@ -42,9 +44,11 @@ def test_pinned_memory_to_gather_in(function: object, rows: int) -> None:
 
 @pytest.mark.simulated
 def test_device_memory_to_stage_a_cycle_in() -> None:
-    # Rows of 24 MiB: the allocator keeps segments of 20 MiB, which other tests may have left partly free.
-    held = [filled(2, 6 * 2**20, device="npu")]
+    # Nothing that earlier tests left is to serve the op: tensors in cycles, and free segments, of which the cache would
+    # be a part. Rows of 24 MiB, since partly free segments of 20 MiB remain.
+    gc.collect()
     torch.npu.empty_cache()
+    held = [filled(2, 6 * 2**20, device="npu")]
     expected = reference_batch(held, held, SWAP.tolist())
     before = to_host(held[0])
     for nth in (1, 2):  # torch_npu tries again after it has released its free blocks
