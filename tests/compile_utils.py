@@ -40,7 +40,9 @@ def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "ind
 
 def assert_no_cache_is_cloned(code: str) -> None:
     """Checks that the generated wrapper makes no tensor: these functions only copy between their arguments."""
-    wrapper = re.split(r"^(?:def|runner) ", code.partition("def call(")[2], flags=re.MULTILINE)[0]
+    call = re.search(r"^( *)def call\(.*\n(?:\1 +.*\n|\n)+", code, re.MULTILINE)
+    assert call is not None
+    wrapper = call.group()
     assert "torch.ops.llm_datadist.copy_cache" in wrapper
     for made in ("empty_strided", "clone", "copy_("):
         assert made not in wrapper, f"{made} in the generated code:\n{wrapper}"

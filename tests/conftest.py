@@ -23,8 +23,6 @@ ONCE = [
     "remote/test_links.py",
 ]
 collect_ignore = ONCE if HAS_NPU else ["ascend_sim", "npu"]
-if importlib.util.find_spec("nixl_cu12") is None:
-    collect_ignore = [*collect_ignore, "remote"]
 
 
 @pytest.fixture(params=DEVICES)

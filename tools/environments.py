@@ -38,7 +38,6 @@ class Environment:
         self.npu = self.folder / "npu"
         self.log = FOLDER / f"logs/{self.name}.txt"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.log.unlink(missing_ok=True)
 
     @property
     def name(self) -> str:
@@ -48,7 +47,7 @@ class Environment:
         """Installs what is missing: torch, and torch_npu in a folder of its own."""
         if not self.python.exists():
             self.run(f"python{self.python_version}", "-m", "venv", self.folder / "env")
-            tests = ("pytest>=9", "hypothesis>=6.100", "numpy")
+            tests = ("pytest>=9", "hypothesis>=6.100", "numpy", "nixl-cu12>=1.5")
             self.pip("install", f"torch=={self.torch}", "ninja", "setuptools>=77", *tests)
             self.pip("uninstall", "--yes", "triton")  # the CPU builds have none, and with it Inductor looks for a GPU
         if self.torch not in WITHOUT_NPU and not self.npu.exists():

@@ -88,7 +88,7 @@ def run(checks: list[Check], device: str, *, deadline: float, memory: float | No
             ended = verdict is Verdict.DOES_NOT_HOLD or len(left) == 1
             if ended:
                 late = outcome is None and seconds >= deadline
-                status = child.end(patience=0 if late else 30)  # a crash may write a core file
+                status = child.end(patience=0 if late else 30)
                 if outcome is None:
                     detail = f"no result after {seconds:.0f} s; {status}" if late else f"the process ended: {status}"
             check = left.pop(0)
