@@ -123,9 +123,10 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 matrix:
 	$(PYTHON) tools/matrix.py $(VERSIONS)
 
-# Cross-compiled, and under qemu-user: the first run installs Debian packages and wheels by name, and keeps them.
+# Cross-compiled, and under qemu-user: the first run installs Debian packages and wheels by name, and keeps them. Of the NPU
+# suite, the files that tools/matrix.py names; with OPTIONS=--whole all, in hours.
 test-aarch64:
-	$(PYTHON) tools/matrix.py --aarch64 --keep $(or $(VERSIONS),2.10.0)
+	$(PYTHON) tools/matrix.py --aarch64 --keep $(OPTIONS) $(or $(VERSIONS),2.10.0)
 
 # Into dist/: a wheel for each torch and each processor, and their checksums.
 wheels: .venv/.built

@@ -49,6 +49,7 @@ class TestStacked:
         CacheManager().copy_cache(Cache.from_tensors(dst), Cache.from_tensors(src), 3, 1, 5, 9)
         assert_same_bytes(dst, expected)
 
+    @pytest.mark.slow
     def test_op_eager_and_compiled(self, views: object) -> None:
         dst, src = views("cpu", 0), views("cpu", 1)
         into, out_of = Cache.from_tensors(dst), Cache.from_tensors(src)

@@ -56,8 +56,10 @@ def run_tests(environment: Environment, options: list[str], env: dict[str, str] 
     pytest = (environment.python, "-m", "pytest", "-m", "not slow", *deselected, *options)
     lines = environment.run(*pytest, env=env, check=False).strip().splitlines()
     seconds = round(time.monotonic() - began)
+    for line in lines:
+        if line.startswith(("FAILED ", "ERROR ")):
+            print(line, file=sys.stderr, flush=True)
     # The line of the counts. torch_npu may print more when the process ends.
-    print("\n".join(line for line in lines if line.startswith(("FAILED ", "ERROR "))), file=sys.stderr, flush=True)
     last = next((line for line in reversed(lines) if re.search(r"\d+ (passed|failed|error).* in ", line)), lines[-1])
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", last)}
     if not counts:
