@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -15,17 +16,15 @@ from utils import assert_same_bytes
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
-def clone_all(value: Any) -> Any:
-    return torch.utils._pytree.tree_map_only(Tensor, torch.clone, value)
-
-
 def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "inductor") -> str:
-    """Runs a function eagerly and compiled, on clones of the same arguments, and compares all tensors afterwards.
+    """Runs a function eagerly and compiled, on copies of the same arguments, and compares all tensors afterwards.
+
+    Views of one storage are views of one storage in each copy too.
 
     Returns:
         The code that Inductor generated, if it is the backend.
     """
-    eager_args, compiled_args = clone_all(args), clone_all(args)
+    eager_args, compiled_args = deepcopy(args), deepcopy(args)
     eager_result = function(*eager_args)
     compiled = torch.compile(function, fullgraph=True, backend=backend)
     code: list[str] = []

@@ -111,7 +111,6 @@ class TestNoClone:
     @pytest.mark.xfail(strict=True, reason="Inductor clones all but one of the mutated inputs that share a storage")
     def test_interleaved_layers_sliced_outside_the_graph(self) -> None:
         """A limit of Inductor. docs/contract.md documents it, and how to avoid it."""
-
         whole = filled(4, 3, 8)
         expected = reference_copy([whole[:, 1]], [whole[:, 1]], 2, 1)
         _, code = run_and_get_code(torch.compile(one_list, fullgraph=True), list(whole.unbind(1)), 2)

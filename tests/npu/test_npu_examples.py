@@ -12,7 +12,7 @@ import sys
 import ascend_sim
 import pytest
 import torch
-from decoder import EXAMPLES
+from utils import ROOT
 
 pytestmark = pytest.mark.simulated
 
@@ -22,7 +22,7 @@ SIZES = ["--requests=3", "--prefix=48", "--suffix=5", "--decode=4", "--repeats=1
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> object:
     def run(name: str, *args: str) -> str:
-        script = str(EXAMPLES / f"{name}.py")
+        script = str(ROOT / "examples" / f"{name}.py")
         monkeypatch.setattr(sys, "argv", [script, *args])
         torch._dynamo.reset()
         ascend_sim.reset()

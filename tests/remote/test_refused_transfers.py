@@ -4,8 +4,8 @@
 import pytest
 import torch
 from remote_utils import PEER, Pair, desc, wait_until
-from transfer_utils import ours, refused, theirs
-from utils import nothing_written
+from transfer_utils import ours, theirs
+from utils import nothing_written, refused
 
 from llm_datadist_torch import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex, LLMStatusCode
 

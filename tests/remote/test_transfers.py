@@ -6,8 +6,8 @@ import threading
 import pytest
 import torch
 from remote_utils import PEER, Pair, desc, wait_until
-from transfer_utils import expect, ours, refused, theirs
-from utils import as_bytes, filled, to_host
+from transfer_utils import expect, ours, theirs
+from utils import as_bytes, filled, refused, to_host
 
 from llm_datadist_torch import (
     BlocksCacheKey,

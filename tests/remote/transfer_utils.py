@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contents of caches here and in the peer, for the tests of transfers."""
 
-import pytest
 import torch
 from remote_utils import Pair
 from torch import Tensor
 from utils import as_bytes, filled, to_host
 
-from llm_datadist_torch import Cache, LLMException, LLMStatusCode
+from llm_datadist_torch import Cache
 
 FILL = "held.tensors[0].copy_(filled(*held.tensors[0].shape, seed=5))"
 
@@ -25,10 +24,3 @@ def ours(held: Cache) -> Tensor:
 
 def expect(held: Cache, expected: Tensor) -> None:
     assert torch.equal(as_bytes(held.tensors[0]), as_bytes(expected))
-
-
-def refused(code: LLMStatusCode, text: str, call: object, *args: object, **kwargs: object) -> None:
-    with pytest.raises(LLMException) as refusal:
-        call(*args, **kwargs)
-    assert refusal.value.status_code is code, refusal.value
-    assert text in str(refusal.value)
