@@ -32,7 +32,7 @@ from llm_datadist_torch.bench.timing import Contenders, in_turns
 
 TENSORS = 160
 ROWS = {"4 KiB": 4 << 10, "64 KiB": 64 << 10, "1 MiB": 1 << 20}
-BAR = 1 / 1.3  # of the speed of NIXL used directly
+BAR = 0.77  # of the speed of NIXL used directly: within 1.3 times its time
 
 
 def free_port() -> int:
