@@ -111,7 +111,7 @@ def check_blocks(name: str, blocks: Sequence[int], layout: Layout, cache: str, *
 
 
 def check_block_lists(src_blocks: Sequence[int], dst_blocks: Sequence[int], src: Layout, dst: Layout) -> None:
-    """The blocks of both caches, which are as many."""
+    """The blocks of both caches, in lists of the same length."""
     if src.row_bytes != dst.row_bytes:
         raise param_invalid(
             f"both caches must have the same block size, got {src.row_bytes} bytes to read and {dst.row_bytes} to write"

@@ -1,16 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of links: what an idle one costs, forked and restarted processes, and what many leave behind."""
 
+import contextlib
 import gc
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from remote_utils import PEER, SELF, Pair, Peer, cluster, desc, free_port, linked, wait_until
 
 from llm_datadist_torch import CacheKeyByIdAndIndex, LLMRole, LLMStatusCode
+
+
+@contextlib.contextmanager
+def at_once(peer: Peer, code: str, later: float = 0.0) -> Iterator[None]:
+    """The peer runs the code when the block begins, or so many seconds later."""
+    at = time.time() + 0.05
+    end = peer.start(f"while time.time() < {at + later}: pass\n{code}")
+    while time.time() < at:
+        pass
+    yield
+    end()
 
 
 def test_an_idle_link_uses_no_processor(peer: Peer) -> None:
@@ -64,14 +77,8 @@ def test_calls_that_cross_make_one_link(peer: Peer) -> None:
         pair.datadist.switch_role(LLMRole.MIX, options)
         peer.do("import threading")
         for later in (0.0, 0.0, 0.0, 0.001, -0.001, 0.002, -0.002):
-            at = time.time() + 0.05
-            other = peer.start(
-                f"while time.time() < {at + later}: pass\ncodes = datadist.link_clusters({theirs}, 5000)[1]"
-            )
-            while time.time() < at:
-                pass
-            codes = pair.datadist.link_clusters([mine], 5000)[1]
-            other()
+            with at_once(peer, f"codes = datadist.link_clusters({theirs}, 5000)[1]", later):
+                codes = pair.datadist.link_clusters([mine], 5000)[1]
             codes += peer.get("codes")
             assert set(codes) == {LLMStatusCode.LLM_SUCCESS, LLMStatusCode.LLM_ALREADY_LINK}
             assert eval(threads) == peer.get(threads) == 1
@@ -85,14 +92,11 @@ def test_both_sides_unlink_at_the_same_time(pair: Pair) -> None:
     """Neither takes the other one's call for a transfer, and waits for it."""
     mine, theirs = [cluster(PEER, pair.port)], f"[cluster({SELF}, 1)]"
     for _ in range(5):
-        at = time.time() + 0.05
-        other = pair.peer.start(f"while time.time() < {at}: pass\ncode = datadist.unlink_clusters({theirs}, 10_000)[0]")
-        while time.time() < at:
-            pass
-        code = pair.datadist.unlink_clusters(mine, 10_000)[0]
-        other()
+        begin = time.monotonic()
+        with at_once(pair.peer, f"code = datadist.unlink_clusters({theirs}, 10_000)[0]"):
+            code = pair.datadist.unlink_clusters(mine, 10_000)[0]
         assert code is pair.peer.get("code") is LLMStatusCode.LLM_SUCCESS
-        assert time.time() < at + 5
+        assert time.monotonic() < begin + 5
         pair.link()
 
 

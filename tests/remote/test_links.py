@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making and ending links: their codes, who may connect, and what a process without work costs."""
+"""Making and ending links: their codes, and who may connect."""
 
 import contextlib
 import signal
@@ -80,6 +80,13 @@ class TestLinkClusters:
     def test_twice(self, pair: Pair) -> None:
         assert code_of(pair.datadist, pair.port, 5000) is LLMStatusCode.LLM_ALREADY_LINK
         assert pair.peer.get(f"datadist.check_link_status({SELF})") is LLMStatusCode.LLM_SUCCESS
+
+    def test_while_another_thread_makes_the_link(self, pair: Pair) -> None:
+        pair.datadist.unlink_clusters([cluster(PEER, pair.port)])
+        pair.datadist._links._calling.add(PEER)
+        assert code_of(pair.datadist, pair.port) is LLMStatusCode.LLM_LINK_BUSY
+        pair.datadist._links._calling.remove(PEER)
+        assert code_of(pair.datadist, pair.port) is LLMStatusCode.LLM_SUCCESS
 
     def test_a_stopped_listener(self, datadist: LLMDataDist, peer: Peer) -> None:
         port = free_port()
