@@ -209,8 +209,9 @@ class Links:
         cluster_id, metadata, token = message["cluster"], base64.b64decode(message["metadata"]), secrets.token_hex()
         if message["protocol"] != _PROTOCOL:
             return self._refuse(channel, LLMStatusCode.LLM_LINK_FAILED, "another version of the package", deadline)
-        linked = self._linked(cluster_id)
-        with self._lock:
+        self._linked(cluster_id)  # drops one that has ended
+        with self._lock:  # with both, as a call that ends adds its link first
+            linked = cluster_id in self._links
             crossing = cluster_id in self._calling and self.cluster_id < cluster_id
             if not linked and not crossing:
                 self._half[token] = cluster_id, metadata, channel
