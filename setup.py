@@ -30,7 +30,7 @@ from setuptools import Extension, setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_compiler
 
 ROOT = Path(__file__).resolve().parent
-release = runpy.run_path(str(ROOT / "llm_datadist_torch/_library.py"))["release"]
+release = runpy.run_path(str(ROOT / "llm_datadist_torch/_native/library.py"))["release"]
 PACKAGES = {name: Path(spec.origin).parent for name in ("torch", "torch_npu") if (spec := find_spec(name))}
 VERSIONS = {name: release(version(name)) for name in PACKAGES}
 

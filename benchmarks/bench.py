@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils import cpp_extension
 
-from llm_datadist_torch._machine import processor
+from llm_datadist_torch._native.machine import processor
 from llm_datadist_torch.bench.timing import Samples as Times
 
 

@@ -8,22 +8,22 @@ library   libllm_datadist.so, beside this file
 
 from importlib.metadata import version as _version
 
-from ._library import load as _load
+from ._native.library import load as _load
 
 _load()
 
-from .cache import Cache, CacheDesc, Placement
-from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
-from .cache_manager import CacheManager
-from .cluster_info import LLMClusterInfo, LLMRole
-from .configs import LlmConfig, LLMConfig
-from .data_type import DataType
-from .datadist import LLMDataDist
-from .older_names import KvCache, KvCacheManager, MemInfo, Memtype, RegisterMemStatus, TensorDesc
-from .older_names import Tensor as Tensor  # not in __all__: it would hide torch's
+from .datadist.cache import Cache, CacheDesc, Placement
+from .datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
+from .datadist.cache_manager import CacheManager
+from .datadist.cluster_info import LLMClusterInfo, LLMRole
+from .datadist.config import LlmConfig, LLMConfig
+from .datadist.data_type import DataType
+from .datadist.llm_datadist import LLMDataDist
+from .datadist.v1_names import KvCache, KvCacheManager, MemInfo, Memtype, RegisterMemStatus, TensorDesc
+from .datadist.v1_names import Tensor as Tensor  # not in __all__: it would hide torch's
 from .ops import copy_cache, copy_cache_batch
-from .status import LLMException, LLMStatusCode, Status
-from .transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
+from .datadist.status import LLMException, LLMStatusCode, Status
+from .datadist.transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
 
 __version__ = _version("llm_datadist_torch")
 

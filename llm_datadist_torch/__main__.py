@@ -7,7 +7,7 @@ If the package cannot be imported, this module does not run: the text of the Imp
 import argparse
 import sys
 
-from . import _report
+from ._native import report as _report
 from .bench import command as bench
 from .verify import command as verify
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from utils import ROOT, run
 
-from llm_datadist_torch import _library
+from llm_datadist_torch._native import library
 
 # glibc 2.34 and the libstdc++ of gcc 10.3: openEuler 22.03. Ubuntu 22.04 has newer ones.
 OLDEST = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 28), "CXXABI": (1, 3, 12), "GCC": (10, 0, 0), "GOMP": (5, 0, 1)}
@@ -68,10 +68,10 @@ def test_torch_npu_for_another_torch(tmp_path: Path) -> None:
     assert failed.stderr.endswith(f"torch_npu 2.6.0 is for another torch than {installed}, which is installed\n")
 
 
-@pytest.mark.parametrize("library", [_library.LIBRARY, _library.NPU_LIBRARY], ids=["core", "npu"])
+@pytest.mark.parametrize("library", [library.LIBRARY, library.NPU_LIBRARY], ids=["core", "npu"])
 def test_symbol_versions(library: Path) -> None:
     if not library.exists():
-        library = _library.LIBRARY  # built without torch_npu
+        library = library.LIBRARY  # built without torch_npu
     symbols = run("objdump", "--dynamic-syms", str(library)).stdout
     needed = set(re.findall(r"\*UND\*.*?\(?\b([A-Z]+)_(\d+(?:\.\d+)*)\)?", symbols))
     assert "GLIBC" in dict(needed)

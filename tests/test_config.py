@@ -4,8 +4,8 @@
 import pytest
 
 from llm_datadist_torch import LLMConfig, LlmConfig, LLMException, LLMStatusCode
-from llm_datadist_torch._logging import warn_once
-from llm_datadist_torch.configs import SETTINGS
+from llm_datadist_torch.datadist.config import SETTINGS
+from llm_datadist_torch.datadist.log import warn_once
 
 
 def test_both_spellings() -> None:

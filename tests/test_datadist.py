@@ -20,7 +20,7 @@ from llm_datadist_torch import (
     LLMStatusCode,
     Placement,
 )
-from llm_datadist_torch._logging import warn_once
+from llm_datadist_torch.datadist.log import warn_once
 
 DESC = CacheDesc(2, (4, 8), DataType.DT_FLOAT, Placement.HOST)
 OPTIONS = LLMConfig(enable_cache_manager=True).generate_options()

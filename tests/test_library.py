@@ -10,7 +10,7 @@ from torch.utils import cpp_extension
 from utils import TESTS, run
 
 import llm_datadist_torch
-from llm_datadist_torch import _library
+from llm_datadist_torch._native import library
 
 MIB = 2**20
 
@@ -23,28 +23,28 @@ class TestImport:
         assert all(hasattr(llm_datadist_torch, name) for name in llm_datadist_torch.__all__)
 
     def test_missing_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_library, "LIBRARY", TESTS / "libnone.so")
+        monkeypatch.setattr(library, "LIBRARY", TESTS / "libnone.so")
         with pytest.raises(ImportError, match=r"has no libnone\.so: .*libnone\.so does not exist"):
-            _library.load()
+            library.load()
 
     def test_library_that_does_not_load(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         broken = tmp_path / "libbroken.so"
         broken.write_text("not a library")
-        _library.built_with(broken).write_text("{}")
-        monkeypatch.setattr(_library, "LIBRARY", broken)
+        library.built_with(broken).write_text("{}")
+        monkeypatch.setattr(library, "LIBRARY", broken)
         with pytest.raises(ImportError, match="built against another version") as failure:
-            _library.load()
+            library.load()
         assert isinstance(failure.value.__cause__, OSError)
 
     def test_built_against_another_torch(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """Checked before the library is opened."""
         old = tmp_path / "libold.so"
         old.write_text("not a library")
-        _library.built_with(old).write_text('{"torch": "2.6.0"}')
-        monkeypatch.setattr(_library, "LIBRARY", old)
+        library.built_with(old).write_text('{"torch": "2.6.0"}')
+        monkeypatch.setattr(library, "LIBRARY", old)
         installed = re.escape(torch.__version__.partition("+")[0])
         with pytest.raises(ImportError, match=rf"built against torch 2\.6\.0, and torch {installed}\S* is installed"):
-            _library.load()
+            library.load()
 
     @pytest.mark.parametrize(
         ("version", "release"),
@@ -58,12 +58,12 @@ class TestImport:
         ],
     )
     def test_release(self, version: str, release: str) -> None:
-        assert _library.release(version) == release
+        assert library.release(version) == release
 
     def test_post_release_counts_as_its_release(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        installed = _library.version
-        monkeypatch.setattr(_library, "version", lambda name: _library.release(installed(name)) + ".post9")
-        _library.load()
+        installed = library.version
+        monkeypatch.setattr(library, "version", lambda name: library.release(installed(name)) + ".post9")
+        library.load()
 
     @pytest.mark.slow
     def test_broken_torch_npu(self, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_loads_without_python(tmp_path: Path) -> None:
     includes = [f"-I{path}" for path in cpp_extension.include_paths()]
     link = (f"-L{lib}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl", f"-Wl,-rpath,{lib}")
     run("g++", "-std=c++20", "-O0", *includes, TESTS / "cpp/without_python.cpp", "-o", program, *link)
-    printed = run(program, _library.LIBRARY).stdout
+    printed = run(program, library.LIBRARY).stdout
     assert printed == "copy_cache: expected dst[1] to be a tensor, got an undefined one (req_id 7)\nOK\n"
 
 

@@ -19,7 +19,7 @@ from utils import ROOT, TESTS, run
 import llm_datadist_torch
 
 VERSION = llm_datadist_torch.__version__
-TORCH = llm_datadist_torch._library.release(torch.__version__)
+TORCH = llm_datadist_torch._native.library.release(torch.__version__)
 pytestmark = pytest.mark.slow
 
 

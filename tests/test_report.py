@@ -10,7 +10,7 @@ import torch
 from utils import run
 
 import llm_datadist_torch
-from llm_datadist_torch import _library
+from llm_datadist_torch._native import library
 
 MODULE = ("python", "-m", "llm_datadist_torch")
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ def test_working_installation(device: str) -> None:
     report = run(*MODULE).stdout
     for part in (
         f"llm_datadist_torch {llm_datadist_torch.__version__}, torch {torch.__version__}, torch_npu ",
-        f'{_library.LIBRARY}, built with {{"torch": "{_library.release(torch.__version__)}"}}\n',
+        f'{library.LIBRARY}, built with {{"torch": "{library.release(torch.__version__)}"}}\n',
         "kernels of llm_datadist::copy_cache: CPU, ",
         "copy_cache on cpu: the bytes are right\n",
     ):
@@ -63,7 +63,7 @@ class TestBrokenInstallation:
     @pytest.fixture
     def package(self, tmp_path: Path) -> Path:
         """A copy of the package, in a folder that comes first on Python's path."""
-        return Path(shutil.copytree(_library.LIBRARY.parent, tmp_path / "llm_datadist_torch"))
+        return Path(shutil.copytree(library.LIBRARY.parent, tmp_path / "llm_datadist_torch"))
 
     def check(self, package: Path, *parts: str) -> None:
         stderr = run(*MODULE, cwd=package.parent, code=1).stderr
@@ -77,5 +77,5 @@ class TestBrokenInstallation:
         self.check(package, f"has no libllm_datadist.so: {package / 'libllm_datadist.so'} does not exist", "build it")
 
     def test_built_against_another_torch(self, package: Path) -> None:
-        _library.built_with(package / "libllm_datadist.so").write_text(json.dumps({"torch": "2.12.1"}))
+        library.built_with(package / "libllm_datadist.so").write_text(json.dumps({"torch": "2.12.1"}))
         self.check(package, f"built against torch 2.12.1, and torch {torch.__version__} is installed")

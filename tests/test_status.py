@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from llm_datadist_torch import LLMException, LLMRole, LLMStatusCode, Placement
-from llm_datadist_torch.status import llm_error, param_invalid
+from llm_datadist_torch.datadist.status import llm_error, param_invalid
 
 # The k of 0x5010B000 + k, from LLM-DataDist.
 NUMBERS = {

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from .. import _commands, _machine
+from .._native import counters as _commands
+from .._native import machine as _machine
 from .cases import OP, TENSORS, Case, cases
 from .plot import draw
 from .timing import measure

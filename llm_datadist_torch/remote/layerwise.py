@@ -4,10 +4,10 @@
 import threading
 from collections.abc import Sequence
 
-from .._logging import logger
-from ..cache import Cache
-from ..status import LLMException, LLMStatusCode, llm_error
-from ..transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
+from ..datadist.cache import Cache
+from ..datadist.log import logger
+from ..datadist.status import LLMException, LLMStatusCode, llm_error
+from ..datadist.transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
 from .transfers import Transfers
 
 _TENSORS_PER_LAYER = 2  # LLM-DataDist's number in this call

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..cache import Cache, CacheDesc
-from ..status import param_invalid
+from ..datadist.cache import Cache, CacheDesc
+from ..datadist.status import param_invalid
 
 Numbers = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .._fork import renew_lock_in_children
-from .._memory import check_served
-from ..cache import Cache
-from ..status import LLMStatusCode, llm_error, param_invalid
-from .engine import Engine, Memory
+from ..datadist.cache import Cache
+from ..datadist.fork import renew_lock_in_children
+from ..datadist.memory import check_served
+from ..datadist.status import LLMStatusCode, llm_error, param_invalid
 from .layout import Layout, layout_of
+from .nixl import Engine, Memory
 
 _NO_COPIES = torch.empty((0, 4), dtype=torch.int64)
 

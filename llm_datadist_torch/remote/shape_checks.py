@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
-from ..status import param_invalid
+from ..datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
+from ..datadist.status import param_invalid
 from .layout import Layout
 
 Key = CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey

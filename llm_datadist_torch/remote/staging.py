@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _memory, ops
-from ..status import LLMStatusCode, llm_error, param_invalid
-from .engine import Engine
+from .. import ops
+from ..datadist import memory as _memory
+from ..datadist.status import LLMStatusCode, llm_error, param_invalid
 from .layout import Indices, Numbers, Part, groups, split
 from .local_caches import LocalCache
+from .nixl import Engine
 
 SLOTS, SLOT_BYTES = 2, 4 << 20
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from ..cache import Cache
-from ..status import param_invalid
-from ..transfer_types import TransferConfig, TransferWithCacheKeyConfig, cluster_of
-from .borrowed import Borrowed
+from ..datadist.cache import Cache
+from ..datadist.status import param_invalid
+from ..datadist.transfer_types import TransferConfig, TransferWithCacheKeyConfig, cluster_of
+from .jobs import Job
 from .layout import Part
-from .links import Links
 from .local_caches import LocalCache
-from .moving import Job
+from .peer_cache import Borrowed
+from .peers import Links
 from .shape_checks import (
     ByAddress,
     Key,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """llm_datadist.v2.cache_manager."""
 
-from ..cache_manager import CacheManager
+from ..datadist.cache_manager import CacheManager
 
 __all__ = ["CacheManager"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """llm_datadist.v2.llm_datadist."""
 
-from ..datadist import LLMDataDist
+from ..datadist.llm_datadist import LLMDataDist
 
 __all__ = ["LLMDataDist"]

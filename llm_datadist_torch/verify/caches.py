@@ -8,9 +8,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from .._memory import check_served
+from ..datadist.memory import check_served
+from ..datadist.status import LLMException
 from ..ops import copy_cache, copy_cache_batch
-from ..status import LLMException
 from .registry import DoesNotHold, NotTried
 
 Copies = Sequence[Sequence[int]]

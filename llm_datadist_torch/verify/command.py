@@ -5,7 +5,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .. import _machine
+from .._native import machine as _machine
 from . import report, runner
 from .registry import all_checks
 from .verdict import Result, Verdict

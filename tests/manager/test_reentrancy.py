@@ -128,7 +128,7 @@ def finalize():
 
 def trace(frame, event, _):
     global lines
-    if not frame.f_code.co_filename.endswith("_cache_table.py"):
+    if not frame.f_code.co_filename.endswith("registry.py"):
         return None
     if event == "line":
         lines += 1

@@ -11,7 +11,7 @@ import pytest
 import torch
 from utils import ROOT, TESTS, run
 
-from llm_datadist_torch import _library
+from llm_datadist_torch._native import library
 
 
 def test_with_everything() -> None:
@@ -35,22 +35,22 @@ def test_torch_npu_without_a_runtime_and_without_autoload() -> None:
 
 
 def test_built_against_another_torch_npu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    recorded = json.loads(_library.built_with(_library.NPU_LIBRARY).read_text())
-    found = {name: _library.release(version(name)) for name in ("torch", "torch_npu")}
+    recorded = json.loads(library.built_with(library.NPU_LIBRARY).read_text())
+    found = {name: library.release(version(name)) for name in ("torch", "torch_npu")}
     assert recorded == found
     old = tmp_path / "libold.so"
     old.write_text("not a library")
-    _library.built_with(old).write_text(json.dumps(recorded | {"torch_npu": "2.6.0"}))
-    monkeypatch.setattr(_library, "NPU_LIBRARY", old)
+    library.built_with(old).write_text(json.dumps(recorded | {"torch_npu": "2.6.0"}))
+    monkeypatch.setattr(library, "NPU_LIBRARY", old)
     installed = rf"torch_npu {re.escape(version('torch_npu'))} is installed"
     with pytest.raises(ImportError, match=rf"built against torch_npu 2\.6\.0, and {installed}"):
-        _library.load()
+        library.load()
 
 
 def test_built_without_torch_npu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_library, "NPU_LIBRARY", TESTS / "libnone.so")
+    monkeypatch.setattr(library, "NPU_LIBRARY", TESTS / "libnone.so")
     with pytest.raises(ImportError, match=r"has no libnone\.so: .* It was built without torch_npu"):
-        _library.load()
+        library.load()
 
 
 def test_npu_tensors_without_the_npu_library() -> None:
@@ -73,6 +73,6 @@ def test_builds_without_a_runtime() -> None:
 
 
 def test_library_holds_no_paths_of_the_build_machine() -> None:
-    content = _library.NPU_LIBRARY.read_bytes()
+    content = library.NPU_LIBRARY.read_bytes()
     assert b"csrc/npu/copy_kernel.cpp" in content
     assert f"{ROOT}/".encode() not in content and f"{sys.prefix}/".encode() not in content

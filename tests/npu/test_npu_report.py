@@ -8,10 +8,10 @@ import pytest
 from npu_utils import run_python
 from utils import run
 
-from llm_datadist_torch import _library
+from llm_datadist_torch._native import library
 
 INSTALLED = f"torch_npu {version('torch_npu')}"
-BUILT_WITH = json.dumps({name: _library.release(version(name)) for name in ("torch", "torch_npu")})
+BUILT_WITH = json.dumps({name: library.release(version(name)) for name in ("torch", "torch_npu")})
 MODULE = ("python", "-m", "llm_datadist_torch")
 
 
@@ -29,7 +29,7 @@ MODULE = ("python", "-m", "llm_datadist_torch")
 def test_working_installation(soc: str, text: str) -> None:
     report = run(*MODULE, ASCEND_SIM_SOC=soc, ASCEND_SIM_DEVICES="3").stdout
     for part in (
-        f"{_library.NPU_LIBRARY}, built with {BUILT_WITH}\n",
+        f"{library.NPU_LIBRARY}, built with {BUILT_WITH}\n",
         "NPUs: 3\n",
         text,
         "kernels of llm_datadist::copy_cache: CPU, PrivateUse1, ",
@@ -42,7 +42,7 @@ def test_torch_npu_not_imported() -> None:
     report = run(*MODULE, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
     assert INSTALLED in report
     assert "torch_npu has not been imported: the CPU alone\n" in report
-    assert str(_library.NPU_LIBRARY) not in report
+    assert str(library.NPU_LIBRARY) not in report
 
 
 @pytest.mark.simulated

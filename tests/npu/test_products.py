@@ -7,7 +7,7 @@ from npu_utils import run_python
 from versions import KNOWS_ASCEND950
 
 from llm_datadist_torch import LLMException, LLMStatusCode
-from llm_datadist_torch._memory import check_served
+from llm_datadist_torch.datadist.memory import check_served
 
 CODE = """
 from llm_datadist_torch import *

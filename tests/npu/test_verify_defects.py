@@ -3,7 +3,7 @@
 
 import pytest
 
-from llm_datadist_torch import _machine
+from llm_datadist_torch._native import machine
 from llm_datadist_torch.verify import runner
 from llm_datadist_torch.verify.registry import all_checks
 from llm_datadist_torch.verify.verdict import Verdict
@@ -47,5 +47,5 @@ def test_defect(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.simulated
 def test_the_runtime_is_called_simulated() -> None:
     """So that its figures are not taken for those of an NPU."""
-    assert _machine.facts()["runtime"]["simulated"]
-    assert ", SIMULATED runtime" in _machine.summary()
+    assert machine.facts()["runtime"]["simulated"]
+    assert ", SIMULATED runtime" in machine.summary()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from remote_utils import PEER, SELF, Pair, Peer, cluster, desc, free_port, make_datadist, wait_until
 
-import llm_datadist_torch.remote_calls
+import llm_datadist_torch.datadist.transfer_calls
 from llm_datadist_torch import (
     CacheKeyByIdAndIndex,
     LLMClusterInfo,
@@ -20,7 +20,7 @@ from llm_datadist_torch import (
     LLMRole,
     LLMStatusCode,
 )
-from llm_datadist_torch.cluster_info import parse_listen_ip_info
+from llm_datadist_torch.datadist.cluster_info import parse_listen_ip_info
 
 SUCCESS = (LLMStatusCode.LLM_SUCCESS, [LLMStatusCode.LLM_SUCCESS])
 
@@ -238,7 +238,7 @@ def test_cluster_info() -> None:
 
 
 def test_without_nixl(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm_datadist_torch.remote_calls.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(llm_datadist_torch.datadist.transfer_calls.importlib.util, "find_spec", lambda name: None)
     text = "caches of other processes need NIXL: pip install 'llm_datadist_torch\\[remote\\]' \\[LLM_FEATURE_NOT_ENABLED\\]"
     with pytest.raises(LLMException, match=text):
         make_datadist(SELF, free_port())

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ... import _commands
+from ..._native import counters as _commands
 from ..caches import CheckedCache, expect_batch, expect_bytes, expect_copy, place, scattered, stacked, synchronize
 from ..registry import DoesNotHold, check, expect
 from ..runtime import DEVICE_TO_DEVICE, DEVICE_TO_HOST, HOST_TO_DEVICE, KINDS, accepted, copy_2d, copy_batch

@@ -14,16 +14,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .._cache_table import CacheTable
-from .._fork import renew_lock_in_children
-from .._logging import logger
-from ..status import LLMException, LLMStatusCode, llm_error
-from .engine import Engine
-from .lender import Lender
-from .link import Link, not_linked
-from .listeners import Listeners
+from ..datadist.fork import renew_lock_in_children
+from ..datadist.log import logger
+from ..datadist.registry import CacheTable
+from ..datadist.status import LLMException, LLMStatusCode, llm_error
+from .exports import Lender
+from .listener import Listeners
 from .local_caches import LocalCaches
-from .wire import Channel, Closed, connect
+from .nixl import Engine
+from .peer import Link, not_linked
+from .protocol import Channel, Closed, connect
 
 _PROTOCOL = 1  # to be raised with every change of a message, or of the size of a staging slot
 _GREETING_SECONDS = 10.0

@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .._fork import renew_lock_in_children
-from .._logging import logger
-from ..status import LLMException, LLMStatusCode, llm_error
-from .borrowed import Borrowed
-from .engine import Addresses, Engine, Transfer
+from ..datadist.fork import renew_lock_in_children
+from ..datadist.log import logger
+from ..datadist.status import LLMException, LLMStatusCode, llm_error
+from .exports import Lender
 from .layout import Layout
-from .lender import Lender
+from .nixl import Addresses, Engine, Transfer
+from .peer_cache import Borrowed
+from .protocol import Channel, Closed
 from .staging import Staging
-from .wire import Channel, Closed
 
 _LEND_POLL_SECONDS = 1e-4
 _PARK_POLL_SECONDS = 1e-2

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from . import ops
-from ._checks import check_type
-from ._fork import renew_lock_in_children
-from ._memory import check_served
+from .. import ops
 from .cache import Cache
+from .checks import check_type
+from .fork import renew_lock_in_children
+from .memory import check_served
 from .status import LLMException, LLMStatusCode, llm_error, param_invalid
 
 

@@ -5,10 +5,10 @@ import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._checks import INT32, INT64, UINT32, UnservedCall, check_int, check_type, describe
-from ._logging import error_context, logger
 from .cache import Cache
 from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
+from .checks import INT32, INT64, UINT32, UnservedCall, check_int, check_type, describe
+from .log import error_context, logger
 from .status import LLMStatusCode, llm_error, param_invalid
 from .transfer_types import (
     CacheTask,
@@ -20,7 +20,7 @@ from .transfer_types import (
 )
 
 if TYPE_CHECKING:
-    from .remote.transfers import Transfers
+    from ..remote.transfers import Transfers
 
 _LAYER_ARGUMENTS = ("src_layer_range", "dst_layer_range", "tensor_num_per_layer")
 
@@ -203,7 +203,7 @@ class RemoteCalls:
                 )
             for config in transfer_configs:
                 transfers = self._linked(cluster_of(config))
-            from .remote.layerwise import start
+            from ..remote.layerwise import start
 
             size = dst_block_memory_size or None
             return start(transfers, src_cache, layer_synchronizer, transfer_configs, read, written, size)

@@ -5,7 +5,7 @@ import ctypes
 import functools
 from typing import NamedTuple
 
-from ._library import NPU_LIBRARY
+from .library import NPU_LIBRARY
 
 
 class Commands(NamedTuple):

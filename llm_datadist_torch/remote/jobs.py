@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .borrowed import Borrowed
-from .engine import Addresses
 from .layout import Numbers, Part, groups, merged, split
-from .link import Link
 from .local_caches import LocalCache
-from .move import Move
+from .nixl import Addresses
+from .nixl_job import Move
+from .peer import Link
+from .peer_cache import Borrowed
 from .staging import SLOTS, pieces
 
 _REQUEST_BYTES = 64 << 20

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ._checks import INT32, UINT32, UINT64, check_int, check_type
 from .cache_keys import BlocksCacheKey, CacheKeyByIdAndIndex
+from .checks import INT32, UINT32, UINT64, check_int, check_type
 from .status import LLMStatusCode, param_invalid
 
 

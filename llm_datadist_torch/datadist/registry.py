@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ._fork import renew_lock_in_children
 from .cache import Cache, CacheDesc, Placement
 from .cache_keys import BlocksCacheKey, CacheKey
+from .fork import renew_lock_in_children
 from .status import LLMStatusCode, llm_error, param_invalid
 
 

@@ -3,7 +3,7 @@
 
 import ipaddress
 
-from ._checks import UINT64, check_int, check_type, is_int
+from .checks import UINT64, check_int, check_type, is_int
 from .status import NamedIntEnum, param_invalid
 
 DEFAULT_PORT = 26000

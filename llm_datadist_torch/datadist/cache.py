@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from . import _memory
-from ._checks import INT32, INT64, UINT32, check_int, check_type
+from . import memory as _memory
+from .checks import INT32, INT64, UINT32, check_int, check_type
 from .data_type import DATA_TYPES, DataType
 from .status import NamedIntEnum, param_invalid
 

@@ -6,17 +6,17 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ._checks import INT32, UINT64, UnservedCall, check_int, check_type
-from ._fork import renew_lock_in_children
-from ._logging import error_context, logger
 from .cache_manager import CacheManager
+from .checks import INT32, UINT64, UnservedCall, check_int, check_type
 from .cluster_info import LLMClusterInfo, LLMRole, parse_listen_ip_info
-from .configs import LLMConfig
-from .remote_calls import check_nixl
+from .config import LLMConfig
+from .fork import renew_lock_in_children
+from .log import error_context, logger
 from .status import LLMStatusCode, llm_error, param_invalid
+from .transfer_calls import check_nixl
 
 if TYPE_CHECKING:
-    from .remote.links import Links
+    from ..remote.peers import Links
 
 Statuses = tuple[LLMStatusCode, list[LLMStatusCode]]
 
@@ -218,8 +218,8 @@ class LLMDataDist:
 
     def _make_links(self, manager: CacheManager) -> "Links":
         check_nixl()
-        from .remote.links import Links
-        from .remote.transfers import Transfers
+        from ..remote.peers import Links
+        from ..remote.transfers import Transfers
 
         links = Links(self.cluster_id, manager._table)
         manager._transfers = Transfers(links, manager._timeout_ms)

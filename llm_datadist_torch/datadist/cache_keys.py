@@ -5,8 +5,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, overload
 
-from ._checks import INT64, UINT32, UINT64, check_int, check_type, describe, is_int
 from .cache import CacheDesc
+from .checks import INT64, UINT32, UINT64, check_int, check_type, describe, is_int
 from .status import param_invalid
 
 NO_ID = UINT64[1]

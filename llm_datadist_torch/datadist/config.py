@@ -4,9 +4,12 @@
 import json
 from typing import Any
 
-from ._checks import UINT32
-from ._logging import warn_once
-from ._settings import (
+from .cache import Placement
+from .checks import UINT32
+from .cluster_info import LLMClusterInfo as LLMClusterInfo  # LLM-DataDist has them in this module
+from .cluster_info import LLMRole as LLMRole
+from .log import warn_once
+from .options import (
     MEMORY_LIMIT,
     Setting,
     check_device_id,
@@ -22,9 +25,6 @@ from ._settings import (
     parse_fraction,
     parse_number,
 )
-from .cache import Placement
-from .cluster_info import LLMClusterInfo as LLMClusterInfo  # LLM-DataDist has them in this module
-from .cluster_info import LLMRole as LLMRole
 from .status import param_invalid
 
 _SESSION_DEVICE = "ge.session_device_id"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checks import INT64, UINT64, as_int64, check_int
+from .checks import INT64, UINT64, as_int64, check_int
 from .status import LLMStatusCode, llm_error, param_invalid
 
 # The chips of A2, of A3, and 950PR and 950DT. LLM-DataDist's pages exclude A2 training boxes, but those carry the same chips as A2 inference

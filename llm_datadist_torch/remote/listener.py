@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ..status import LLMException, LLMStatusCode, llm_error
+from ..datadist.status import LLMException, LLMStatusCode, llm_error
 
 
 class Listeners:

@@ -3,9 +3,9 @@
 
 import contextlib
 
-from ..status import LLMException, LLMStatusCode, llm_error
-from .engine import Addresses
-from .link import Link
+from ..datadist.status import LLMException, LLMStatusCode, llm_error
+from .nixl import Addresses
+from .peer import Link
 
 
 class Move:

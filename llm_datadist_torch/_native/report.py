@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from . import _library, ops
-from ._memory import check_served
-from .status import LLMException
+from .. import ops
+from ..datadist.memory import check_served
+from ..datadist.status import LLMException
+from . import library as _library
 
 _KEYS = ("CPU", "PrivateUse1", "Meta", "CompositeExplicitAutograd", "ADInplaceOrView")  # PrivateUse1 is the NPU
 

@@ -4,7 +4,7 @@
 from enum import Enum
 from typing import Any, NoReturn
 
-from ._checks import UINT64, check_int, check_type
+from .checks import UINT64, check_int, check_type
 from .status import LLMStatusCode, llm_error
 
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from .._cache_table import CacheTable, Loan
-from .._fork import renew_lock_in_children
-from ..status import LLMException, LLMStatusCode, llm_error
-from .engine import Engine, Memory
+from ..datadist.fork import renew_lock_in_children
+from ..datadist.registry import CacheTable, Loan
+from ..datadist.status import LLMException, LLMStatusCode, llm_error
 from .layout import Layout, Part
 from .local_caches import LocalCache, LocalCaches
+from .nixl import Engine, Memory
 from .staging import Staging
 
 _DRAIN_SECONDS = 0.2

@@ -8,8 +8,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARY = Path(__file__).with_name("libllm_datadist.so")
-NPU_LIBRARY = Path(__file__).with_name("libllm_datadist_npu.so")
+LIBRARY = Path(__file__).parents[1] / "libllm_datadist.so"
+NPU_LIBRARY = Path(__file__).parents[1] / "libllm_datadist_npu.so"
 
 _BUILD = "build it, in a checkout, with `pip install --no-build-isolation --force-reinstall --no-deps .`"
 

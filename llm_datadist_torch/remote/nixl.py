@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ..status import LLMStatusCode, llm_error
+from ..datadist.status import LLMStatusCode, llm_error
 
 Addresses = npt.NDArray[np.uint64]
 """``[n, 3]``: the address of each range, its length in bytes, and 0, NIXL's number of a device."""

@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
-from ._checks import INT32, UINT32, check_int, check_type
-from ._logging import warn_once
+from .checks import INT32, UINT32, check_int, check_type
+from .log import warn_once
 from .status import param_invalid
 
 T = TypeVar("T")

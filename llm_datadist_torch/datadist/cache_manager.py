@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from . import _memory, ops
-from ._cache_table import CacheTable
-from ._checks import INT64, UINT32, UINT64, as_int64, check_int, check_type
-from ._copier import Copier
-from ._logging import error_context, logger
+from .. import ops
+from . import memory as _memory
 from .cache import Cache, CacheDesc, Placement, allocate, wrap
 from .cache_keys import NO_ID, BlocksCacheKey, CacheKey, checked_key, checked_keys
-from .configs import LLMConfig
-from .remote_calls import RemoteCalls
+from .checks import INT64, UINT32, UINT64, as_int64, check_int, check_type
+from .config import LLMConfig
+from .copies import Copier
+from .log import error_context, logger
+from .registry import CacheTable
 from .status import param_invalid
+from .transfer_calls import RemoteCalls
 
 _DEFAULT_TIMEOUT_MS = 1000
 

@@ -5,7 +5,7 @@ from enum import Enum
 
 import torch
 
-from ._checks import check_type
+from .checks import check_type
 from .status import param_invalid
 
 
