@@ -135,7 +135,8 @@ class Call:
                 nbytes = s.row_bytes(self.batch_dim) - offset if size == -1 else size
                 for index in itertools.product(*map(range, leading)):
                     begin = (
-                        (view.offset + sum(map(int.__mul__, (*index, row), view.strides))) * view.dtype.itemsize + offset
+                        (view.offset + sum(map(int.__mul__, (*index, row), view.strides))) * view.dtype.itemsize
+                        + offset
                         for view, row in ((d, to), (s, of))
                     )
                     d_bytes, s_bytes = (range(first, first + nbytes) for first in begin)

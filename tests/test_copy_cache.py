@@ -15,8 +15,7 @@ class TestArguments:
     def test_defaults_copy_row_0(self, device: str) -> None:
         check_copy(cache(3, 4, 8, device=device), cache(3, 2, 8, device=device, seed=1))
 
-    @pytest.mark.parametrize("dst_index", [0, 1, 3])
-    @pytest.mark.parametrize("src_index", [0, 1])
+    @pytest.mark.parametrize(("dst_index", "src_index"), [(0, 1), (1, 0), (3, 1)])
     def test_batch_indices(self, device: str, dst_index: int, src_index: int) -> None:
         check_copy(cache(3, 4, 8, device=device), cache(3, 2, 8, device=device, seed=1), dst_index, src_index)
 
@@ -31,9 +30,8 @@ class TestArguments:
         dst, src = (cache(2, 3, 5, dtype=dtype, device=device, seed=seed) for seed in (0, 1))
         check_copy(dst, src, 2, 1)
 
-    @pytest.mark.parametrize("src_row", [4, 8])
-    def test_rows_may_differ_in_size(self, device: str, src_row: int) -> None:
-        check_copy(cache(2, 4, 8, device=device), cache(2, 1, src_row, device=device, seed=1), 3, 0)
+    def test_rows_may_differ_in_size(self, device: str) -> None:
+        check_copy(cache(2, 4, 8, device=device), cache(2, 1, 4, device=device, seed=1), 3, 0)
         check_copy(cache(2, 4, 8, device=device), cache(2, 1, 16, device=device, seed=1), 3, 0, 4, 28)
 
     def test_rows_may_differ_in_shape(self, device: str) -> None:
@@ -48,8 +46,8 @@ class TestArguments:
         check_copy(dst, src, 3, 1)
         check_copy(dst, src, 3, 1, 4, 8)
 
-    @pytest.mark.parametrize("req_id", [None, 0, 7, -1, 2**63 - 1])
-    def test_req_id_changes_nothing(self, device: str, req_id: int | None) -> None:
+    @pytest.mark.parametrize("req_id", [0, 7, -1, 2**63 - 1])
+    def test_req_id_changes_nothing(self, device: str, req_id: int) -> None:
         check_copy(cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1), 1, 2, 0, -1, req_id)
 
     def test_rows_of_one_element(self, device: str) -> None:
@@ -61,26 +59,25 @@ class TestLayouts:
 
     def test_rows_further_apart_than_their_size(self, device: str) -> None:
         dst, src = filled(4, 16, device=device), filled(6, 10, device=device, seed=1)
-        around = to_host(dst)
-        expected = reference_copy([around[:, 3:11]], [src[:, 1:9]], 2, 5)
-        check_copy([dst[:, 3:11]], [src[:, 1:9]], 2, 5)
-        around[:, 3:11] = expected[0]
-        assert_same_bytes([dst], [around])
+        expected = to_host(dst)
+        expected[2, 3:11] = to_host(src)[5, 1:9]
+        copy_cache([dst[:, 3:11]], [src[:, 1:9]], 2, 5)
+        assert_same_bytes([dst], [expected])
 
     def test_every_second_row(self, device: str) -> None:
         dst, src = filled(8, 6, device=device), filled(8, 6, device=device, seed=1)
-        before = to_host(dst)
-        check_copy([dst[1::2]], [src[::2]], 3, 1)
-        assert_same_bytes([dst[::2]], [before[::2]])
+        expected = to_host(dst)
+        expected[7] = to_host(src)[2]
+        copy_cache([dst[1::2]], [src[::2]], 3, 1)
+        assert_same_bytes([dst], [expected])
 
     def test_layers_interleaved_in_one_buffer(self, device: str) -> None:
         dst, src = filled(4, 5, 6, device=device), filled(2, 5, 6, device=device, seed=1)
         check_copy([dst[:, i] for i in range(5)], [src[:, i] for i in range(5)], 3, 1, 4, 8)
 
-    @pytest.mark.parametrize("order", ["forward", "backward", "shuffled"])
-    def test_views_of_one_buffer_in_any_order(self, device: str, order: str) -> None:
+    @pytest.mark.parametrize("layers", [range(7), range(6, -1, -1), [3, 0, 6, 1, 5, 2, 4]])
+    def test_views_of_one_buffer_in_any_order(self, device: str, layers: list[int]) -> None:
         dst, src = filled(7, 4, 6, device=device), filled(7, 2, 6, device=device, seed=1)
-        layers = {"forward": range(7), "backward": range(6, -1, -1), "shuffled": [3, 0, 6, 1, 5, 2, 4]}[order]
         check_copy([dst[i] for i in layers], [src[i] for i in layers], 2, 1)
 
     def test_dense_rows_with_permuted_dimensions(self, device: str) -> None:
@@ -90,13 +87,15 @@ class TestLayouts:
         copy_cache([dst.transpose(1, 2)], [src.transpose(1, 2)], 1, 2, 8, 20)
         assert_same_bytes([dst], expected)
 
-    def test_batch_of_one_with_any_stride(self, device: str) -> None:
-        dst, src = filled(1, 8, device=device), filled(4, 8, device=device, seed=1)
-        check_copy([dst.as_strided((1, 8), (1, 1))], [src], 0, 3)
-
-    def test_row_dimension_of_one_with_any_stride(self, device: str) -> None:
+    def test_dimensions_of_one_with_any_stride(self, device: str) -> None:
+        """A product with such a stride could overflow, which UndefinedBehaviorSanitizer reports."""
+        check_copy(
+            [filled(1, 8, device=device).as_strided((1, 8), (1, 1))], [filled(4, 8, device=device, seed=1)], 0, 3
+        )
         dst, src = (filled(4, 16, device=device, seed=seed).as_strided((4, 1, 8), (16, 3, 1)) for seed in (0, 1))
         check_copy([dst], [src], 1, 2)
+        leading = filled(8, device=device).as_strided((1, 1, 2, 4), (2**62, 2**62, 4, 1))
+        check_copy([leading], [leading], 0, 1, batch_dim=2)
 
     def test_tensors_of_one_list_may_differ_in_strides(self, device: str) -> None:
         padded, dense = filled(4, 16, device=device)[:, :8], filled(4, 8, device=device, seed=1)
