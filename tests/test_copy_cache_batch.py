@@ -7,17 +7,7 @@ import random
 
 import pytest
 import torch
-from utils import (
-    as_bytes,
-    assert_same_bytes,
-    cache,
-    check_batch,
-    copy_cache_batch,
-    filled,
-    reference_batch,
-    table,
-    to_host,
-)
+from utils import assert_same_bytes, cache, check_batch, copy_cache_batch, filled, reference_batch, table, to_host
 
 Copies = list[tuple[int, int, int, int]]
 
@@ -51,34 +41,25 @@ class TestOrder:
         tensors = cache(3, 4, 8, device=device) if batch_dim == 0 else [filled(3, 4, 8, device=device)]
         check_batch(tensors, tensors, copies, batch_dim=batch_dim)
 
-    def test_random_graphs_of_rows(self, device: str) -> None:
-        choose = random.Random(0)
-        for trial in range(300 if device == "cpu" else 100):
-            rows = choose.randint(1, 24)
-            count = choose.randint(0, rows)
-            copies = whole_rows(*((d, choose.randrange(rows)) for d in choose.sample(range(rows), count)))
-            stacked = filled(2, rows, 3, seed=trial, device=device)
-            check_batch([stacked], [stacked], copies, batch_dim=1)
-
-    def test_random_graphs_of_slices(self, device: str) -> None:
+    def test_random_graphs(self, device: str) -> None:
         """Slices of two rows may partly overlap, so one copy can depend on several others."""
         choose = random.Random(0)
         cycles = 0
         for trial in range(500 if device == "cpu" else 100):
-            rows, row = choose.choice([(2, 8), (4, 16), (6, 5)])
+            rows, row = choose.choice([(2, 8), (4, 16), (6, 5), (24, 3)])
             written: set[tuple[int, int]] = set()
             copies = []
             for _ in range(choose.randint(1, 20)):
-                d, s, offset = choose.randrange(rows), choose.randrange(rows), choose.randrange(row)
-                size = choose.choice([-1, *range(1, row - offset + 1)])
-                end = row if size == -1 else offset + size
-                if not written & {(d, byte) for byte in range(offset, end)}:
-                    written |= {(d, byte) for byte in range(offset, end)}
+                d, s, offset = choose.randrange(rows), choose.randrange(rows), choose.choice([0, choose.randrange(row)])
+                size = choose.choice([-1, choose.randint(1, row - offset)])
+                taken = {(d, byte) for byte in range(offset, row if size == -1 else offset + size)}
+                if not written & taken:
+                    written |= taken
                     copies.append((d, s, offset, size))
             tensors = cache(2, rows, row, dtype=torch.uint8, seed=trial, device=device)
             check_batch(tensors, tensors, copies)
             cycles += any((s, d) in {(c[0], c[1]) for c in copies} for d, s, _, _ in copies)
-        assert cycles > 50
+        assert cycles > 20
 
     @pytest.mark.parametrize("as_list", [True, False])
     def test_permutation_of_64_rows_equals_index_select(self, device: str, as_list: bool) -> None:
@@ -86,7 +67,7 @@ class TestOrder:
         stacked = filled(5, 64, 4, 8, dtype=torch.float16)
         expected = stacked.index_select(1, order)
         on_device = stacked.to(device)
-        copies = torch.stack([torch.arange(64), order, torch.zeros_like(order), torch.full_like(order, -1)], dim=1)
+        copies = table(whole_rows(*enumerate(order.tolist())))
         tensors = list(on_device.unbind(0)) if as_list else [on_device]
         copy_cache_batch(tensors, tensors, copies, batch_dim=0 if as_list else 1)
         assert_same_bytes([on_device], [expected])
@@ -120,17 +101,14 @@ class TestLayouts:
         check_batch(tensors, tensors, whole_rows((0, 1), (1, 0), (3, 2)))
 
     def test_rows_further_apart_than_their_size(self, device: str) -> None:
-        buffer = filled(6, 20, device=device)
-        view = buffer[:, 3:11]
-        around = to_host(buffer)
-        expected = reference_batch([around[:, 3:11]], [view], whole_rows((0, 1), (1, 0), (2, 0)))
-        copy_cache_batch([view], [view], table(whole_rows((0, 1), (1, 0), (2, 0))))
-        assert_same_bytes([view], expected)
-        assert torch.equal(as_bytes(buffer[:, 11:]), as_bytes(around[:, 11:]))
-        assert torch.equal(as_bytes(buffer[:, :3]), as_bytes(around[:, :3]))
+        """The bytes between the rows are not written."""
+        buffer, copies = filled(6, 20, device=device), whole_rows((0, 1), (1, 0), (2, 0))
+        expected = to_host(buffer)
+        expected[:, 3:11] = reference_batch([expected[:, 3:11]], [expected[:, 3:11]], copies)[0]
+        copy_cache_batch([buffer[:, 3:11]], [buffer[:, 3:11]], table(copies))
+        assert_same_bytes([buffer], [expected])
 
     def test_rows_of_different_sizes_at_one_pitch(self, device: str) -> None:
-        """The bytes between the shorter rows are not written."""
         dst, src = (cache(2, 4, 16, device=device, seed=seed) for seed in (0, 1))
         expected = [*reference_batch(dst[:1], src[:1], whole_rows((1, 2))), to_host(dst[1])]
         expected[1][1, :8] = to_host(src[1])[2, :8]
@@ -151,8 +129,7 @@ class TestLayouts:
         check_batch([tensor], [tensor], [(0, 1, 0, 16), (1, 0, 0, 16), (2, 3, 8, 24)], batch_dim=1)
 
     def test_layers_interleaved_in_one_buffer(self, device: str) -> None:
-        buffer = filled(6, 3, 8, device=device)
-        layers = list(buffer.unbind(1))
+        layers = list(filled(6, 3, 8, device=device).unbind(1))
         check_batch(layers, layers, whole_rows((0, 1), (1, 0), (5, 3)))
 
     @pytest.mark.parametrize("first", [0, 1, 4])
@@ -167,7 +144,7 @@ class TestLayouts:
         dst, src = buffer[:64].view(8, 8), buffer[shift : 64 + shift].view(8, 8)
         check_batch([dst], [src], whole_rows((0, 1), (1, 0), (2, 2), (3, 1), (6, 5)))
 
-    @pytest.mark.parametrize("shift", [-5, -1, 1, 5])
+    @pytest.mark.parametrize("shift", [-5, 1])
     def test_stacks_a_few_bytes_apart(self, device: str, shift: int) -> None:
         """The last row of one layer overlaps the first row of the next."""
         buffer = filled(96 + abs(shift), dtype=torch.uint8, device=device)
