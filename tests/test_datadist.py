@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLMDataDist: its lifetime, its manager, and the calls that it refuses."""
 
-import inspect
 import logging
 from collections.abc import Iterator
 
@@ -121,15 +120,6 @@ def test_wrong_types(datadist: LLMDataDist) -> None:
             datadist.init(options)
 
 
-def test_every_setting_passes_through_the_options() -> None:
-    pool = '{"memory_size": 4096, "page_shift": 16}'
-    config = LLMConfig(sync_kv_timeout=5, device_id=3, enable_cache_manager=True, mem_pool_cfg=pool)
-    config.host_mem_pool_cfg = '{"memory_size": 8192}'
-    again = LLMConfig.from_options(config.generate_options())
-    assert again.generate_options() == config.generate_options()
-    assert again.memory_limits() == {Placement.DEVICE: (4096, "memory_size"), Placement.HOST: (8192, "memory_size")}
-
-
 def test_options_without_effect_are_logged_once(datadist: LLMDataDist, caplog: pytest.LogCaptureFixture) -> None:
     warn_once.cache_clear()
     for _ in range(2):
@@ -164,11 +154,6 @@ class TestLocalCommRes:
         refused(LLMStatusCode.LLM_PARAM_INVALID, text, lambda: datadist.cache_manager)
 
 
-@pytest.mark.parametrize("text", ["", "0;1", "-1", "x"])
-def test_invalid_device_ids(text: str) -> None:
-    refused(LLMStatusCode.LLM_PARAM_INVALID, "ge.exec.deviceId", LLMConfig.from_options, {"ge.exec.deviceId": text})
-
-
 UNSERVED = {
     CacheManager: {"remap_registered_memory": "register the memory anew"},
     LLMDataDist: dict.fromkeys(("link", "unlink", "query_register_mem_status"), "_clusters"),
@@ -185,22 +170,3 @@ def test_calls_that_cannot_be_served(owner: type, name: str, instead: str, datad
     refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, instead, getattr(target, name), 1, 2)
     with pytest.raises(LLMException, match=f"^{name} "):
         getattr(target, name)(anything=1)
-
-
-def test_signatures_of_the_local_calls() -> None:
-    """Names, order and defaults are those of LLM-DataDist."""
-    expected = {
-        "allocate_cache": {"cache_desc": ..., "cache_keys": ()},
-        "deallocate_cache": {"cache": ...},
-        "allocate_blocks_cache": {"cache_desc": ..., "blocks_cache_key": None},
-        "deallocate_blocks_cache": {"cache": ...},
-        "register_cache": {"cache_desc": ..., "addrs": ..., "cache_keys": (), "remote_accessible": None},
-        "register_blocks_cache": {"cache_desc": ..., "addrs": ..., "blocks_cache_key": None, "remote_accessible": None},
-        "unregister_cache": {"cache_id": ...},
-        "remove_cache_key": {"cache_key": ...},
-        "copy_blocks": {"cache": ..., "copy_block_info": ...},
-        "swap_blocks": {"src_cache": ..., "dst_cache": ..., "src_to_dst": ...},
-    }
-    for name, parameters in expected.items():
-        actual = list(inspect.signature(getattr(CacheManager, name)).parameters.values())[1:]
-        assert {p.name: ... if p.default is p.empty else p.default for p in actual} == parameters, name
