@@ -6,9 +6,8 @@ Each test runs in its own process, which a watchdog ends.
 """
 
 import pytest
-from utils import run
+from fresh_process import run_code
 
-pytestmark = pytest.mark.slow
 HEAD = """
 import faulthandler, gc, os, signal, sys, threading
 faulthandler.dump_traceback_later(30, exit=True)
@@ -38,7 +37,7 @@ def free_caches():
 
 
 def printed(code: str) -> list[str]:
-    done = run("python", "-c", HEAD + code)
+    done = run_code(HEAD + code)
     assert "Exception ignored" not in done.stderr, done.stderr  # raised by a destructor
     return done.stdout.splitlines()
 
