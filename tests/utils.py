@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -159,6 +160,13 @@ def load_example(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def ported(script: Path) -> str:
+    """The code of a script written for LLM-DataDist, with nothing changed but the package that it imports."""
+    code, imports = re.subn(r"^from llm_datadist\b", "from llm_datadist_torch", script.read_text(), flags=re.MULTILINE)
+    assert imports > 0
+    return code
 
 
 def run(*command: str | Path, cwd: Path = TESTS, code: int = 0, **env: str | None) -> subprocess.CompletedProcess[str]:
