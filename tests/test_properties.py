@@ -13,7 +13,7 @@ import torch
 from byte_model import BUFFER_BYTES, BUFFERS, Call, apply, calls, reads_what_another_writes, writers
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from utils import as_bytes, assert_same_bytes, copy_cache, copy_cache_batch, filled, table
+from utils import as_bytes, assert_same_bytes, copy_cache, copy_cache_batch, filled, table, whole_storage
 
 # The device fixture is the same for every example.
 any_calls = settings(suppress_health_check=list(HealthCheck))
@@ -23,7 +23,7 @@ def check(device: str, call: Call, req_id: int, *, batch: bool) -> None:
     """Makes a call on new buffers. Their whole contents and all version counters must be those of the model."""
     buffers = [filled(BUFFER_BYTES, dtype=torch.uint8, seed=seed, device=device) for seed in range(BUFFERS)]
     dst, src = call.tensors(buffers)
-    whole = [torch.empty(0, dtype=torch.uint8, device=device).set_(buffer.untyped_storage()) for buffer in buffers]
+    whole = [whole_storage(buffer) for buffer in buffers]
     before = [as_bytes(buffer) for buffer in whole]
     reasons, ranges = set(call.reasons()), call.ranges()
     written = None if ranges is None else writers(ranges)
