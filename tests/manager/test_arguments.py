@@ -64,7 +64,7 @@ class TestCopyCache:
 
     @pytest.mark.parametrize(
         ("name", "limits"),
-        zip(NUMBERS, [[0, 2**32 - 1]] * 2 + [[0, 2**64 - 1], [-(2**63), 2**63 - 1], [0, 2**64 - 1]], strict=True),
+        list(zip(NUMBERS, [[0, 2**32 - 1]] * 2 + [[0, 2**64 - 1], [-(2**63), 2**63 - 1], [0, 2**64 - 1]], strict=True)),
     )
     def test_numbers_outside_their_integer_type(self, name: str, limits: list[int]) -> None:
         for value in (limits[0] - 1, limits[1] + 1):

@@ -196,6 +196,6 @@ class Managers(RuleBasedStateMachine):
 
 
 Managers.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=settings().max_examples // 10, stateful_step_count=40, suppress_health_check=list(HealthCheck)
 )
 TestManager = Managers.TestCase
