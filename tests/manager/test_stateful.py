@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
@@ -17,6 +18,7 @@ from utils import filled, reference_batch, refused, to_host
 
 from llm_datadist_torch import Cache, CacheDesc, CacheKey, CacheManager, DataType, LLMConfig, LLMStatusCode, Placement
 
+pytestmark = pytest.mark.slow
 TENSORS, ROW = 2, 8
 LIMIT = 6 * TENSORS * 4 * ROW  # six caches of four rows
 SIDES = st.sampled_from([Placement.HOST, Placement.DEVICE])
