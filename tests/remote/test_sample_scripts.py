@@ -10,7 +10,7 @@ from remote_utils import free_port
 from utils import ported
 
 FOLDER = Path(__file__).parent / "llm_datadist_scripts"
-PROCESSES = {"pull_cache": 2, "pull_blocks_xpyd": 4, "push_and_switch": 2}
+PROCESSES = {"pull_blocks_xpyd": 4, "push_and_switch": 2}
 
 
 def test_every_script_is_run() -> None:
