@@ -6,6 +6,7 @@ environment alone.
 """
 
 import importlib.util
+import os
 
 import pytest
 import torch
@@ -22,12 +23,16 @@ settings.register_profile("quick", max_examples=200 if HAS_NPU else 1000, deadli
 settings.register_profile("long", settings.get_profile("quick"), max_examples=100_000)
 settings.load_profile("quick")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers share the processors
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if HAS_NPU:
-        elsewhere = [i for i in items if "device" not in i.fixturenames and i.path.parent.name not in NPU_FOLDERS]
-        config.hook.pytest_deselected(items=elsewhere)
-        items[:] = [item for item in items if item not in elsewhere]
+    def runs_here(item: pytest.Item) -> bool:
+        return not HAS_NPU or "device" in item.fixturenames or item.path.parent.name in NPU_FOLDERS
+
+    config.hook.pytest_deselected(items=[item for item in items if not runs_here(item)])
+    items[:] = filter(runs_here, items)
 
 
 @pytest.fixture(params=["npu" if HAS_NPU else "cpu"])

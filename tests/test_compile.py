@@ -32,11 +32,7 @@ from llm_datadist_torch import Cache
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 SWAP = table([(0, 1, 0, -1), (1, 0, 0, -1), (3, 2, 4, 8)])
 STACKED = [filled(3, 4, 8)]
-
-
-@pytest.fixture(autouse=True)
-def fresh_dynamo() -> None:
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 @pytest.mark.parametrize(

@@ -101,14 +101,6 @@ def test_no_copies(device: str) -> None:
         copy_cache_batch(dst, src, table([]), batch_dim=2)
 
 
-def test_destinations_that_overlap_outside_the_written_bytes(device: str) -> None:
-    a, src = filled(4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
-    expected = reference_batch([a], [src[0]], [(0, 0, 0, -1)])
-    expected = reference_batch(expected, [src[1]], [(1, 0, 0, -1)])
-    copy_cache_batch([a[:3], a[1:]], src, table([(0, 0, 0, -1)]))
-    assert_same_bytes([a], expected)
-
-
 def test_copies_on_the_meta_device(device: str) -> None:
     tensors = cache(2, 4, 8, device=device)
     with nothing_written(*tensors), pytest.raises(ValueError, match=r"^copy_cache_batch: expected copies on the"):

@@ -85,25 +85,3 @@ def test_copies_that_read_what_many_copies_write(device: str) -> None:
     tensors = [filled(301, 600, dtype=torch.uint8, device=device)]
     copies = [(0, 1, byte, 1) for byte in range(0, 600, 2)] + whole_rows(*((row, 0) for row in range(1, 301)))
     check_batch(tensors, tensors, copies)
-
-
-@pytest.mark.parametrize("first", [0, 1])
-def test_two_parts_of_one_stack(device: str, first: int) -> None:
-    stacked = filled(3, 8, 4, device=device)
-    check_batch([stacked[:, :4]], [stacked[:, first:][:, :4]], whole_rows((0, 1), (1, 0), (2, 2), (3, 1)), batch_dim=1)
-
-
-@pytest.mark.parametrize("shift", [-5, 1])
-def test_stacks_a_few_bytes_apart(device: str, shift: int) -> None:
-    """The last row of one layer overlaps the first row of the next."""
-    buffer = filled(96 + abs(shift), dtype=torch.uint8, device=device)
-    dst, src = (buffer[start:][:96].view(3, 4, 8) for start in (max(0, -shift), max(0, shift)))
-    check_batch([dst], [src], whole_rows((0, 3), (3, 0), (1, 2)), batch_dim=1)
-
-
-@pytest.mark.parametrize("pitches", [(64, 32), (32, 64)])
-def test_leading_dimensions_with_different_pitches(device: str, pitches: tuple[int, int]) -> None:
-    """One layer reads what another one writes."""
-    buffer = filled(192, dtype=torch.uint8, device=device)
-    dst, src = (buffer.as_strided((3, 3, 8), (pitch, 8, 1)) for pitch in pitches)
-    check_batch([dst], [src], whole_rows((1, 0), (2, 1)), batch_dim=1)

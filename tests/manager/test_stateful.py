@@ -12,13 +12,21 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 from torch import Tensor
 from utils import filled, reference_batch, refused, to_host
 
 from llm_datadist_torch import Cache, CacheDesc, CacheKey, CacheManager, DataType, LLMConfig, LLMStatusCode, Placement
 
-pytestmark = pytest.mark.slow
 TENSORS, ROW = 2, 8
 LIMIT = 6 * TENSORS * 4 * ROW  # six caches of four rows
 SIDES = st.sampled_from([Placement.HOST, Placement.DEVICE])
@@ -174,7 +182,8 @@ class Managers(RuleBasedStateMachine):
                     assert known.memory() is None, "unreachable memory is still allocated"
 
 
-Managers.TestCase.settings = settings(
-    max_examples=settings().max_examples // 10, stateful_step_count=40, suppress_health_check=list(HealthCheck)
-)
-TestManager = Managers.TestCase
+@pytest.mark.slow
+def test_random_calls(device: str) -> None:
+    examples = settings().max_examples // 10
+    wanted = settings(max_examples=examples, stateful_step_count=40, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(Managers, settings=wanted)

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from numpy import s_
 from remote_utils import PEER, Pair, code_of, desc, expect, ours, wait_until
 from utils import assert_same_bytes, filled, refused, to_host
 
@@ -14,39 +15,33 @@ pytestmark = pytest.mark.usefixtures("device")
 GONE = LLMStatusCode.LLM_KV_CACHE_NOT_EXIST
 
 
+# The shapes of both caches, the row to read, the arguments of pull_cache, what is written and what is read.
+PULLS = {
+    "rows": ((4, 2, 3, 5), (4, 3, 3, 5), 1, {"batch_index": 2}, s_[:, 2], s_[:, 1]),
+    "large rows": ((4, 2, 1 << 18), (4, 3, 1 << 18), 1, {"batch_index": 2}, s_[:, 2], s_[:, 1]),
+    # More than one request to the engine, more than one piece of a staging buffer, rows that fit neither.
+    "many megabytes": ((3, 1, 27 << 18, 1), (3, 1, 27 << 18, 1), 0, {}, s_[:], s_[:]),
+    "a part of a row": ((4, 2, 24), (4, 3, 30), 1, {"batch_index": 1, "size": 20}, s_[:, 1, :5], s_[:, 1, :5]),
+    **{
+        f"layers of {n}": (
+            *((8, 2, 24), (6, 2, 24), 1),
+            {"src_layer_range": range(2, 4), "dst_layer_range": range(1, 3), "tensor_num_per_layer": n},
+            *(s_[n : 3 * n, 0], s_[2 * n : 4 * n, 1]),
+        )
+        for n in (1, 2)
+    },
+}
+
+
 class TestPullCache:
-    @pytest.mark.parametrize("row_shape", [(3, 5), (1 << 18,)])
-    def test_by_request(self, pair: Pair, row_shape: tuple[int, ...]) -> None:
-        sent = pair.theirs(f"allocate_cache(desc(4, 2, *{row_shape}), [CacheKey(1, 7), CacheKey(1, 8)])")
-        held = pair.manager.allocate_cache(desc(4, 3, *row_shape))
+    @pytest.mark.parametrize("name", PULLS)
+    def test_bytes(self, pair: Pair, name: str) -> None:
+        shape, own, row, kwargs, written, read = PULLS[name]
+        sent = pair.theirs(f"allocate_cache(desc{shape})")
+        held = pair.manager.allocate_cache(desc(*own))
         expected = ours(held)
-        expected[:, 2] = sent[:, 1]
-        pair.manager.pull_cache(CacheKey(PEER, 8), held, 2)
-        expect(held, expected)
-
-    def test_of_many_megabytes(self, pair: Pair) -> None:
-        """More than one request to the engine, more than one piece of a staging buffer, rows that fit neither."""
-        sent = pair.theirs("allocate_cache(desc(3, 1, 27 << 18, 1), [CacheKey(1, 7)])")
-        held = pair.manager.allocate_cache(desc(3, 1, 27 << 18, 1))
-        pair.manager.pull_cache(CacheKey(PEER, 7), held)
-        expect(held, sent)
-
-    def test_part_of_a_row(self, pair: Pair) -> None:
-        sent = pair.theirs("allocate_cache(desc(4, 2, 24))")
-        held = pair.manager.allocate_cache(desc(4, 3, 30))
-        expected = ours(held)
-        expected[:, 1, :5] = sent[:, 1, :5]
-        pair.manager.pull_cache(pair.key(1), held, 1, 20)
-        expect(held, expected)
-
-    @pytest.mark.parametrize("per_layer", [1, 2])
-    def test_layers(self, pair: Pair, per_layer: int) -> None:
-        sent = pair.theirs("allocate_cache(desc(8, 2, 24))")
-        held = pair.manager.allocate_cache(desc(6, 2, 24))
-        expected = ours(held)
-        expected[per_layer : 3 * per_layer, 0] = sent[2 * per_layer : 4 * per_layer, 1]
-        layers = {"src_layer_range": range(2, 4), "dst_layer_range": range(1, 3), "tensor_num_per_layer": per_layer}
-        pair.manager.pull_cache(pair.key(1), held, **layers)
+        expected[written] = sent[read]
+        pair.manager.pull_cache(pair.key(row), held, **kwargs)
         expect(held, expected)
 
     def test_list_of_tensors_into_a_view_with_gaps(self, pair: Pair, device: str) -> None:
