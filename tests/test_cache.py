@@ -34,13 +34,11 @@ def described(**kwargs: object) -> CacheDesc:
 
 
 class TestCacheDesc:
-    def test_defaults_and_properties(self) -> None:
+    def test_properties(self) -> None:
         desc = CacheDesc(80, [4, 2, 8], DataType.DT_FLOAT16)
         assert (desc.num_tensors, desc.shape, desc.data_type) == (80, [4, 2, 8], DataType.DT_FLOAT16)
         assert (desc.placement, desc.batch_dim, desc.seq_len_dim_index) == (Placement.DEVICE, 0, -1)
         assert (desc.batch_size, desc.size, desc.kv_tensor_format) == (4, 128, None)
-
-    def test_by_position(self) -> None:
         desc = CacheDesc(1, (4, 2, 8), DataType.DT_INT64, Placement.HOST, 1, 2, "BNSD")
         assert (desc.placement, desc.batch_dim, desc.seq_len_dim_index) == (Placement.HOST, 1, 2)
         assert (desc.batch_size, desc.size, desc.kv_tensor_format) == (2, 512, "BNSD")
@@ -144,14 +142,14 @@ class TestFromTensors:
         assert held.unstacked == held.tensors
         assert held.is_blocks_cache
 
-    @pytest.mark.parametrize("wrong", [None, 1, "t", {}], ids=repr)
-    def test_wrong_types(self, wrong: object) -> None:
-        with pytest.raises(TypeError, match=r"tensors(\[0\])? must be"):
-            Cache.from_tensors(wrong)
-        with pytest.raises(TypeError, match=r"tensors\[1\] must be Tensor"):
-            Cache.from_tensors([filled(4, 8), wrong])
-        with pytest.raises(TypeError, match="is_blocks_cache must be bool"):
-            Cache.from_tensors(filled(4, 8), is_blocks_cache=wrong)
+    def test_wrong_types(self) -> None:
+        for wrong in (None, 1, "t", {}):
+            with pytest.raises(TypeError, match=r"tensors(\[0\])? must be"):
+                Cache.from_tensors(wrong)
+            with pytest.raises(TypeError, match=r"tensors\[1\] must be Tensor"):
+                Cache.from_tensors([filled(4, 8), wrong])
+            with pytest.raises(TypeError, match="is_blocks_cache must be bool"):
+                Cache.from_tensors(filled(4, 8), is_blocks_cache=wrong)
 
     def test_invalid_values(self) -> None:
         a = filled(4, 8)

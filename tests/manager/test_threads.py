@@ -12,8 +12,17 @@ import pytest
 import torch
 from utils import assert_same_bytes, cache, intra_op_threads, to_host
 
-import llm_datadist_torch
-from llm_datadist_torch import Cache, CacheDesc, CacheManager, DataType, LLMConfig, LLMException, Placement
+from llm_datadist_torch import (
+    Cache,
+    CacheDesc,
+    CacheKey,
+    CacheManager,
+    DataType,
+    LLMConfig,
+    LLMException,
+    Placement,
+    ops,
+)
 
 
 def run(work: Callable[[int], None]) -> None:
@@ -40,7 +49,7 @@ class TestThreads:
         def work(number: int) -> None:
             pattern = torch.full((2, 4, 16), float(number))
             for turn in range(1250):
-                key = llm_datadist_torch.CacheKey(0, number * 10_000 + turn)
+                key = CacheKey(0, number * 10_000 + turn)
                 dst, src = manager.allocate_cache(desc, [key]), manager.allocate_cache(desc)
                 ids[number] += [dst.cache_id, src.cache_id]
                 if turn % 25 == 0:
@@ -78,64 +87,52 @@ class TestThreads:
 
     def test_copies_of_one_manager_are_serialized(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Counts the threads inside the op's function."""
-        inside, most = 0, 0
-        real = llm_datadist_torch.ops.copy_cache_blocking
+        inside: list[int] = []
+        most = 0
+        real = ops.copy_cache_blocking
 
         def counting(*args: object, **kwargs: object) -> bool:
-            nonlocal inside, most
-            inside += 1
-            most = max(most, inside)
+            nonlocal most
+            inside.append(0)
+            most = max(most, len(inside))
             time.sleep(0.002)
             done = real(*args, **kwargs)
-            inside -= 1
+            inside.pop()
             return done
 
-        monkeypatch.setattr(llm_datadist_torch.ops, "copy_cache_blocking", counting)
+        monkeypatch.setattr(ops, "copy_cache_blocking", counting)
         manager = CacheManager(LLMConfig(sync_kv_timeout=60_000))
         dst, src = Cache.from_tensors(cache(2, 8, 8)), Cache.from_tensors(cache(2, 8, 8, seed=1))
         run(lambda number: manager.copy_cache(dst, src, number, number))
         assert most == 1
         assert_same_bytes(dst.tensors, src.tensors)
 
-    def test_time_spent_waiting_for_another_copy_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        entered, leave = threading.Event(), threading.Event()
+    def test_calls_during_a_copy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The time that another copy waits for it counts. finalize waits for its end."""
+        entered, leave, events = threading.Event(), threading.Event(), []
 
         def stuck(*args: object, **kwargs: object) -> bool:
             entered.set()
-            return leave.wait(60)
+            leave.wait(60)
+            events.append("copied")
+            return True
 
-        monkeypatch.setattr(llm_datadist_torch.ops, "copy_cache_blocking", stuck)
+        monkeypatch.setattr(ops, "copy_cache_blocking", stuck)
         manager = CacheManager(LLMConfig(sync_kv_timeout=50))
-        held = Cache.from_tensors(cache(1, 4, 8))
+        held = manager.allocate_cache(CacheDesc(1, (4, 8), DataType.DT_FLOAT, Placement.HOST))
         first = threading.Thread(target=manager.copy_cache, args=(held, held, 0, 1))
+        last = threading.Thread(target=lambda: (manager._finalize(), events.append("finalized")))
         first.start()
         try:
             assert entered.wait(60)
             with pytest.raises(LLMException, match="not done after sync_kv_timeout, 50 ms"):
                 manager.copy_cache(held, held, 0, 1, req_id=5)
+            last.start()
+            last.join(0.05)
         finally:
             leave.set()
             first.join()
-
-    def test_finalize_waits_for_a_running_copy(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        events: list[str] = []
-        entered = threading.Event()
-
-        def slow(*args: object, **kwargs: object) -> bool:
-            entered.set()
-            time.sleep(0.05)
-            events.append("copied")
-            return True
-
-        monkeypatch.setattr(llm_datadist_torch.ops, "copy_cache_blocking", slow)
-        manager = CacheManager()
-        held = manager.allocate_cache(CacheDesc(1, (4, 8), DataType.DT_FLOAT, Placement.HOST))
-        copying = threading.Thread(target=manager.copy_cache, args=(held, held, 0, 1))
-        copying.start()
-        assert entered.wait(60)
-        manager._finalize()
-        events.append("finalized")
-        copying.join()
+        last.join()
         assert events == ["copied", "finalized"]
         assert not held.tensors
 
