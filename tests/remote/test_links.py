@@ -48,7 +48,7 @@ def code_of(datadist: LLMDataDist, port: int, timeout: int = 300, cluster_id: in
     begin = time.monotonic()
     status, codes = datadist.link_clusters([cluster(cluster_id, port)], timeout)
     assert [status] == codes
-    assert time.monotonic() - begin < timeout / 1000 + 1
+    assert time.monotonic() - begin < timeout / 1000 + 5  # a busy machine takes a second to start NIXL
     return status
 
 
