@@ -19,7 +19,7 @@ HAS_NPU = importlib.util.find_spec("torch_npu") is not None
 NPU_FOLDERS = ["ascend_sim", "npu"]
 collect_ignore = [] if HAS_NPU else NPU_FOLDERS
 
-settings.register_profile("quick", max_examples=200 if HAS_NPU else 1000, deadline=None, print_blob=True)
+settings.register_profile("quick", max_examples=200 if HAS_NPU else 500, deadline=None, print_blob=True)
 settings.register_profile("long", settings.get_profile("quick"), max_examples=100_000)
 settings.load_profile("quick")
 

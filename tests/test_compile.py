@@ -29,42 +29,33 @@ from versions import STRIDES_TAG
 
 from llm_datadist_torch import Cache
 
+ops = torch.ops.llm_datadist
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 SWAP = table([(0, 1, 0, -1), (1, 0, 0, -1), (3, 2, 4, 8)])
-STACKED = [filled(3, 4, 8)]
+STACKED, PAIR = [filled(3, 4, 8)], (cache(2, 4, 8), cache(2, 4, 8))
+BLOCKING = {"batch_dim": 0, "timeout_ms": 1000}
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
-@pytest.mark.parametrize(
-    ("op", "args", "kwargs", "checks"),
-    [
-        (copy_cache, (cache(3, 4, 8), cache(3, 2, 8), 3, 1, 4, 8, 7), {}, 4),
-        (copy_cache, ([filled(3, 4, 8)], [filled(3, 2, 8)], 3, 1), {"batch_dim": 1}, 4),
-        (copy_cache, (cache(1, 4, 8), cache(1, 4, 8)), {}, 4),
-        (copy_cache_batch, (cache(3, 4, 8), cache(3, 4, 8), SWAP, 7), {}, 4),
-        (copy_cache_batch, (cache(3, 4, 8), cache(3, 4, 8), SWAP[:0], 7), {}, 4),
-        (copy_cache_batch, (STACKED, [filled(3, 4, 8)], SWAP), {"batch_dim": 1}, 4),
-        # The last check clones each argument: two tensors where there was one.
-        (copy_cache_batch, (STACKED, STACKED, SWAP), {"batch_dim": 1}, 3),
-        # They block, so they have no fake kernel and are not traceable.
-        ("_copy_cache_blocking", (cache(2, 4, 8), cache(2, 2, 8), 3, 1, 0, -1, None), {}, 2),
-        ("_copy_cache_batch_blocking", (cache(2, 4, 8), cache(2, 4, 8), SWAP, None), {}, 2),
-    ],
-    ids=[
-        "list",
-        "stacked",
-        "defaults",
-        "batch",
-        "no copies",
-        "stacked batch",
-        "same stack",
-        "blocking",
-        "batch blocking",
-    ],
-)
-def test_opcheck(op: Any, args: tuple, kwargs: dict, checks: int) -> None:
-    if isinstance(op, str):
-        op, kwargs = getattr(torch.ops.llm_datadist, op).default, {"batch_dim": 0, "timeout_ms": 1000}
+# The op, its arguments, and how many of the checks are for it.
+OPCHECKED = {
+    "list": (copy_cache, (cache(3, 4, 8), cache(3, 2, 8), 3, 1, 4, 8, 7), {}, 4),
+    "stacked": (copy_cache, ([filled(3, 4, 8)], [filled(3, 2, 8)], 3, 1), {"batch_dim": 1}, 4),
+    "defaults": (copy_cache, (cache(1, 4, 8), cache(1, 4, 8)), {}, 4),
+    "batch": (copy_cache_batch, (cache(3, 4, 8), cache(3, 4, 8), SWAP, 7), {}, 4),
+    "no copies": (copy_cache_batch, (cache(3, 4, 8), cache(3, 4, 8), SWAP[:0], 7), {}, 4),
+    "batch of stacks": (copy_cache_batch, (STACKED, [filled(3, 4, 8)], SWAP), {"batch_dim": 1}, 4),
+    # The last check clones each argument: two tensors where there was one.
+    "batch of one stack": (copy_cache_batch, (STACKED, STACKED, SWAP), {"batch_dim": 1}, 3),
+    # They block, so they have no fake kernel and are not traceable.
+    "blocking": (ops._copy_cache_blocking.default, (*PAIR, 3, 1, 0, -1, None), BLOCKING, 2),
+    "batch, blocking": (ops._copy_cache_batch_blocking.default, (*PAIR, SWAP, None), BLOCKING, 2),
+}
+
+
+@pytest.mark.parametrize("name", OPCHECKED)
+def test_opcheck(name: str) -> None:
+    op, args, kwargs, checks = OPCHECKED[name]
     torch.library.opcheck(op, args, kwargs, test_utils=OPCHECKS[:checks])
 
 
@@ -268,10 +259,8 @@ class TestRecompiles:
 
     @pytest.mark.parametrize("stacked", [False, True])
     def test_50_calls_compile_at_most_4_times(self, stacked: bool) -> None:
-        def function(
-            dst: list[Tensor], src: list[Tensor], to: int, source: int, offset: int, size: int, req_id: int | None
-        ) -> None:
-            copy_cache(dst, src, to, source, offset, size, req_id, batch_dim=int(stacked))
+        def function(dst: list[Tensor], src: list[Tensor], *numbers: int | None) -> None:
+            copy_cache(dst, src, *numbers, batch_dim=int(stacked))
 
         shape = (3, 8, 16) if stacked else (8, 16)
         dst, src = (cache(1 if stacked else 3, *shape, seed=seed) for seed in (0, 1))

@@ -26,6 +26,10 @@ def test_byte_ranges(device: str, offset: int, size: int) -> None:
     check_copy(cache(3, 4, 8, device=device), cache(3, 4, 8, device=device, seed=1), 2, 1, offset, size)
 
 
+def test_a_part_of_longer_rows(device: str) -> None:
+    check_copy(cache(2, 4, 8, device=device), cache(2, 1, 16, device=device, seed=1), 3, 0, 4, 28)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_any_dtype(device: str, dtype: torch.dtype) -> None:
     dst, src = (cache(2, 3, 5, dtype=dtype, device=device, seed=seed) for seed in (0, 1))

@@ -72,7 +72,7 @@ class TestLimit:
         manager.allocate_cache(desc("npu"))
         text = f"{BYTES} bytes for a cache are more than ge.flowGraphMemMaxSize ({BYTES}) leaves: {BYTES} are in use"
         refused(FULL, text, manager.allocate_cache, desc("npu"))
-        manager.register_cache(desc(), cache(2, 4, 8))
+        manager.register_cache(desc("npu"), cache(2, 4, 8))
         manager.allocate_cache(desc("cpu"))
 
     def test_a_description_that_changes_later(self) -> None:
