@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 BUFFERS, BUFFER_BYTES = 3, 256
-DTYPES = [torch.uint8, torch.float16, torch.float32, torch.complex128]
-HOSTILE = [2**63 - 1, 2**63 - 8, -(2**63), 2**32, 2**31, -2, -1]
+DTYPES = (torch.uint8, torch.float16, torch.float32, torch.complex128)
+HOSTILE = (2**63 - 1, 2**63 - 8, -(2**63), 2**32, 2**31, -2, -1)
 Numbers = tuple[int, int, int, int]  # dst_batch_index, src_batch_index, offset, size
 Ranges = list[tuple[int, range, int, range]]  # dst buffer, dst bytes, src buffer, src bytes
 
@@ -183,8 +183,8 @@ def views(draw: st.DrawFn, rank: int, dtype: torch.dtype) -> View:
         shape[dim] = min(shape[dim], max(1, room // step))
         # The stride of a dimension of one is never used: a product with it must not overflow.
         odd = shape[dim] == 1 and draw(st.integers(0, 15)) == 0
-        strides[dim] = draw(st.sampled_from([0, 3, 2**62])) if odd else step
-        step = min(step * shape[dim] + draw(st.sampled_from([0, 0, 0, 0, 1, 3])), room)
+        strides[dim] = draw(st.sampled_from((0, 3, 2**62))) if odd else step
+        step = min(step * shape[dim] + draw(st.sampled_from((0, 0, 0, 0, 1, 3))), room)
     view = View(draw(st.integers(0, BUFFERS - 1)), dtype, tuple(shape), tuple(strides), 0)
     if view.extent > room:
         view = replace(view, shape=(1,) * rank)
@@ -196,12 +196,12 @@ def lists(draw: st.DrawFn, count: int, rank: int, dtype: torch.dtype) -> list[Vi
     """Tensors anywhere, or each a step after the one before: side by side, interleaved, backwards, over one another."""
     found = [draw(views(rank, dtype))]
     extent = found[0].extent
-    step = draw(st.sampled_from([None, None, extent, extent + 1, 1, extent // 2, -extent]))
+    step = draw(st.sampled_from((None, None, extent, extent + 1, 1, extent // 2, -extent)))
     while len(found) < count:
         if step is None:
             found.append(draw(views(rank, dtype)))
         else:
-            found.append(found[0].moved_to(found[-1].offset + step + draw(st.sampled_from([0, 0, 0, 1, -1]))))
+            found.append(found[0].moved_to(found[-1].offset + step + draw(st.sampled_from((0, 0, 0, 1, -1)))))
     return found
 
 
@@ -224,7 +224,7 @@ def calls(draw: st.DrawFn, *, batch: bool) -> Call:
     dtype, rank, count = draw(st.sampled_from(DTYPES)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     batch_dim = draw(st.integers(0, rank - 1))
     dst = draw(lists(count, rank, dtype))
-    kind = draw(st.sampled_from(["the same cache", "other buffers", "a little further", "anywhere"]))
+    kind = draw(st.sampled_from(("the same cache", "other buffers", "a little further", "anywhere")))
     if kind == "the same cache":
         src = dst[:]
     elif kind == "other buffers":
@@ -249,7 +249,7 @@ def calls(draw: st.DrawFn, *, batch: bool) -> Call:
 
 def spoil(draw: st.DrawFn, call: Call) -> None:
     """Makes one thing wrong, or nearly wrong."""
-    side = draw(st.sampled_from([call.dst, call.src]))
+    side = draw(st.sampled_from((call.dst, call.src)))
     number = draw(st.integers(0, len(side) - 1))
     view = side[number]
     dim = draw(st.integers(0, len(view.shape) - 1))
@@ -259,13 +259,13 @@ def spoil(draw: st.DrawFn, call: Call) -> None:
         shape[dim], strides[dim] = size, stride
         return replace(view, shape=tuple(shape), strides=tuple(strides))
 
-    match draw(st.sampled_from(["stride", "expanded", "empty", "dtype", "storage", "batch_dim", "length", "grad"])):
+    match draw(st.sampled_from(("stride", "expanded", "empty", "dtype", "storage", "batch_dim", "length", "grad"))):
         case "stride":
             spoiled = with_dim(view.shape[dim], draw(st.integers(0, 12)))
             fits = (spoiled.offset + spoiled.extent) * view.dtype.itemsize <= BUFFER_BYTES
             side[number] = spoiled if fits else with_dim(view.shape[dim], 0)
         case "expanded":
-            side[number] = with_dim(draw(st.sampled_from([5, 2**40])), 0)
+            side[number] = with_dim(draw(st.sampled_from((5, 2**40))), 0)
         case "empty":
             side[number] = with_dim(0, view.strides[dim])
         case "dtype":  # with elements of the same size
@@ -274,7 +274,7 @@ def spoil(draw: st.DrawFn, call: Call) -> None:
         case "storage":
             call.storage_bytes[view.buffer] = draw(st.integers(0, BUFFER_BYTES - 1))
         case "batch_dim":
-            call.batch_dim = draw(st.sampled_from([len(view.shape), *HOSTILE]))
+            call.batch_dim = draw(st.sampled_from((len(view.shape), *HOSTILE)))
         case "length":
             side.append(view)
         case "grad":
