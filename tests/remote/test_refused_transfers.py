@@ -11,6 +11,7 @@ from llm_datadist_torch import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex, L
 INVALID = LLMStatusCode.LLM_PARAM_INVALID
 ROWS = "allocate_cache(desc(2, 2, 8))"
 WIDE = "allocate_cache(desc(2, 2, 16))"
+FIRST = {"src_layer_range": range(1)}
 
 
 @pytest.mark.parametrize(
@@ -21,34 +22,19 @@ WIDE = "allocate_cache(desc(2, 2, 16))"
         ("size (36) must be -1 or in [1, 32]", WIDE, (2, 2, 8), 0, {"size": 36}),
         ("size (0) must be -1 or in [1, 32]", WIDE, (2, 2, 8), 0, {"size": 0}),
         ("size (64) must be -1 or in [1, 32], the bytes of a row of the cache of cache_key", ROWS, (2, 2, 16), 0, {}),
+        ("the same num_tensors, got 2 to write and 3 to read", "allocate_cache(desc(3, 2, 8))", (2, 2, 8), 0, {}),
         (
-            "both caches must have the same num_tensors, got 2 to write and 3 to read",
-            *("allocate_cache(desc(3, 2, 8))", (2, 2, 8), 0, {}),
+            "the same element type, got float32 and int32",
+            f"{ROWS[:-2]}, data_type=DataType.DT_INT32))",
+            (2, 2, 8),
+            0,
+            {},
         ),
-        (
-            "both caches must have the same element type, got float32 and int32",
-            *("allocate_cache(desc(2, 2, 8, data_type=DataType.DT_INT32))", (2, 2, 8), 0, {}),
-        ),
-        (
-            "the cache of cache_key must be a contiguous cache, got a blocks cache",
-            *("allocate_blocks_cache(desc(2, 2, 8))", (2, 2, 8), 0, {}),
-        ),
-        (
-            "src_layer_range (range(0, 2)) out of range [0, 1), the layers of the cache",
-            *(ROWS, (2, 2, 8), 0, {"src_layer_range": range(2)}),
-        ),
-        (
-            "tensor_num_per_layer (3) must divide num_tensors, 2",
-            *(ROWS, (2, 2, 8), 0, {"src_layer_range": range(1), "tensor_num_per_layer": 3}),
-        ),
-        (
-            "number of tensors in the layers, got 4 to write and 2 to read",
-            *("allocate_cache(desc(4, 2, 8))", (4, 2, 8), 0, {"src_layer_range": range(1)}),
-        ),
-        (
-            "must have the step 1",
-            *("allocate_cache(desc(4, 2, 8))", (4, 2, 8), 0, {"src_layer_range": range(0, 4, 2)}),
-        ),
+        ("must be a contiguous cache, got a blocks cache", "allocate_blocks_cache(desc(2, 2, 8))", (2, 2, 8), 0, {}),
+        ("src_layer_range (range(0, 2)) out of range [0, 1)", ROWS, (2, 2, 8), 0, {"src_layer_range": range(2)}),
+        ("(3) must divide num_tensors, 2", ROWS, (2, 2, 8), 0, {**FIRST, "tensor_num_per_layer": 3}),
+        ("tensors in the layers, got 4 to write and 2 to read", "allocate_cache(desc(4, 2, 8))", (4, 2, 8), 0, FIRST),
+        ("must have the step 1", WIDE, (2, 2, 16), 0, {"src_layer_range": range(0, 2, 2)}),
     ],
 )
 def test_refused_pulls(pair: Pair, text: str, make: str, own: tuple[int, ...], row: int, kwargs: dict) -> None:
