@@ -6,7 +6,7 @@
 #include <ATen/core/IListRef.h>
 #include <torch/library.h>
 
-#include "../boxed_call.h"
+#include "call.h"
 #include "../plan/checks.h"
 
 namespace llm_datadist {

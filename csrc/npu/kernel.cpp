@@ -22,9 +22,7 @@
 #include <future>
 #include <string>
 
-#include "../compat/compat.h"
-#include "../plan/plan_batch.h"
-#include "../plan/plan_copy.h"
+#include "../compat.h"
 #include "../profiler_range.h"
 #include "acl_check.h"
 #include "side_stream.h"
@@ -44,7 +42,7 @@ void record_pinned(at::ITensorListRef tensors, const c10_npu::NPUStream& stream)
 
 std::string queue_name(const CallContext& call) { return c10::str("llm_datadist::", call.op); }
 
-void submit_async(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan) {
+void submit_async(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src, Plan plan) {
   release_deferred();
   const ProfilerRange range(call, plan);
   const auto submission = make_submission(call, dst, src, std::move(plan), std::nullopt);
@@ -54,7 +52,7 @@ void submit_async(const CallContext& call, at::ITensorListRef dst, at::ITensorLi
   const c10::DeviceGuard guard(submission->device);
   const c10_npu::NPUStream stream = c10_npu::getCurrentNPUStream(submission->device.index());
   const auto task = [submission, handle = stream.stream(false)]() -> int {
-    submission->issue_commands(handle);
+    submission->enqueue(handle);
     return ACL_SUCCESS;
   };
   at_npu::native::OpCommand::RunOpApiV2(queue_name(call), task);
@@ -63,18 +61,18 @@ void submit_async(const CallContext& call, at::ITensorListRef dst, at::ITensorLi
   record_pinned(submission->buffers, stream);
 }
 
-// Issues copies on a side stream, after the earlier and before the later work of the caller's stream.
-void issue_on_side_stream(const Submission& submission, const SideStream& side, aclrtStream current) {
+// Enqueues copies on a side stream, after the earlier and before the later work of the caller's stream.
+void enqueue_on_side_stream(const Submission& submission, const SideStream& side, aclrtStream current) {
   const CallContext& call = submission.call;
   CHECK_ACL(call, aclrtRecordEvent(side.before, current), "aclrtRecordEvent", "before a blocking copy");
   CHECK_ACL(call, aclrtStreamWaitEvent(side.stream, side.before), "aclrtStreamWaitEvent", "before a blocking copy");
-  submission.issue_commands(side.stream);
+  submission.enqueue(side.stream);
   CHECK_ACL(call, aclrtRecordEvent(side.after, side.stream), "aclrtRecordEvent", "after a blocking copy");
   CHECK_ACL(call, aclrtStreamWaitEvent(current, side.after), "aclrtStreamWaitEvent", "after a blocking copy");
 }
 
 // Returns whether the copies were done before the deadline.
-bool submit_and_wait(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src, CopyPlan plan,
+bool submit_and_wait(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src, Plan plan,
                      Clock::time_point deadline) {
   const ProfilerRange range(call, plan);
   const auto submission = make_submission(call, dst, src, std::move(plan), deadline);
@@ -91,6 +89,9 @@ bool submit_and_wait(const CallContext& call, at::ITensorListRef dst, at::ITenso
   std::vector<at::Tensor> in_use = submission->buffers;
   in_use.insert(in_use.end(), dst.begin(), dst.end());
   in_use.insert(in_use.end(), src.begin(), src.end());
+  if (submission->plan.staging.defined()) {
+    in_use.push_back(submission->plan.staging);
+  }
 
   const int device = submission->device.index();
   const auto side = acquire_side_stream(call, device, deadline);
@@ -106,7 +107,7 @@ bool submit_and_wait(const CallContext& call, at::ITensorListRef dst, at::ITenso
     const auto task = [submission, side, promise,
                        current = c10_npu::getCurrentNPUStream(device).stream(false)]() -> int {
       try {
-        issue_on_side_stream(*submission, *side, current);
+        enqueue_on_side_stream(*submission, *side, current);
         promise->set_value();
       } catch (...) {
         promise->set_exception(std::current_exception());
@@ -125,7 +126,7 @@ bool submit_and_wait(const CallContext& call, at::ITensorListRef dst, at::ITenso
   } catch (const std::future_error&) {
     TORCH_CHECK(false, call.op, ": torch_npu's task queue has failed before and runs no more tasks", call.request());
   } catch (...) {
-    synchronize_until(side->stream, deadline);  // so that the earlier commands have ended when the error is raised
+    synchronize_until(side->stream, deadline);  // so that the earlier copies have ended when the error is raised
     throw;
   }
   const aclError code = synchronize_until(side->stream, deadline);
@@ -135,37 +136,37 @@ bool submit_and_wait(const CallContext& call, at::ITensorListRef dst, at::ITenso
   CHECK_ACL(call, code, "aclrtSynchronizeStreamWithTimeout", "after a blocking copy");
   park_copy.release();
   release_side_stream(device, side);
-  return std::all_of(submission->host_steps_after.begin(), submission->host_steps_after.end(),
-                     [&](const Step& step) { return copy_on_host(step, deadline); });
+  return std::all_of(submission->host_phases_after.begin(), submission->host_phases_after.end(),
+                     [&](const Phase& phase) { return copy_on_host(phase, deadline); });
 }
 
 void copy_cache_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index, int64_t src_batch_index,
                     int64_t offset, int64_t size, std::optional<int64_t> req_id, int64_t batch_dim) {
   const CallContext call{"copy_cache", req_id};
-  const Slice slice{dst_batch_index, src_batch_index, offset, size};
-  submit_async(call, dst, src, plan_copy(call, dst, src, slice, batch_dim));
+  const Copies copies = one_copy(dst_batch_index, src_batch_index, offset, size);
+  submit_async(call, dst, src, make_plan(call, dst, src, copies, batch_dim));
 }
 
 void copy_cache_batch_npu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
                           std::optional<int64_t> req_id, int64_t batch_dim) {
   const CallContext call{"copy_cache_batch", req_id};
-  submit_async(call, dst, src, plan_batch(call, dst, src, copies, batch_dim));
+  submit_async(call, dst, src, make_plan(call, dst, src, read_copies(call, copies), batch_dim));
 }
 
 bool copy_cache_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index,
                              int64_t src_batch_index, int64_t offset, int64_t size, std::optional<int64_t> req_id,
                              int64_t batch_dim, int64_t timeout_ms) {
-  const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  const Clock::time_point deadline = deadline_after(timeout_ms);
   const CallContext call{"copy_cache", req_id};
-  const Slice slice{dst_batch_index, src_batch_index, offset, size};
-  return submit_and_wait(call, dst, src, plan_copy(call, dst, src, slice, batch_dim), deadline);
+  const Copies copies = one_copy(dst_batch_index, src_batch_index, offset, size);
+  return submit_and_wait(call, dst, src, make_plan(call, dst, src, copies, batch_dim), deadline);
 }
 
 bool copy_cache_batch_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
                                    std::optional<int64_t> req_id, int64_t batch_dim, int64_t timeout_ms) {
-  const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  const Clock::time_point deadline = deadline_after(timeout_ms);
   const CallContext call{"copy_cache_batch", req_id};
-  return submit_and_wait(call, dst, src, plan_batch(call, dst, src, copies, batch_dim), deadline);
+  return submit_and_wait(call, dst, src, make_plan(call, dst, src, read_copies(call, copies), batch_dim), deadline);
 }
 
 }  // namespace

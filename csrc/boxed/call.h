@@ -9,7 +9,7 @@
 #include <optional>
 #include <string_view>
 
-#include "plan/call_context.h"
+#include "../plan/call_context.h"
 
 namespace llm_datadist {
 
