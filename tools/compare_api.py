@@ -36,22 +36,22 @@ UNSERVED = {
 }
 STRICTER = {
     "BlocksCacheKey": "each value must fit a uint64",
-    "Cache.create_cpu_cache": "is_blocks_cache is False, so that copy_cache accepts the cache; None raises TypeError",
-    "CacheDesc": "num_tensors and each length of shape must be greater than 0",
-    "CacheManager.allocate_cache": "refuses a key that is in use; LLM-DataDist replaces it",
-    "CacheManager.copy_blocks": "refuses one block written from two blocks: the result would depend on the order",
-    "CacheManager.copy_cache": "checks all arguments before it writes; refuses overlap that makes the order matter",
-    "CacheManager.pull_blocks": "checks all arguments, and the caches of both processes, before it writes",
-    "CacheManager.pull_cache": "checks all arguments, and the caches of both processes, before it writes",
-    "CacheManager.push_blocks": "checks all arguments, and the caches of both processes, before it writes",
-    "CacheManager.push_cache": "checks all arguments, and the caches of both processes, before it writes",
+    "Cache.create_cpu_cache": "is_blocks_cache is False; None raises TypeError",
+    "CacheDesc": "num_tensors and all lengths must be greater than 0",
+    "CacheManager.allocate_cache": "refuses a key that is in use, which LLM-DataDist replaces",
+    "CacheManager.copy_blocks": "refuses two sources for one block",
+    "CacheManager.copy_cache": "checks all arguments before it writes; refuses a byte written twice",
+    "CacheManager.pull_blocks": "checks all arguments and both caches before it writes",
+    "CacheManager.pull_cache": "checks all arguments and both caches before it writes",
+    "CacheManager.push_blocks": "checks all arguments and both caches before it writes",
+    "CacheManager.push_cache": "checks all arguments and both caches before it writes",
     "CacheManager.register_blocks_cache": "refuses a key that is in use; None raises TypeError",
     "CacheManager.register_cache": "refuses a key that is in use; None raises TypeError",
-    "CacheManager.swap_blocks": "refuses one block written from two blocks; None raises TypeError",
+    "CacheManager.swap_blocks": "refuses two sources for one block; None raises TypeError",
     "LLMConfig.device_id": "a list or tuple must hold one int",
-    "LLMConfig.ge_options": "ge.flowGraphMemMaxSize is checked when it is assigned, not by init",
-    "LLMConfig.host_mem_pool_cfg": "the JSON is checked when it is assigned, not by init",
-    "LLMConfig.mem_pool_cfg": "the JSON is checked when it is assigned, not by init",
+    "LLMConfig.ge_options": "checked when it is assigned, not by init",
+    "LLMConfig.host_mem_pool_cfg": "checked when it is assigned, not by init",
+    "LLMConfig.mem_pool_cfg": "checked when it is assigned, not by init",
 }
 NOTES = {
     "CacheDesc.data_type": "also takes a torch dtype",
@@ -59,16 +59,16 @@ NOTES = {
     "CacheManager.allocate_blocks_cache": "needs no memory pool",
     "CacheManager.unregister_cache": "also ends an allocated cache",
     "LLMConfig": "also takes the local settings as arguments",
-    "LLMConfig.generate_options": "llm.MemoryUtilization is in it if it was assigned",
-    "LLMConfig.local_comm_res": "enables the cache manager, and has no other effect",
+    "LLMConfig.generate_options": "has llm.MemoryUtilization only if it was assigned",
+    "LLMConfig.local_comm_res": "its one effect is to enable the cache manager",
     "LLMConfig.options": "a new dict each time",
-    "LLMClusterInfo.local_ip_info_list": "recorded and not used; the ip is text",
+    "LLMClusterInfo.local_ip_info_list": "recorded, not used; the ip is text",
     "LLMClusterInfo.remote_ip_info_list": "the ip is text",
     "LLMConfig.enable_switch_role": "not needed",
-    "LLMDataDist": "role is recorded and not used",
+    "LLMDataDist": "role is recorded, not used",
     "LLMDataDist.switch_role": "also to the same role",
     "TransferWithCacheKeyConfig": "a range that is left out means all layers",
-    "LLMException": "the text of this package's errors ends in the name of the code",
+    "LLMException": "the text of an error ends in the name of its code",
 }
 
 
@@ -91,9 +91,13 @@ def table() -> Iterator[str]:
     yield "\n| LLM-DataDist | here |\n| --- | --- |\n"
     for node in ast.parse(STUB.read_text()).body:
         if isinstance(node, ast.ClassDef):
+            shown_of: dict[str, list[str]] = {}  # the names of the class, by what is here of them
             for name, shown, outcome in compare_class(node):
                 seen.add(name)
-                yield f"| `{shown}` | {outcome} |\n"
+                shown_of.setdefault(outcome, []).append(shown)
+            for outcome, group in shown_of.items():
+                others = [text.removeprefix(node.name) for text in group[1:]]
+                yield f"| {', '.join(f'`{text}`' for text in [group[0], *others])} | {outcome} |\n"
         elif isinstance(node, ast.Assign):
             yield from compare_assignment(node)
     yield "\n"
@@ -108,11 +112,12 @@ def compare_assignment(node: ast.Assign) -> Iterator[str]:
         assert getattr(llm_datadist_torch, name) is getattr(llm_datadist_torch, ast.unparse(node.value))
         yield f"| `{name}` | same |\n"
         return
-    for module, exports in ast.literal_eval(node.value).items():
+    modules = ast.literal_eval(node.value)
+    for module, exports in modules.items():
         ours = importlib.import_module(f"llm_datadist_torch.{module}")
         missing = [export for export in exports if not hasattr(ours, export)]
         assert not missing, (module, missing)
-        yield f"| `llm_datadist.{module}` | same |\n"
+    yield f"| {', '.join(f'`llm_datadist.{module}`' for module in modules)} | same |\n"
 
 
 def compare_class(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
@@ -210,10 +215,10 @@ def describe(owner: str, member: ast.stmt) -> tuple[str, str]:
         return name, f"{name}({arguments})"
     if isinstance(member, ast.AnnAssign):
         name = f"{owner}.{ast.unparse(member.target)}"
-        return name, name if member.value is None else f"{name} = {ast.unparse(member.value)}"
+        return name, name if member.value is None else f"{name}={ast.unparse(member.value)}"
     assert isinstance(member, ast.Assign)
     name = f"{owner}.{ast.unparse(member.targets[0])}"
-    return name, f"{name} = {ast.get_source_segment(STUB.read_text(), member.value)}"
+    return name, f"{name}={ast.get_source_segment(STUB.read_text(), member.value)}"
 
 
 def is_ellipsis(member: ast.stmt) -> bool:
