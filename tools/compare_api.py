@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the table of LLM-DataDist's names in docs/moving_from_llm_datadist.md; with --check, fails if it is outdated.
+"""Writes the list of LLM-DataDist's names in docs/moving_from_llm_datadist.md; with --check, fails if it is outdated.
 
 Compares llm_datadist_api.pyi with the installed package. A name that is missing, or has other arguments, defaults or
 numbers, is an error unless it is listed below, and a listed name that is there again is an error too.
@@ -86,42 +86,46 @@ def main() -> int:
 
 
 def table() -> Iterator[str]:
-    """The lines of the table."""
+    """The lines of the table of the names that differ, and of the list of the classes and modules that do not."""
     seen: set[str] = set()
+    same = []
     yield "\n| LLM-DataDist | here |\n| --- | --- |\n"
     for node in ast.parse(STUB.read_text()).body:
-        if isinstance(node, ast.ClassDef):
+        if isinstance(node, ast.Assign):
+            same += compare_assignment(node)
+        elif isinstance(node, ast.ClassDef):
             shown_of: dict[str, list[str]] = {}  # the names of the class, by what is here of them
             for name, shown, outcome in compare_class(node):
                 seen.add(name)
                 shown_of.setdefault(outcome, []).append(shown)
-            for outcome, group in shown_of.items():
-                others = [text.removeprefix(node.name) for text in group[1:]]
-                yield f"| {', '.join(f'`{text}`' for text in [group[0], *others])} | {outcome} |\n"
-        elif isinstance(node, ast.Assign):
-            yield from compare_assignment(node)
-    yield "\n"
+            if shown_of.keys() == {"same"}:
+                same.append(node.name)
+            for outcome, (first, *others) in shown_of.items():
+                if outcome == "same":
+                    continue
+                names = [first, *(shown.removeprefix(node.name) for shown in others)]
+                yield f"| {', '.join(f'`{shown}`' for shown in names)} | {outcome} |\n"
+    yield f"\nThe same, with all their names: {', '.join(f'`{name}`' for name in same)}.\n\n"
     unknown = (NOT_THERE.keys() | UNSERVED.keys() | STRICTER.keys() | NOTES.keys()) - seen
     assert not unknown, f"listed here and not in {STUB.name}: {unknown}"
 
 
-def compare_assignment(node: ast.Assign) -> Iterator[str]:
-    """The lines for the submodules, or for another name of a class."""
+def compare_assignment(node: ast.Assign) -> list[str]:
+    """The submodules, or another name of a class. Fails if one is missing or another object."""
     name = ast.unparse(node.targets[0])
     if name != "MODULES":
         assert getattr(llm_datadist_torch, name) is getattr(llm_datadist_torch, ast.unparse(node.value))
-        yield f"| `{name}` | same |\n"
-        return
+        return [name]
     modules = ast.literal_eval(node.value)
     for module, exports in modules.items():
         ours = importlib.import_module(f"llm_datadist_torch.{module}")
         missing = [export for export in exports if not hasattr(ours, export)]
         assert not missing, (module, missing)
-    yield f"| {', '.join(f'`llm_datadist.{module}`' for module in modules)} | same |\n"
+    return [f"llm_datadist.{module}" for module in modules]
 
 
 def compare_class(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
-    """For a class and each of its names: the name, how the table shows it, and what is here."""
+    """For a class and each of its names: the name, how the page shows it, and what is here."""
     ours = getattr(llm_datadist_torch, node.name)
     if node.name in UNSERVED:
         yield node.name, node.name, f"unserved: {UNSERVED[node.name]}"
@@ -208,7 +212,7 @@ def as_source(value: Any) -> str:
 
 
 def describe(owner: str, member: ast.stmt) -> tuple[str, str]:
-    """The full name of a member of a class, and how the table shows it."""
+    """The full name of a member of a class, and how the page shows it."""
     if isinstance(member, ast.FunctionDef):
         arguments = ast.unparse(member.args).removeprefix("self").removeprefix("cls").removeprefix(", ")
         name = owner if member.name == "__init__" else f"{owner}.{member.name}"
