@@ -94,17 +94,16 @@ def table() -> Iterator[str]:
         if isinstance(node, ast.Assign):
             same += compare_assignment(node)
         elif isinstance(node, ast.ClassDef):
-            shown_of: dict[str, list[str]] = {}  # the names of the class, by what is here of them
-            for name, shown, outcome in compare_class(node):
+            names_of: dict[str, list[str]] = {}  # the names of the class, by what is here of them
+            for name, outcome in compare_class(node):
                 seen.add(name)
-                shown_of.setdefault(outcome, []).append(shown)
-            if shown_of.keys() == {"same"}:
+                names_of.setdefault(outcome, []).append(name)
+            if names_of.keys() == {"same"}:
                 same.append(node.name)
-            for outcome, (first, *others) in shown_of.items():
-                if outcome == "same":
-                    continue
-                names = [first, *(shown.removeprefix(node.name) for shown in others)]
-                yield f"| {', '.join(f'`{shown}`' for shown in names)} | {outcome} |\n"
+            for outcome, (first, *others) in names_of.items():
+                names = [first, *(name.removeprefix(node.name) for name in others)]
+                if outcome != "same":
+                    yield f"| {', '.join(f'`{name}`' for name in names)} | {outcome} |\n"
     yield f"\nThe same, with all their names: {', '.join(f'`{name}`' for name in same)}.\n\n"
     unknown = (NOT_THERE.keys() | UNSERVED.keys() | STRICTER.keys() | NOTES.keys()) - seen
     assert not unknown, f"listed here and not in {STUB.name}: {unknown}"
@@ -124,17 +123,17 @@ def compare_assignment(node: ast.Assign) -> list[str]:
     return [f"llm_datadist.{module}" for module in modules]
 
 
-def compare_class(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
-    """For a class and each of its names: the name, how the page shows it, and what is here."""
+def compare_class(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """For a class and each of its names: the name, and what is here of it."""
     ours = getattr(llm_datadist_torch, node.name)
     if node.name in UNSERVED:
-        yield node.name, node.name, f"unserved: {UNSERVED[node.name]}"
+        yield node.name, f"unserved: {UNSERVED[node.name]}"
         return
     if not any(isinstance(member, ast.FunctionDef) and member.name == "__init__" for member in node.body):
-        yield node.name, node.name, "same"
+        yield node.name, "same"
     for member in node.body:
-        name, shown = describe(node.name, member)
-        yield name, shown, compare_member(ours, member, name)
+        name = full_name(node.name, member)
+        yield name, compare_member(ours, member, name)
 
 
 def compare_member(ours: type, member: ast.stmt, name: str) -> str:
@@ -211,22 +210,12 @@ def as_source(value: Any) -> str:
     return str(value) if isinstance(value, Enum) else repr(value)
 
 
-def describe(owner: str, member: ast.stmt) -> tuple[str, str]:
-    """The full name of a member of a class, and how the page shows it."""
+def full_name(owner: str, member: ast.stmt) -> str:
+    """The name of a member of a class, with the class; for the constructor, the class alone."""
     if isinstance(member, ast.FunctionDef):
-        arguments = ast.unparse(member.args).removeprefix("self").removeprefix("cls").removeprefix(", ")
-        name = owner if member.name == "__init__" else f"{owner}.{member.name}"
-        return name, f"{name}({arguments})"
-    if isinstance(member, ast.AnnAssign):
-        name = f"{owner}.{ast.unparse(member.target)}"
-        return name, name if member.value is None else f"{name}={ast.unparse(member.value)}"
-    assert isinstance(member, ast.Assign)
-    name = f"{owner}.{ast.unparse(member.targets[0])}"
-    return name, f"{name}={ast.get_source_segment(STUB.read_text(), member.value)}"
-
-
-def is_ellipsis(member: ast.stmt) -> bool:
-    return isinstance(member, ast.Expr)
+        return owner if member.name == "__init__" else f"{owner}.{member.name}"
+    assert isinstance(member, ast.Assign | ast.AnnAssign)
+    return f"{owner}.{ast.unparse(member.target if isinstance(member, ast.AnnAssign) else member.targets[0])}"
 
 
 if __name__ == "__main__":
