@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What figures and verdicts depend on: versions, chips, driver, CANN, host. No names of machines or users."""
+"""What figures and verdicts depend on: versions, chips, driver, CANN, host. No names of machines or users.
+
+The benchmarks and the report of the assumptions (tests/npu/assumptions.py) write it into their files.
+"""
 
 import ctypes
 import os
@@ -20,78 +23,59 @@ _SETTINGS = (
     "PYTORCH_NPU_ALLOC_CONF",
     "TASK_QUEUE_ENABLE",
 )
-_ASCEND = Path("/usr/local/Ascend")
-
-
-def devices() -> list[str]:
-    """The devices to use: the CPU, and the first NPU if there is one."""
-    return ["cpu", *(["npu:0"] if _npu_count() else [])]
 
 
 def facts() -> dict[str, Any]:
     """All of it, for a JSON file."""
+    npus, runtime = _npus(), {"cann": None, "driver": None, "simulated": False}
+    if npus:
+        runtime = {
+            "cann": torch.get_device_module("npu").utils.get_cann_version() or None,
+            "driver": _found(r"^Version\s*=\s*(\S+)", "/usr/local/Ascend/driver/version.info"),
+            # The runtime of tests/ascend_sim: its times are not those of an NPU.
+            "simulated": hasattr(ctypes.CDLL("libascendcl.so"), "ascend_sim_reset"),
+        }
     return {
         "versions": {**{package: _version(package) for package in _PACKAGES}, "python": platform.python_version()},
         "host": {
-            "processor": processor(),
+            "processor": _found(r"model name\s*: (.*)", "/proc/cpuinfo") or platform.machine(),
             "architecture": platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "memory_bytes": _memory_bytes(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "system": platform.platform(),
             "load": os.getloadavg()[0],
         },
-        "npus": [_npu(index) for index in range(_npu_count())],
-        "runtime": _runtime(),
+        "npus": npus,
+        "runtime": runtime,
         "settings": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
     }
 
 
-def summary() -> str:
+def summary(facts: dict[str, Any]) -> str:
     """What matters most, in two lines."""
-    all_ = facts()
-    versions = ", ".join(f"{name} {found}" for name, found in all_["versions"].items() if found)
-    chips = ", ".join(f"{npu['chip']} ({npu['memory_bytes'] / 2**30:.0f} GiB)" for npu in all_["npus"]) or "no NPU"
-    cann = f", CANN {all_['runtime']['cann']}, driver {all_['runtime']['driver']}" if all_["npus"] else ""
-    simulated = ", SIMULATED runtime" if all_["runtime"]["simulated"] else ""
-    host = all_["host"]
-    return f"{versions}\n{host['processor']}, {host['cores']} cores, load {host['load']:.1f}; {chips}{cann}{simulated}"
+    host, runtime = facts["host"], facts["runtime"]
+    versions = ", ".join(f"{name} {found}" for name, found in facts["versions"].items() if found)
+    chips = ", ".join(f"{npu['chip']} ({npu['memory_bytes'] / 2**30:.0f} GiB)" for npu in facts["npus"]) or "no NPU"
+    cann = f", CANN {runtime['cann']}, driver {runtime['driver']}" if facts["npus"] else ""
+    simulated = ", SIMULATED runtime: its times are not those of an NPU" if runtime["simulated"] else ""
+    cpu = f"{host['processor']}, {host['cores']} cores, {host['threads']} threads, load {host['load']:.1f}"
+    return f"{versions}\n{cpu}; {chips}{cann}{simulated}"
 
 
-def processor() -> str:
-    """The name of the processor."""
-    try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.machine()
-
-
-def _npu_count() -> int:
-    # torch imports an installed torch_npu itself.
-    return int(torch.get_device_module("npu").device_count()) if "torch_npu" in sys.modules else 0
-
-
-def _npu(index: int) -> dict[str, Any]:
+def _npus() -> list[dict[str, Any]]:
+    if "torch_npu" not in sys.modules:  # torch imports an installed torch_npu itself
+        return []
     npu = torch.get_device_module("npu")
-    return {"chip": npu.get_device_name(index), "memory_bytes": npu.get_device_properties(index).total_memory}
+    return [
+        {"chip": npu.get_device_name(index), "memory_bytes": npu.get_device_properties(index).total_memory}
+        for index in range(npu.device_count())
+    ]
 
 
-def _runtime() -> dict[str, Any]:
-    if _npu_count() == 0:
-        return {"cann": None, "driver": None, "firmware": None, "simulated": False}
-    return {
-        "cann": torch.get_device_module("npu").utils.get_cann_version() or None,
-        "driver": _info("driver"),
-        "firmware": _info("firmware"),
-        # The runtime of tests/ascend_sim says so itself: its figures are not those of an NPU.
-        "simulated": hasattr(ctypes.CDLL("libascendcl.so"), "ascend_sim_reset"),
-    }
-
-
-def _info(part: str) -> str | None:
+def _found(pattern: str, file: str) -> str | None:
     try:
-        found = re.search(r"^Version\s*=\s*(\S+)", (_ASCEND / part / "version.info").read_text(), re.MULTILINE)
+        found = re.search(pattern, Path(file).read_text(), re.MULTILINE)
     except OSError:
         return None
     return found[1] if found else None
@@ -102,7 +86,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -15,7 +15,7 @@ import pytest
 from utils import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
-import machine  # noqa: E402
+import machine
 
 HOLDS, FAILS, NOT_RUN = "holds", "fails", "not run"
 OUTCOMES = {"passed": HOLDS, "failed": FAILS, "skipped": NOT_RUN}
