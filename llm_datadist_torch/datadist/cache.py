@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Caches and their descriptions. Data only: nothing here calls an op."""
 
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -121,7 +123,7 @@ class CacheDesc:
 
 
 class Cache:
-    """A KV cache: tensors of the same shape, dtype and device, wrapped and never copied.
+    """A KV cache: tensors with the same device and batch size, wrapped and never copied.
 
     Created by ``from_tensors``, ``create_cpu_cache`` or a CacheManager. Pass ``tensors`` and ``batch_dim`` to the op, also
     in compiled code::
@@ -129,11 +131,12 @@ class Cache:
         torch.ops.llm_datadist.copy_cache(dst.tensors, src.tensors, 0, 1, batch_dim=dst.batch_dim)
 
     Attributes:
-        tensors: The wrapped tensors: one per tensor of the description, or one stack of all. Also given as a list, views
-            of one storage at equal distances are held as their stack, because one tensor costs a call much less
-            than many. Empty after the manager of the cache has deallocated or unregistered it.
+        tensors: The wrapped tensors: one per described tensor, or one stack of all. If equal tensors are views of one
+            storage at equal distances, their stack is held instead, because one tensor costs a call much less than many.
+            Empty after the manager of the cache has deallocated or unregistered it.
         batch_dim: The dimension of ``tensors`` that is the batch, as the op takes it.
-        cache_desc: The description. For a stacked cache, it describes the tensors in the stack.
+        cache_descs: The descriptions: one for each run of tensors that have the same shape and dtype. For a stacked cache,
+            they describe the tensors in the stack.
         cache_id: The id of the cache in its manager, or -1 if it has none.
         is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
     """
@@ -141,19 +144,19 @@ class Cache:
     def __init__(
         self,
         tensors: Sequence[Tensor],
-        cache_desc: CacheDesc,
+        cache_descs: CacheDesc | tuple[CacheDesc, ...],
         batch_dim: int,
         is_blocks_cache: bool,
         cache_id: int = -1,
     ) -> None:
-        stack = _memory.stack_of(tensors) if tensors else None
+        self.cache_descs = cache_descs if isinstance(cache_descs, tuple) else (cache_descs,)
+        stack = _memory.stack_of(tensors) if tensors and len(self.cache_descs) == 1 else None
         self._unstacked = [] if stack is None else list(tensors)
         self.tensors = list(tensors) if stack is None else [stack]
         for tensor in self.tensors:
             if tensor.device.type != "cpu":
                 # A backend that captures graphs copies every input in full unless its address is declared static.
                 torch._dynamo.mark_static_address(tensor)
-        self.cache_desc = cache_desc
         self.batch_dim = batch_dim if stack is None else batch_dim + 1
         self.is_blocks_cache = is_blocks_cache
         self.cache_id = cache_id
@@ -166,41 +169,52 @@ class Cache:
         """Wraps tensors as a cache.
 
         Args:
-            tensors: A sequence of tensors of the same shape, dtype and device, or one tensor. With ``batch_dim`` > 0,
-                a single tensor is a stack of tensors: ``[num_tensors, ..., batch, ...]``. To copy between a cache that
-                is stacked and one that is not, pass ``unstacked`` and ``cache_desc.batch_dim`` of both to the op.
+            tensors: A sequence of tensors with the same device and batch size, or one tensor. Shapes and dtypes may
+                differ: keys and their scales, for example. With ``batch_dim`` > 0, a single tensor is a stack of tensors:
+                ``[num_tensors, ..., batch, ...]``. To copy between a cache that is stacked and one that is not, pass
+                ``unstacked`` and ``cache_desc.batch_dim`` of both to the op.
             batch_dim: The dimension of each given tensor that is the batch.
             is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
 
         Raises:
             TypeError: An argument of the wrong type.
-            LLMException: LLM_PARAM_INVALID for no tensors, tensors that differ, or a batch_dim they do not have.
+            LLMException: LLM_PARAM_INVALID for no tensors, tensors whose device or batch size differs, a batch_dim that
+                they do not have, or a dimension of length 0.
         """
         check_type("tensors", tensors, Tensor, Sequence)
         check_int("batch_dim", batch_dim, INT32)
         check_type("is_blocks_cache", is_blocks_cache, bool)
-        stacked = isinstance(tensors, Tensor)
+        unstack = 1 if isinstance(tensors, Tensor) and batch_dim > 0 else 0
         wrapped = [tensors] if isinstance(tensors, Tensor) else list(tensors)
         if not wrapped:
             raise param_invalid("tensors must hold at least one tensor, got an empty list")
         for index, tensor in enumerate(wrapped):
             check_type(f"tensors[{index}]", tensor, Tensor)
-            for name in ("shape", "dtype", "device"):
-                got, expected = getattr(tensor, name), getattr(wrapped[0], name)
+            if not 0 <= batch_dim < tensor.dim():
+                raise param_invalid(
+                    f"batch_dim ({batch_dim}) out of range [0, {tensor.dim()}), the dimensions of tensors[{index}]"
+                )
+            if tensor.numel() == 0:
+                raise param_invalid(
+                    f"tensors[{index}] must have dimensions, each greater than 0, got the shape {tuple(tensor.shape)}"
+                )
+            for name, got, expected in (
+                ("device", tensor.device, wrapped[0].device),
+                ("batch size", tensor.shape[batch_dim], wrapped[0].shape[batch_dim]),
+            ):
                 if got != expected:
                     raise param_invalid(f"tensors[{index}] must have the {name} of tensors[0], {expected}, got {got}")
-        shape = tuple(wrapped[0].shape)
-        if not 0 <= batch_dim < len(shape):
-            raise param_invalid(f"batch_dim ({batch_dim}) out of range [0, {len(shape)}), the dimensions of tensors")
-        unstack = 1 if stacked and batch_dim > 0 else 0
-        cache_desc = CacheDesc(
-            num_tensors=shape[0] if unstack else len(wrapped),
-            shape=shape[unstack:],
-            data_type=wrapped[0].dtype,
-            placement=Placement.HOST if wrapped[0].device.type == "cpu" else Placement.DEVICE,
-            batch_dim_index=batch_dim - unstack,
-        )
-        return cls(wrapped, cache_desc, batch_dim, is_blocks_cache)
+        descs = [
+            CacheDesc(
+                num_tensors=shape[0] if unstack else len(list(equal)),
+                shape=shape[unstack:],
+                data_type=dtype,
+                placement=Placement.HOST if wrapped[0].device.type == "cpu" else Placement.DEVICE,
+                batch_dim_index=batch_dim - unstack,
+            )
+            for (shape, dtype), equal in itertools.groupby(wrapped, lambda tensor: (tuple(tensor.shape), tensor.dtype))
+        ]
+        return cls(wrapped, tuple(descs), batch_dim, is_blocks_cache)
 
     @classmethod
     def create_cpu_cache(cls, cache_desc: CacheDesc, addrs: Sequence[int] | Sequence[Tensor]) -> "Cache":
@@ -223,8 +237,23 @@ class Cache:
         return wrap(cache_desc, addrs, torch.device("cpu"), is_blocks_cache=False)
 
     @property
+    def cache_desc(self) -> CacheDesc:
+        """The description of the first tensors: of all, unless their shapes or dtypes differ."""
+        return self.cache_descs[0]
+
+    @property
+    def num_tensors(self) -> int:
+        """The number of described tensors."""
+        return sum(desc.num_tensors for desc in self.cache_descs)
+
+    @functools.cached_property
+    def row_bytes(self) -> list[int]:
+        """The bytes of one batch entry of each described tensor."""
+        return [desc.size // desc.batch_size for desc in self.cache_descs for _ in range(desc.num_tensors)]
+
+    @property
     def unstacked(self) -> list[Tensor]:
-        """The cache as ``num_tensors`` tensors of the described shape: views, if it is stacked."""
+        """The cache as ``num_tensors`` tensors of the described shapes: views, if it is stacked."""
         tensors = self.tensors
         if self.batch_dim == self.cache_desc.batch_dim:
             return tensors
@@ -235,14 +264,18 @@ class Cache:
         """The address of each of the ``num_tensors`` tensors. Stays the same after the cache has ended."""
         return [tensor.data_ptr() for tensor in self.unstacked] or self._released_addrs
 
-    def _release(self) -> None:
-        """Releases the tensors and keeps their addresses: users of LLM-DataDist free registered memory by them."""
+    def release(self) -> None:
+        """Drops the tensors. Keeps their addresses, because users of LLM-DataDist free registered memory by them.
+
+        Called by the manager of the cache when the cache ends.
+        """
         self._released_addrs = self.tensor_addrs
         self._unstacked = []  # first: after `tensors` is empty, no other thread may find a tensor
         self.tensors = []
 
     def __repr__(self) -> str:
-        return f"Cache(cache_id={self.cache_id}, cache_desc={self.cache_desc}, is_blocks_cache={self.is_blocks_cache})"
+        descs = self.cache_desc if len(self.cache_descs) == 1 else self.cache_descs
+        return f"Cache(cache_id={self.cache_id}, cache_desc={descs}, is_blocks_cache={self.is_blocks_cache})"
 
 
 def allocate(cache_desc: CacheDesc, device: torch.device, *, is_blocks_cache: bool) -> Cache:

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of single arguments (TypeError, ValueError), and the calls that are always refused."""
+"""Checks of single arguments. They raise TypeError and ValueError."""
 
-from typing import Any, NoReturn
-
-from .status import LLMStatusCode, llm_error
+from typing import Any
 
 INT32 = (-(2**31), 2**31 - 1)
 INT64 = (-(2**63), 2**63 - 1)
@@ -43,20 +41,3 @@ def check_int(name: str, value: Any, limits: tuple[int, int]) -> None:
     low, high = limits
     if not low <= value <= high:
         raise ValueError(f"{name} ({value}) out of range [{low}, {high}]")
-
-
-class UnservedCall:
-    """Takes the place of a method of LLM-DataDist that this package cannot serve. Raises LLM_FEATURE_NOT_ENABLED.
-
-    Args:
-        why: What the method does, and what to use instead: goes behind its name in the text.
-    """
-
-    def __init__(self, why: str) -> None:
-        self._why = why
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise llm_error(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, f"{self._name} {self._why}")

@@ -9,7 +9,7 @@ from .checks import UINT32
 from .cluster_info import LLMClusterInfo as LLMClusterInfo  # LLM-DataDist has them in this module
 from .cluster_info import LLMRole as LLMRole
 from .log import warn_once
-from .options import (
+from .settings import (
     MEMORY_LIMIT,
     Setting,
     check_device_id,

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls of CacheManager that reach caches of other processes: their arguments are checked here."""
+"""The calls of CacheManager on caches of other processes, with the checks of their arguments."""
 
 import importlib.util
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .cache import Cache
 from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
-from .checks import INT32, INT64, UINT32, UnservedCall, check_int, check_type, describe
+from .checks import INT32, INT64, UINT32, check_int, check_type, describe
 from .log import error_context, logger
+from .registry import CacheRegistry
 from .status import LLMStatusCode, llm_error, param_invalid
 from .transfer_types import (
     CacheTask,
@@ -18,15 +20,17 @@ from .transfer_types import (
     check_layer_range,
     cluster_of,
 )
+from .unserved import UnservedCall
 
 if TYPE_CHECKING:
+    from ..remote.links import Links
     from ..remote.transfers import Transfers
 
 _LAYER_ARGUMENTS = ("src_layer_range", "dst_layer_range", "tensor_num_per_layer")
 
 
-class RemoteCalls:
-    """Pull and push of caches between linked processes. See docs/remote.md.
+class TransferCalls:
+    """Transfers of caches between linked processes. See docs/remote.md.
 
     All raise, besides the errors of every call of CacheManager:
 
@@ -34,11 +38,40 @@ class RemoteCalls:
     - LLM_KV_CACHE_NOT_EXIST if the key names no cache there;
     - LLM_TIMEOUT after ``sync_kv_timeout``, and LLM_LINK_FAILED if the peer is lost: the link has ended then, and what the
       destination range holds is undefined;
-    - LLM_FEATURE_NOT_ENABLED without NIXL.
+    - LLM_FEATURE_NOT_ENABLED without NIXL;
+    - LLM_PARAM_INVALID for a cache whose tensors differ in shape or dtype.
+
+    Args:
+        registry: The caches of this process, for its peers.
+        timeout_ms: Milliseconds that a transfer may take.
     """
 
-    _transfers: "Transfers | None" = None
-    _finalized = False
+    def __init__(self, registry: CacheRegistry, timeout_ms: int) -> None:
+        self._registry, self._timeout_ms = registry, timeout_ms
+        self._links: Links | None = None
+        self._transfers: Transfers | None = None
+        self._finalized = False
+
+    def open_links(self, cluster_id: int) -> "Links":
+        """Creates the links of this process, none at first, which all transfers use. For LLMDataDist.
+
+        Args:
+            cluster_id: The id of this process.
+
+        Raises:
+            LLMException: LLM_FEATURE_NOT_ENABLED without NIXL.
+        """
+        _check_nixl()
+        from ..remote.links import Links
+        from ..remote.transfers import Transfers
+
+        self._links = Links(cluster_id, self._registry)
+        self._transfers = Transfers(self._links, self._timeout_ms)
+        return self._links
+
+    def _close_links(self) -> None:
+        if self._links is not None:
+            self._links.close(time.monotonic() + self._timeout_ms / 1000)
 
     def pull_cache(
         self,
@@ -182,10 +215,10 @@ class RemoteCalls:
                 of ``src_cache``, if it is a blocks cache.
 
         Returns:
-            The transfer, which has its results. What it meets does not raise.
+            The running transfer, which collects the results. Errors after the start do not raise: they are in the results.
         """
         with error_context("transfer_cache_async"):
-            check_type("src_cache", src_cache, Cache)
+            _check_cache("src_cache", src_cache)
             check_type("layer_synchronizer", layer_synchronizer, LayerSynchronizer)
             check_type("transfer_configs", transfer_configs, list, tuple)
             if not transfer_configs:
@@ -217,7 +250,7 @@ class RemoteCalls:
         if self._finalized:
             raise llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the manager is finalized")
         if self._transfers is None:
-            check_nixl()
+            _check_nixl()
             raise llm_error(
                 LLMStatusCode.LLM_NOT_YET_LINK,
                 f"there is no link to cluster {cluster_id}; call link_clusters of the LLMDataDist of this manager",
@@ -225,8 +258,7 @@ class RemoteCalls:
         return self._transfers
 
 
-def check_nixl() -> None:
-    """Raises LLM_FEATURE_NOT_ENABLED without NIXL."""
+def _check_nixl() -> None:
     if importlib.util.find_spec("nixl_cu12") is None:
         raise llm_error(
             LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
@@ -234,11 +266,19 @@ def check_nixl() -> None:
         )
 
 
-def _check_cache(name: str, cache: Cache, *, blocks: bool) -> None:
+def _check_cache(name: str, cache: Cache, *, blocks: bool | None = None) -> None:
+    """Refuses a cache of the wrong kind (None: both are right), or one whose tensors differ."""
     check_type(name, cache, Cache)
-    if cache.is_blocks_cache != blocks:
+    if blocks is not None and cache.is_blocks_cache != blocks:
         kinds = ("a blocks cache", "a contiguous one") if blocks else ("a contiguous cache", "a blocks cache")
         raise param_invalid(f"{name} must be {kinds[0]}, got {kinds[1]}")
+    if len(cache.cache_descs) > 1:
+        first, other = cache.cache_descs[:2]
+        raise param_invalid(
+            f"{name}: tensors[{first.num_tensors}] must have the shape and dtype of tensors[0], {first.dims} and "
+            f"{first.torch_dtype}, got {other.dims} and {other.torch_dtype}: only equal tensors can be sent to or read "
+            "from another process; make a cache of each group of equal tensors"
+        )
 
 
 def _blocks(name: str, blocks: Sequence[int]) -> list[int]:

@@ -4,7 +4,7 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .cache_keys import BlocksCacheKey, CacheKeyByIdAndIndex
 from .checks import INT32, UINT32, UINT64, check_int, check_type
@@ -91,12 +91,16 @@ class LayerSynchronizer(ABC):
         """
 
 
-@dataclass(eq=False)
 class CacheTask:
-    """A transfer in the background, from ``CacheManager.transfer_cache_async``."""
+    """A transfer in the background, made by ``CacheManager.transfer_cache_async``.
 
-    _results: list[LLMStatusCode | None] = field(default_factory=list, init=False, repr=False)
-    _done: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
+    Args:
+        results: The code of each config, None until a layer of it has been written. The transfer updates the list.
+        done: Set at the end of the transfer.
+    """
+
+    def __init__(self, results: Sequence[LLMStatusCode | None], done: threading.Event) -> None:
+        self._results, self._done = results, done
 
     def synchronize(self, timeout_in_millis: int | None = None) -> LLMStatusCode:
         """Waits for the end of the transfer.
@@ -116,7 +120,7 @@ class CacheTask:
         return next((code for code in codes if code is not LLMStatusCode.LLM_SUCCESS), LLMStatusCode.LLM_SUCCESS)
 
     def get_results(self, timeout_in_millis: int | None = None) -> list[LLMStatusCode | None]:
-        """Waits like ``synchronize``, and returns the code of each config: None if nothing of it has been moved."""
+        """Waits like ``synchronize``, and returns the code of each config: None if nothing of it has been written."""
         if not self._wait(timeout_in_millis):
             return [LLMStatusCode.LLM_TIMEOUT if code is not None else None for code in self._results]
         return list(self._results)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the rows of a cache are, and the ranges of bytes that a transfer moves."""
+"""Where the rows of a cache are, and arithmetic on ranges of bytes."""
 
 import math
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a call against the caches of both processes. All raise LLM_PARAM_INVALID, before a byte moves."""
+"""Checks of a call against the caches of both processes. All raise LLM_PARAM_INVALID, before any byte is transferred."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ Key = CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey
 
 
 @dataclass(frozen=True)
-class ByAddress:
-    """Memory of a peer, inside caches that it lets others write: rows at the same distances from each address.
+class AddressKey:
+    """Memory of a peer, inside caches that other processes may write: rows at the same distances from each address.
 
     Attributes:
         cluster_id: The peer.
@@ -33,7 +33,7 @@ class ByAddress:
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers that a call moves. Layer ``i`` is tensors ``[i * tensor_num_per_layer, (i + 1) * tensor_num_per_layer)``.
+    """The layers that a call transfers. Layer ``i`` is tensors ``[i * tensor_num_per_layer, (i + 1) * tensor_num_per_layer)``.
 
     Args:
         src: The layers to read, or None for all.
@@ -86,7 +86,7 @@ def check_row(name: str, index: int, layout: Layout, cache: str) -> None:
 
 
 def check_size(size: int, layout: Layout, cache: str) -> int:
-    """The bytes to move: ``size``, or the row of the cache for -1."""
+    """The bytes to transfer: ``size``, or the row of the cache for -1."""
     size = layout.row_bytes if size == -1 else size
     if not 0 < size <= layout.row_bytes:
         raise param_invalid(f"size ({size}) must be -1 or in [1, {layout.row_bytes}], the bytes of a row of {cache}")
@@ -131,9 +131,9 @@ def row_in_blocks(row_bytes: int, block_bytes: int, blocks: int, name: str) -> t
     return offsets, [min(block_bytes, row_bytes - offset) for offset in offsets]
 
 
-def key_in_message(key: Key | ByAddress) -> list[Any]:
-    """A key as a peer looks it up: ``Lender``."""
-    if isinstance(key, ByAddress):
+def key_in_message(key: Key | AddressKey) -> list[Any]:
+    """A key as a peer looks it up: ``Exports``."""
+    if isinstance(key, AddressKey):
         return ["addresses", list(key.addresses), key.row_bytes, key.rows, key.dtype]
     if isinstance(key, CacheKeyByIdAndIndex):
         return ["id", key.cache_id, key.batch_index]

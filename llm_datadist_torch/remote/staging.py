@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pinned buffers through which the caches of a device are sent and received, in pieces. The engine reaches host memory alone.
+"""Pinned buffers for the caches of a device, because the engine reaches host memory only.
 
-Two slots: while the engine moves one piece, the device copies the next or the last one.
+There are two slots: while the engine transfers one piece, the device copies the next or the last one.
 """
 
 import functools
@@ -36,7 +36,7 @@ class Staging:
 
     def close(self) -> None:
         """Releases the buffer."""
-        self._engine.forget(self.memory)
+        self._engine.deregister(self.memory)
 
     def copy(
         self,
@@ -70,7 +70,7 @@ class Staging:
 
 @functools.lru_cache(maxsize=8)
 def pieces(planes: int, lengths: tuple[int, ...]) -> tuple[Indices, Numbers, Numbers, list[slice]]:
-    """Cuts a part into pieces that fit a slot. Both ends of a link come to the same ones.
+    """Cuts a part into pieces that fit a slot. Both ends of a link get the same pieces.
 
     Returns:
         The ranges of all pieces, as ``layout.split`` returns them, and the ranges of each piece.

@@ -4,7 +4,7 @@
 from ..datadist.cache import Cache, CacheDesc, Placement
 from ..datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from ..datadist.transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
-from ..datadist.v1_names import KvCache, MemInfo, Memtype, RegisterMemStatus
+from ..datadist.unserved import KvCache, MemInfo, Memtype, RegisterMemStatus
 
 __all__ = [
     "BlocksCacheKey",

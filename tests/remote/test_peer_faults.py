@@ -104,7 +104,7 @@ class TestInTheMiddle:
             wait_until(lambda: pair.datadist.link_clusters(link, 5000)[0] is LLMStatusCode.LLM_SUCCESS, "no new link")
             assert pair.datadist.unlink_clusters(link)[0] is LLMStatusCode.LLM_SUCCESS
             works(pair)
-            wait_until(lambda: slow_peer.get("sum(e.loans for e in manager._table._entries.values())") == 0, "loans")
+            wait_until(lambda: slow_peer.get("sum(e.references for e in manager._registry._entries.values())") == 0, "loans")
 
     def test_unlinked_by_force_here(self, slow_peer: Peer) -> None:
         with linked(slow_peer) as pair:
@@ -134,7 +134,7 @@ class TestInTheMiddle:
         with linked(slow_peer) as pair:
             end = lambda: slow_peer.do("manager.deallocate_cache(held)\ndel held")  # noqa: E731
             assert in_the_middle(pair, end, write=write) is LLMStatusCode.LLM_SUCCESS
-            wait_until(lambda: slow_peer.get("len(manager._table._entries)") == 0, "the memory is still there")
+            wait_until(lambda: slow_peer.get("len(manager._registry._entries)") == 0, "the memory is still there")
 
     def test_finalized_there(self, slow_peer: Peer) -> None:
         """finalize waits for the peer."""
@@ -207,7 +207,7 @@ def test_nothing_is_leaked(pair: Pair, device: str) -> None:
     after = used()
     assert after[1:] == before[1:]
     assert after[0] - before[0] < 16 << 20
-    wait_until(lambda: pair.peer.get("len(manager._table._entries)") == 0, "the peer keeps caches")
+    wait_until(lambda: pair.peer.get("len(manager._registry._entries)") == 0, "the peer keeps caches")
 
 
 def test_a_call_that_interrupts_another_is_refused(pair: Pair) -> None:

@@ -43,7 +43,7 @@ def test_refused_pulls(
     code = LLMStatusCode.LLM_KV_CACHE_NOT_EXIST if text.startswith("no cache") else LLMStatusCode.LLM_PARAM_INVALID
     with nothing_written(held.tensors[0]):
         refused(code, text, pair.manager.pull_cache, key, held, **kwargs)
-    loans = "sum(entry.loans for entry in manager._table._entries.values())"
+    loans = "sum(entry.references for entry in manager._registry._entries.values())"
     wait_until(lambda: pair.peer.get(loans) == 0, "the cache is still borrowed")
 
 

@@ -4,19 +4,19 @@
 import contextlib
 
 from ..datadist.status import LLMException, LLMStatusCode, llm_error
+from .link import Link
 from .nixl import Addresses
-from .peer import Link
 
 
-class Move:
-    """Reads or writes over a link in flight. As a context manager, it waits at the end of the block, whatever happens there.
+class LinkRequest:
+    """A read or write over a link, started by the constructor. A ``with`` block waits for it, also after an error.
 
     Args:
         link: The link, of which ``use`` is held.
         operation: "READ" or "WRITE".
         local: The ranges of this process.
         remote: The ranges of the peer.
-        keep: Kept until nothing is in flight any more: the owner of the local memory.
+        owner: The owner of the local memory, kept alive until the request has ended.
         deadline: When to give up.
         timeout_ms: The timeout, for messages.
     """
@@ -27,20 +27,20 @@ class Move:
         operation: str,
         local: Addresses,
         remote: Addresses,
-        keep: object,
+        owner: object,
         deadline: float,
         timeout_ms: int,
     ) -> None:
-        self._link, self._keep, self._deadline, self._timeout_ms = link, keep, deadline, timeout_ms
-        self._transfer = link.post(operation, local, remote)
+        self._link, self._owner, self._deadline, self._timeout_ms = link, owner, deadline, timeout_ms
+        self._request = link.start_request(operation, local, remote)
 
-    def __enter__(self) -> "Move":
+    def __enter__(self) -> "LinkRequest":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.wait()
-        else:  # the slot that it reads or writes is used again
+        else:  # the caller will use the staging slot again
             with contextlib.suppress(LLMException):
                 self.wait()
 
@@ -50,18 +50,18 @@ class Move:
         Raises:
             LLMException: LLM_TIMEOUT, or LLM_LINK_FAILED if the peer is gone. The link has ended then.
         """
-        link, gone = self._link, None
+        link, failure = self._link, None
         try:
-            if self._transfer.wait(self._deadline, lambda: link.lost):
-                self._transfer.release()
+            if self._request.wait(self._deadline, lambda: link.lost):
+                self._request.release()
                 return
         except Exception as error:  # NIXL's errors have no base of their own
-            gone = error
+            failure = error
         except BaseException:  # Ctrl-C
-            link.park(self._transfer, self._keep)
+            link.abandon(self._request, self._owner)
             raise
-        timed_out = gone is None and not link.lost
-        link.park(self._transfer, self._keep)
+        timed_out = failure is None and not link.lost
+        link.abandon(self._request, self._owner)
         undefined = "what the destination range holds is undefined"
         if timed_out:
             raise llm_error(
@@ -71,4 +71,4 @@ class Move:
             )
         raise llm_error(
             LLMStatusCode.LLM_LINK_FAILED, f"the link to cluster {link.cluster_id} was lost; {undefined}"
-        ) from gone
+        ) from failure
