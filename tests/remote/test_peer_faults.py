@@ -104,7 +104,9 @@ class TestInTheMiddle:
             wait_until(lambda: pair.datadist.link_clusters(link, 5000)[0] is LLMStatusCode.LLM_SUCCESS, "no new link")
             assert pair.datadist.unlink_clusters(link)[0] is LLMStatusCode.LLM_SUCCESS
             works(pair)
-            wait_until(lambda: slow_peer.get("sum(e.references for e in manager._registry._entries.values())") == 0, "loans")
+            wait_until(
+                lambda: slow_peer.get("sum(e.references for e in manager._registry._entries.values())") == 0, "in use"
+            )
 
     def test_unlinked_by_force_here(self, slow_peer: Peer) -> None:
         with linked(slow_peer) as pair:

@@ -102,7 +102,7 @@ class TestKeys:
             pair.manager.pull_cache(CacheKey(PEER, request), held)
             expect(held, sent[:, request - 7 : request - 6])
             text = f"pull_cache: cluster 1: no cache has the key ['request', {request}, 0]"
-            wait_until(lambda: pair.peer.get(f"('request', {request}, 0) not in manager._registry._cache_of"), "the key")  # noqa: B023
+            wait_until(lambda: pair.peer.get(f"('request', {request}, 0) not in manager._registry._cache_of"), "key")  # noqa: B023
             refused(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text, pair.manager.pull_cache, CacheKey(PEER, request), held)
         wait_until(lambda: not pair.peer.get("len(manager._registry._entries)"), "the memory is still there")
         assert pair.peer.get("sum(manager._registry._used.values())") == 0
@@ -113,7 +113,7 @@ class TestKeys:
         for layer in (0, 0, 1):
             layers = {"src_layer_range": range(layer, layer + 1), "dst_layer_range": range(1, 2)}
             pair.manager.pull_cache(CacheKey(PEER, 7), held, **layers)
-        wait_until(lambda: not pair.peer.get("manager._registry._cache_of"), "the key is still there")
+        wait_until(lambda: not pair.peer.get("manager._registry._cache_of"), "the key stays")
 
     @pytest.mark.parametrize(
         ("make", "key"),
@@ -183,7 +183,7 @@ class TestBlocks:
             expected[:, block, : part.shape[1]] = part
         pair.manager.pull_blocks(CacheKey(PEER, 7), held, dst_blocks=blocks)
         expect(held, expected)
-        wait_until(lambda: pair.peer.get("('request', 7, 0) not in manager._registry._cache_of"), "the key is still there")
+        wait_until(lambda: pair.peer.get("('request', 7, 0) not in manager._registry._cache_of"), "the key stays")
 
     def test_push(self, pair: Pair) -> None:
         _, before = theirs(pair, "allocate_blocks_cache(desc(4, 32, 16), BlocksCacheKey(1))")
