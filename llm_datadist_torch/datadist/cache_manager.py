@@ -10,7 +10,7 @@ from .. import ops
 from . import memory as _memory
 from .cache import Cache, CacheDesc, Placement, allocate, wrap
 from .cache_keys import NO_ID, BlocksCacheKey, CacheKey, checked_key, checked_keys
-from .checks import INT64, UINT32, UINT64, as_int64, check_int, check_type
+from .checks import INT64, UINT32, UINT64, as_int64, check_int, check_kind, check_type
 from .config import LLMConfig
 from .copy_executor import CopyExecutor
 from .log import error_context, logger
@@ -199,8 +199,7 @@ class CacheManager(TransferCalls):
                 check_int("req_id", req_id, UINT64)
             for name, cache in (("dst", dst), ("src", src)):
                 check_type(name, cache, Cache)
-                if cache.is_blocks_cache:
-                    raise param_invalid(f"{name} must be a contiguous cache, got a blocks cache")
+                check_kind(name, cache.is_blocks_cache, blocks=False)
             if offset > INT64[1]:
                 raise param_invalid(f"offset ({offset}) must be at most {INT64[1]}: no row is longer")
             bits = None if req_id is None else as_int64(req_id)  # the op reads the bits as a uint64
@@ -224,8 +223,7 @@ class CacheManager(TransferCalls):
         """
         with error_context("copy_blocks"):
             check_type("cache", cache, Cache)
-            if not cache.is_blocks_cache:
-                raise param_invalid("cache must be a blocks cache, got a contiguous one")
+            check_kind("cache", cache.is_blocks_cache, blocks=True)
             check_type("copy_block_info", copy_block_info, Mapping)
             pairs: list[tuple[int, int]] = []
             for source, targets in copy_block_info.items():
@@ -249,8 +247,8 @@ class CacheManager(TransferCalls):
         with error_context("swap_blocks"):
             for name, cache in (("src_cache", src_cache), ("dst_cache", dst_cache)):
                 check_type(name, cache, Cache)
-                if not cache.is_blocks_cache and cache.cache_id != -1:
-                    raise param_invalid(f"{name} must be a blocks cache, got a contiguous one")
+                if cache.cache_id != -1:
+                    check_kind(name, cache.is_blocks_cache, blocks=True)
             check_type("src_to_dst", src_to_dst, Mapping)
             pairs = [(target, source) for source, target in src_to_dst.items()]
             self._copy_executor.copy_rows("src_to_dst", ("dst_cache", dst_cache), ("src_cache", src_cache), pairs)
@@ -290,7 +288,6 @@ class CacheManager(TransferCalls):
 
     def _deallocate(self, cache: Cache, *, is_blocks_cache: bool) -> None:
         check_type("cache", cache, Cache)
-        if cache.is_blocks_cache != is_blocks_cache and cache.cache_id != -1:
-            expected, got = ("a blocks cache", "a contiguous cache")[:: 1 if is_blocks_cache else -1]
-            raise param_invalid(f"cache must be {expected}, got {got}")
+        if cache.cache_id != -1:
+            check_kind("cache", cache.is_blocks_cache, blocks=is_blocks_cache)
         self._registry.end_allocated(cache)

@@ -3,6 +3,8 @@
 
 from typing import Any
 
+from .status import param_invalid
+
 INT32 = (-(2**31), 2**31 - 1)
 INT64 = (-(2**63), 2**63 - 1)
 UINT32 = (0, 2**32 - 1)
@@ -41,3 +43,10 @@ def check_int(name: str, value: Any, limits: tuple[int, int]) -> None:
     low, high = limits
     if not low <= value <= high:
         raise ValueError(f"{name} ({value}) out of range [{low}, {high}]")
+
+
+def check_kind(name: str, is_blocks_cache: bool, *, blocks: bool) -> None:
+    """Raises LLM_PARAM_INVALID if a cache is a blocks cache and must not be, or the other way round."""
+    if is_blocks_cache != blocks:
+        kinds = "a contiguous cache", "a blocks cache"
+        raise param_invalid(f"{name} must be {kinds[blocks]}, got {kinds[is_blocks_cache]}")

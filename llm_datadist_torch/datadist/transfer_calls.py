@@ -4,11 +4,11 @@
 import importlib.util
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .cache import Cache
 from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
-from .checks import INT32, INT64, UINT32, check_int, check_type, describe
+from .checks import INT32, INT64, UINT32, check_int, check_kind, check_type
 from .log import error_context, logger
 from .registry import CacheRegistry
 from .status import LLMStatusCode, llm_error, param_invalid
@@ -25,8 +25,6 @@ from .unserved import UnservedCall
 if TYPE_CHECKING:
     from ..remote.links import Links
     from ..remote.transfers import Transfers
-
-_LAYER_ARGUMENTS = ("src_layer_range", "dst_layer_range", "tensor_num_per_layer")
 
 
 class TransferCalls:
@@ -79,7 +77,10 @@ class TransferCalls:
         cache: Cache,
         batch_index: int = 0,
         size: int = -1,
-        **kwargs: Any,
+        *,
+        src_layer_range: range | None = None,
+        dst_layer_range: range | None = None,
+        tensor_num_per_layer: int = 2,
     ) -> None:
         """Reads a row of a cache of another process into a row of ``cache``, and waits for completion.
 
@@ -90,15 +91,16 @@ class TransferCalls:
             cache: The cache to write to, not a blocks cache.
             batch_index: The row to write to, a uint32.
             size: The bytes to read from the begin of the row, of each tensor, or -1 for as many as a row of ``cache`` has.
-            kwargs: ``src_layer_range`` and ``dst_layer_range``, the layers to read and to write, as ranges of step 1 or
-                None for all; ``tensor_num_per_layer``, by default 2.
+            src_layer_range: The layers to read, a range of step 1, or None for all.
+            dst_layer_range: The layers to write, as many.
+            tensor_num_per_layer: The tensors of a layer.
         """
         with error_context("pull_cache"):
             check_type("cache_key", cache_key, CacheKey, CacheKeyByIdAndIndex)
             _check_cache("cache", cache, blocks=False)
             check_int("batch_index", batch_index, UINT32)
             check_int("size", size, INT64)
-            layers = _layers(**_only_layers(kwargs))
+            layers = _layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             self._linked(cache_key.cluster_id).pull_cache(cache_key, cache, batch_index, size, layers)
         logger.debug("pull_cache: %s to cache %d row %d", cache_key, cache.cache_id, batch_index)
 
@@ -108,7 +110,10 @@ class TransferCalls:
         dst_cache: Cache,
         src_blocks: Sequence[int] = (),
         dst_blocks: Sequence[int] = (),
-        **kwargs: Any,
+        *,
+        src_layer_range: range | None = None,
+        dst_layer_range: range | None = None,
+        tensor_num_per_layer: int = 2,
     ) -> None:
         """Reads blocks of a cache of another process into blocks of ``dst_cache``, and waits for completion.
 
@@ -117,7 +122,9 @@ class TransferCalls:
             dst_cache: The blocks cache to write to.
             src_blocks: The blocks to read; empty for a contiguous cache, whose row fills the blocks in their order.
             dst_blocks: The blocks to write, as many.
-            kwargs: As for ``pull_cache``.
+            src_layer_range: As for ``pull_cache``.
+            dst_layer_range: As for ``pull_cache``.
+            tensor_num_per_layer: The tensors of a layer.
         """
         with error_context("pull_blocks"):
             check_type("src_cache_key", src_cache_key, CacheKey, CacheKeyByIdAndIndex, BlocksCacheKey)
@@ -125,7 +132,7 @@ class TransferCalls:
             read, written = _blocks("src_blocks", src_blocks), _blocks("dst_blocks", dst_blocks)
             if read or isinstance(src_cache_key, BlocksCacheKey):
                 _check_same_length(read, written)
-            layers = _layers(**_only_layers(kwargs))
+            layers = _layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             transfers = self._linked(src_cache_key.cluster_id)
             if written:
                 transfers.pull_blocks(src_cache_key, dst_cache, read, written, layers)
@@ -147,8 +154,8 @@ class TransferCalls:
             dst_cache_key: The row to write to.
             src_cache: The cache to read from, not a blocks cache.
             src_batch_index: The row to read, a uint32.
-            src_layer_range: The layers to read, a range of step 1, or None for all.
-            dst_layer_range: The layers to write, as many.
+            src_layer_range: As for ``pull_cache``.
+            dst_layer_range: As for ``pull_cache``.
             size: The bytes to write to the begin of the row, of each tensor, or -1 for as many as a row of ``src_cache``.
             tensor_num_per_layer: The tensors of a layer.
         """
@@ -179,8 +186,8 @@ class TransferCalls:
             src_cache: The blocks cache to read from.
             src_blocks: The blocks to read.
             dst_blocks: The blocks to write, as many.
-            src_layer_range: As for ``push_cache``.
-            dst_layer_range: As for ``push_cache``.
+            src_layer_range: As for ``pull_cache``.
+            dst_layer_range: As for ``pull_cache``.
             tensor_num_per_layer: The tensors of a layer.
         """
         with error_context("push_blocks"):
@@ -269,9 +276,8 @@ def _check_nixl() -> None:
 def _check_cache(name: str, cache: Cache, *, blocks: bool | None = None) -> None:
     """Refuses a cache of the wrong kind (None: both are right), or one whose tensors differ."""
     check_type(name, cache, Cache)
-    if blocks is not None and cache.is_blocks_cache != blocks:
-        kinds = ("a blocks cache", "a contiguous one") if blocks else ("a contiguous cache", "a blocks cache")
-        raise param_invalid(f"{name} must be {kinds[0]}, got {kinds[1]}")
+    if blocks is not None:
+        check_kind(name, cache.is_blocks_cache, blocks=blocks)
     if len(cache.cache_descs) > 1:
         first, other = cache.cache_descs[:2]
         raise param_invalid(
@@ -295,19 +301,12 @@ def _check_same_length(src_blocks: list[int], dst_blocks: list[int]) -> None:
         )
 
 
-def _only_layers(kwargs: dict[str, Any]) -> dict[str, Any]:
-    for name in kwargs:
-        if name not in _LAYER_ARGUMENTS:
-            raise TypeError(f"unexpected argument {name!r}; there are {', '.join(_LAYER_ARGUMENTS)}")
-    return kwargs
-
-
 def _layers(
-    src_layer_range: range | None = None, dst_layer_range: range | None = None, tensor_num_per_layer: int = 2
+    src_layer_range: range | None, dst_layer_range: range | None, tensor_num_per_layer: int
 ) -> tuple[range | None, range | None, int]:
     check_layer_range("src_layer_range", src_layer_range)
     check_layer_range("dst_layer_range", dst_layer_range)
     check_int("tensor_num_per_layer", tensor_num_per_layer, INT32)
     if tensor_num_per_layer < 1:
-        raise param_invalid(f"tensor_num_per_layer ({describe(tensor_num_per_layer)}) must be greater than 0")
+        raise param_invalid(f"tensor_num_per_layer ({tensor_num_per_layer}) must be greater than 0")
     return src_layer_range, dst_layer_range, tensor_num_per_layer

@@ -125,17 +125,9 @@ class Exports:
         for address in addresses:
             references.append(self._registry.acquire_memory(address, row_bytes * rows))
         owners = [self._caches.of(found.cache, found.tensors) for found in references]
-        layout = Layout(
-            np.array(addresses, np.uint64),
-            row_bytes,
-            row_bytes,
-            rows,
-            len(addresses),
-            dtype,
-            True,
-            owners[0].layout.on_host,
-        )
-        if any(owner.layout.dtype != dtype or owner.layout.on_host != layout.on_host for owner in owners):
+        bases, on_host = np.array(addresses, np.uint64), owners[0].layout.on_host
+        layout = Layout(bases, row_bytes, row_bytes, rows, len(addresses), dtype, is_blocks=True, on_host=on_host)
+        if any(owner.layout.dtype != dtype or owner.layout.on_host != on_host for owner in owners):
             raise param_invalid(f"dst_addrs are not all of caches of {dtype} on one device")
         tensors = [tensor for owner in owners for tensor in owner.tensors]
         memories = {owner.memory: None for owner in owners}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
+from ..datadist.checks import check_kind
 from ..datadist.status import param_invalid
 from .layout import Layout
 
@@ -93,15 +94,9 @@ def check_size(size: int, layout: Layout, cache: str) -> int:
     return size
 
 
-def check_kind(cache: str, layout: Layout, *, blocks: bool) -> None:
-    if layout.is_blocks != blocks:
-        kinds = "a blocks cache", "a contiguous cache"
-        raise param_invalid(f"{cache} must be {kinds[not blocks]}, got {kinds[blocks]}")
-
-
 def check_blocks(name: str, blocks: Sequence[int], layout: Layout, cache: str, *, distinct: bool = False) -> None:
     """Blocks of one cache; ``distinct`` for those that are written."""
-    check_kind(cache, layout, blocks=True)
+    check_kind(cache, layout.is_blocks, blocks=True)
     for block in blocks:
         if not 0 <= block < layout.batch_size:
             raise param_invalid(f"{name}: block {block} out of range [0, {layout.batch_size}), the blocks of {cache}")

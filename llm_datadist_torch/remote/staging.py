@@ -57,15 +57,15 @@ class Staging:
         cut = cuts[piece]
         starts = (part.addresses(cache.layout)[source[cut]] + begin[cut]).astype(np.int64)
         staged, own = _views(self._buffer[piece % SLOTS], cache.tensors, starts, sizes[cut].astype(np.int64))
-        for dst, src in _grouped(*((own, staged) if to_device else (staged, own))):
-            try:
-                done = ops.copy_cache_blocking(dst, src, 0, 0, 0, -1, None, batch_dim=1, timeout_ms=timeout_ms)
-            except ValueError as error:
-                raise param_invalid(str(error)) from error
-            except (RuntimeError, MemoryError) as error:
-                raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
-            if not done:
-                raise llm_error(LLMStatusCode.LLM_TIMEOUT, f"the device has not copied a piece within {timeout_ms} ms")
+        dst, src = (own, staged) if to_device else (staged, own)
+        try:
+            done = ops.copy_cache_blocking(dst, src, 0, 0, 0, -1, None, batch_dim=1, timeout_ms=timeout_ms)
+        except ValueError as error:
+            raise param_invalid(str(error)) from error
+        except (RuntimeError, MemoryError) as error:
+            raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
+        if not done:
+            raise llm_error(LLMStatusCode.LLM_TIMEOUT, f"the device has not copied a piece within {timeout_ms} ms")
 
 
 @functools.lru_cache(maxsize=8)
@@ -113,13 +113,3 @@ def _views(
         position += count * size
         first = last + 1
     return staged, own
-
-
-def _grouped(dst: list[Tensor], src: list[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """Lists of tensors of one shape, as an op takes them."""
-    shapes: dict[torch.Size, tuple[list[Tensor], list[Tensor]]] = {}
-    for d, s in zip(dst, src, strict=True):
-        into, out_of = shapes.setdefault(d.shape, ([], []))
-        into.append(d)
-        out_of.append(s)
-    return list(shapes.values())

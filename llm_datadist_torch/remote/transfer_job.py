@@ -126,15 +126,8 @@ class _StagedRun:
     def _copy(self, piece: int) -> None:
         """Copies a piece between the device of this process and its slot."""
         if self._staging is not None:
-            job = self._job
-            self._staging.copy(
-                job.local,
-                job.local_part,
-                job.lengths,
-                piece,
-                to_device=not job.write,
-                timeout_ms=self._milliseconds_left(),
-            )
+            job, left = self._job, self._milliseconds_left()
+            self._staging.copy(job.local, job.local_part, job.lengths, piece, to_device=not job.write, timeout_ms=left)
 
     def _send_stage(self, piece: int) -> None:
         """Asks the peer to copy a piece between its device and its slot."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from ..datadist.cache import Cache
+from ..datadist.checks import check_kind
 from ..datadist.status import param_invalid
 from ..datadist.transfer_types import TransferConfig, TransferWithCacheKeyConfig, cluster_of
 from .layout import Part
@@ -20,7 +21,6 @@ from .shape_checks import (
     Layers,
     check_block_lists,
     check_blocks,
-    check_kind,
     check_row,
     check_size,
     key_in_message,
@@ -49,16 +49,14 @@ class Transfers:
     def pull_cache(self, key: Key, cache: Cache, batch_index: int, size: int, layers: LayerArguments) -> None:
         """Reads one row of a peer's cache into one row of a cache."""
         local = self._destination("cache", cache)
-        mine = local.layout
-        check_row("batch_index", batch_index, mine, "cache")
-        size = check_size(size, mine, "cache")
+        check_row("batch_index", batch_index, local.layout, "cache")
+        size = check_size(size, local.layout, "cache")
         with self._acquire(key, write=False) as (remote, run):
-            theirs, row = remote.layout, remote.row
-            check_kind("the cache of cache_key", theirs, blocks=False)
-            check_row("the batch index of cache_key", row, theirs, "its cache")
-            check_size(size, theirs, "the cache of cache_key")
-            dst, src = Layers(*layers).planes(dst=mine, src=theirs)
-            run(local, Part(dst, [batch_index], [0]), Part(src, [row], [0]), [size])
+            check_kind("the cache of cache_key", remote.layout.is_blocks, blocks=False)
+            check_row("the batch index of cache_key", remote.row, remote.layout, "its cache")
+            check_size(size, remote.layout, "the cache of cache_key")
+            dst, src = Layers(*layers).planes(dst=local.layout, src=remote.layout)
+            run(local, Part(dst, [batch_index], [0]), Part(src, [remote.row], [0]), [size])
             torch.autograd.graph.increment_version(local.tensors)
             remote.add_pulled(src)
 
@@ -67,19 +65,19 @@ class Transfers:
     ) -> None:
         """Reads blocks, or one row, of a peer's cache into blocks of a cache."""
         local = self._destination("dst_cache", cache)
-        mine = local.layout
-        check_blocks("dst_blocks", dst_blocks, mine, "dst_cache", distinct=True)
+        check_blocks("dst_blocks", dst_blocks, local.layout, "dst_cache", distinct=True)
         with self._acquire(key, write=False) as (remote, run):
-            theirs, row = remote.layout, remote.row
-            check_kind("the cache of src_cache_key", theirs, blocks=bool(src_blocks))
-            dst, src = Layers(*layers).planes(dst=mine, src=theirs)
+            check_kind("the cache of src_cache_key", remote.layout.is_blocks, blocks=bool(src_blocks))
+            dst, src = Layers(*layers).planes(dst=local.layout, src=remote.layout)
             if src_blocks:
-                check_block_lists(src_blocks, dst_blocks, theirs, mine)
-                offsets, lengths = [0] * len(src_blocks), [mine.row_bytes] * len(src_blocks)
+                check_block_lists(src_blocks, dst_blocks, remote.layout, local.layout)
+                offsets, lengths = [0] * len(src_blocks), [local.layout.row_bytes] * len(src_blocks)
             else:
-                check_row("the batch index of src_cache_key", row, theirs, "its cache")
-                offsets, lengths = row_in_blocks(theirs.row_bytes, mine.row_bytes, len(dst_blocks), "dst_blocks")
-            rows = src_blocks if src_blocks else [row] * len(offsets)
+                check_row("the batch index of src_cache_key", remote.row, remote.layout, "its cache")
+                offsets, lengths = row_in_blocks(
+                    remote.layout.row_bytes, local.layout.row_bytes, len(dst_blocks), "dst_blocks"
+                )
+            rows = src_blocks if src_blocks else [remote.row] * len(offsets)
             run(local, Part(dst, dst_blocks, [0] * len(offsets)), Part(src, rows, offsets), lengths)
             torch.autograd.graph.increment_version(local.tensors)
             if not src_blocks:
@@ -88,31 +86,32 @@ class Transfers:
     def push_cache(self, key: Key, cache: Cache, batch_index: int, size: int, layers: LayerArguments) -> None:
         """Writes one row of a cache to one row of a peer's cache."""
         local = self._links.caches.find("src_cache", cache)
-        mine = local.layout
-        check_row("src_batch_index", batch_index, mine, "src_cache")
-        size = check_size(size, mine, "src_cache")
+        check_row("src_batch_index", batch_index, local.layout, "src_cache")
+        size = check_size(size, local.layout, "src_cache")
         with self._acquire(key, write=True) as (remote, run):
-            theirs, row = remote.layout, remote.row
-            check_kind("the cache of dst_cache_key", theirs, blocks=False)
-            check_row("the batch index of dst_cache_key", row, theirs, "its cache")
-            check_size(size, theirs, "the cache of dst_cache_key")
-            dst, src = Layers(*layers).planes(dst=theirs, src=mine)
-            run(local, Part(src, [batch_index], [0]), Part(dst, [row], [0]), [size])
+            check_kind("the cache of dst_cache_key", remote.layout.is_blocks, blocks=False)
+            check_row("the batch index of dst_cache_key", remote.row, remote.layout, "its cache")
+            check_size(size, remote.layout, "the cache of dst_cache_key")
+            dst, src = Layers(*layers).planes(dst=remote.layout, src=local.layout)
+            run(local, Part(src, [batch_index], [0]), Part(dst, [remote.row], [0]), [size])
 
     def push_blocks(
         self, key: Key, cache: Cache, src_blocks: Sequence[int], dst_blocks: Sequence[int], layers: LayerArguments
     ) -> None:
         """Writes blocks of a cache to blocks of a peer's cache."""
         local = self._links.caches.find("src_cache", cache)
-        mine = local.layout
-        check_blocks("src_blocks", src_blocks, mine, "src_cache")
+        check_blocks("src_blocks", src_blocks, local.layout, "src_cache")
         with self._acquire(key, write=True) as (remote, run):
-            theirs = remote.layout
-            check_kind("the cache of dst_cache_key", theirs, blocks=True)
-            check_block_lists(src_blocks, dst_blocks, mine, theirs)
-            dst, src = Layers(*layers).planes(dst=theirs, src=mine)
+            check_kind("the cache of dst_cache_key", remote.layout.is_blocks, blocks=True)
+            check_block_lists(src_blocks, dst_blocks, local.layout, remote.layout)
+            dst, src = Layers(*layers).planes(dst=remote.layout, src=local.layout)
             starts = [0] * len(src_blocks)
-            run(local, Part(src, src_blocks, starts), Part(dst, dst_blocks, starts), [mine.row_bytes] * len(starts))
+            run(
+                local,
+                Part(src, src_blocks, starts),
+                Part(dst, dst_blocks, starts),
+                [local.layout.row_bytes] * len(starts),
+            )
 
     def check(self, name: str, cache: Cache, config: TransferConfig | TransferWithCacheKeyConfig) -> None:
         """Refuses a cache that has ended, and a config without a link."""
@@ -131,7 +130,7 @@ class Transfers:
     ) -> None:
         """Writes one layer of a cache where a config says."""
         local = self._links.caches.find("src_cache", cache)
-        mine, number = local.layout, layer - layers.start
+        number = layer - layers.start
         source = range(layer, layer + 1)
         if isinstance(config, TransferWithCacheKeyConfig):
             target = config.dst_layer_range or layers
@@ -145,36 +144,38 @@ class Transfers:
             else:
                 self.push_cache(config.cache_key, cache, config.src_batch_index, -1, which)
             return
-        size = (block_bytes or mine.row_bytes) if dst_blocks else mine.row_bytes
+        size = (block_bytes or local.layout.row_bytes) if dst_blocks else local.layout.row_bytes
         addresses = list(config.dst_addrs[2 * number : 2 * number + 2])
-        key = AddressKey(config.dst_cluster_id, addresses, size, max(dst_blocks, default=0) + 1, mine.dtype)
+        key = AddressKey(config.dst_cluster_id, addresses, size, max(dst_blocks, default=0) + 1, local.layout.dtype)
         row = config.src_batch_index
         if src_blocks:
-            check_blocks("src_block_indices", src_blocks, mine, "src_cache")
-            if size != mine.row_bytes:
-                raise param_invalid(f"dst_block_memory_size ({size}) must be that of src_cache, {mine.row_bytes}")
+            check_blocks("src_block_indices", src_blocks, local.layout, "src_cache")
+            if size != local.layout.row_bytes:
+                raise param_invalid(
+                    f"dst_block_memory_size ({size}) must be that of src_cache, {local.layout.row_bytes}"
+                )
             rows, offsets, lengths = src_blocks, [0] * len(src_blocks), [size] * len(src_blocks)
         else:
-            check_row("src_batch_index", row, mine, "src_cache")
-            offsets, lengths = row_in_blocks(mine.row_bytes, size, max(len(dst_blocks), 1), "dst_block_indices")
+            check_row("src_batch_index", row, local.layout, "src_cache")
+            offsets, lengths = row_in_blocks(local.layout.row_bytes, size, max(len(dst_blocks), 1), "dst_block_indices")
             rows = [row] * len(offsets)
         with self._acquire(key, write=True) as (_, run):
-            each = len(mine.bases) // mine.num_tensors
+            each = len(local.layout.bases) // local.layout.num_tensors
             if each > 1:
                 raise param_invalid("addresses need a cache whose batch_dim_index is 0")
-            theirs = Part((0, 2), dst_blocks or [0], [0] * len(offsets))
-            run(local, Part((2 * layer, 2 * layer + 2), rows, offsets), theirs, lengths)
+            remote_part = Part((0, 2), dst_blocks or [0], [0] * len(offsets))
+            run(local, Part((2 * layer, 2 * layer + 2), rows, offsets), remote_part, lengths)
 
     def _push_row_to_blocks(
         self, key: Key, local: LocalCache, row: int, dst_blocks: Sequence[int], layers: LayerArguments
     ) -> None:
-        mine = local.layout
-        check_row("src_batch_index", row, mine, "src_cache")
+        check_row("src_batch_index", row, local.layout, "src_cache")
         with self._acquire(key, write=True) as (remote, run):
-            theirs = remote.layout
-            check_blocks("dst_block_indices", dst_blocks, theirs, "the cache of cache_key", distinct=True)
-            offsets, lengths = row_in_blocks(mine.row_bytes, theirs.row_bytes, len(dst_blocks), "dst_block_indices")
-            dst, src = Layers(*layers).planes(dst=theirs, src=mine)
+            check_blocks("dst_block_indices", dst_blocks, remote.layout, "the cache of cache_key", distinct=True)
+            offsets, lengths = row_in_blocks(
+                local.layout.row_bytes, remote.layout.row_bytes, len(dst_blocks), "dst_block_indices"
+            )
+            dst, src = Layers(*layers).planes(dst=remote.layout, src=local.layout)
             run(local, Part(src, [row] * len(offsets), offsets), Part(dst, dst_blocks, [0] * len(offsets)), lengths)
 
     def _destination(self, name: str, cache: Cache) -> LocalCache:

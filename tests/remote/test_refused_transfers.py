@@ -94,7 +94,7 @@ def test_wrong_types(pair: Pair) -> None:
         with pytest.raises(TypeError) as refusal:
             call(*args)
         assert str(refusal.value) == f"{call.__name__}: {text}"
-    with pytest.raises(TypeError, match="unexpected argument 'layers'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'layers'"):
         manager.pull_cache(key, held, layers=1)
     for call, given, wanted in ((manager.pull_cache, blocks, "contiguous"), (manager.pull_blocks, held, "blocks")):
         refused(LLMStatusCode.LLM_PARAM_INVALID, f"must be a {wanted}", call, key, given)
