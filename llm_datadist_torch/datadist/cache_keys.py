@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of caches, as users of LLM-DataDist make them: other machines would ask for a cache by its key."""
+"""Keys of caches: other processes ask for a cache by its key."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import MISSING, dataclass, field, fields

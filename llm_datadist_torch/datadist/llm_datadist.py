@@ -112,8 +112,8 @@ class LLMDataDist:
 
         Returns:
             LLM_SUCCESS or the first other code, and a list with the code of each process. The codes are LLM_SUCCESS,
-            LLM_ALREADY_LINK, LLM_TIMEOUT, LLM_LINK_FAILED, and LLM_LINK_BUSY while a transfer of an earlier link is in
-            flight, or another link to the process is being made. The reason is logged.
+            LLM_ALREADY_LINK, LLM_TIMEOUT, LLM_LINK_FAILED, and LLM_LINK_BUSY while another call links to the process or a
+            transfer of the last link is in flight. The reason is logged.
 
         Raises:
             TypeError, ValueError: An argument of the wrong type.
@@ -145,7 +145,7 @@ class LLMDataDist:
         Returns:
             LLM_SUCCESS or the first other code, and a list with the code of each process. The codes are LLM_SUCCESS,
             LLM_NOT_YET_LINK, LLM_LINK_BUSY if a call goes on for longer than ``timeout``, and
-            LLM_NOTIFY_PROMPT_UNLINK_FAILED if the peer does not answer. The link has ended on this side then.
+            LLM_NOTIFY_PROMPT_UNLINK_FAILED if the peer does not answer; the link has ended on this side then.
 
         Raises:
             TypeError, ValueError: An argument of the wrong type.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .cache import Cache
 from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
-from .checks import INT32, INT64, UINT32, check_int, check_kind, check_type
+from .checks import INT64, UINT32, check_int, check_kind, check_type
 from .log import error_context, logger
 from .registry import CacheRegistry
 from .status import LLMStatusCode, llm_error, param_invalid
@@ -17,7 +17,7 @@ from .transfer_types import (
     LayerSynchronizer,
     TransferConfig,
     TransferWithCacheKeyConfig,
-    check_layer_range,
+    checked_layers,
     cluster_of,
 )
 from .unserved import UnservedCall
@@ -90,7 +90,7 @@ class TransferCalls:
             cache_key: The row to read.
             cache: The cache to write to, not a blocks cache.
             batch_index: The row to write to, a uint32.
-            size: The bytes to read from the begin of the row, of each tensor, or -1 for as many as a row of ``cache`` has.
+            size: The bytes to read from the start of the row of each tensor, or -1 for as many as a row of ``cache`` has.
             src_layer_range: The layers to read, a range of step 1, or None for all.
             dst_layer_range: The layers to write, as many.
             tensor_num_per_layer: The tensors of a layer.
@@ -100,7 +100,7 @@ class TransferCalls:
             _check_cache("cache", cache, blocks=False)
             check_int("batch_index", batch_index, UINT32)
             check_int("size", size, INT64)
-            layers = _layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
+            layers = checked_layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             self._linked(cache_key.cluster_id).pull_cache(cache_key, cache, batch_index, size, layers)
         logger.debug("pull_cache: %s to cache %d row %d", cache_key, cache.cache_id, batch_index)
 
@@ -122,9 +122,7 @@ class TransferCalls:
             dst_cache: The blocks cache to write to.
             src_blocks: The blocks to read; empty for a contiguous cache, whose row fills the blocks in their order.
             dst_blocks: The blocks to write, as many.
-            src_layer_range: As for ``pull_cache``.
-            dst_layer_range: As for ``pull_cache``.
-            tensor_num_per_layer: The tensors of a layer.
+            src_layer_range, dst_layer_range, tensor_num_per_layer: As for ``pull_cache``.
         """
         with error_context("pull_blocks"):
             check_type("src_cache_key", src_cache_key, CacheKey, CacheKeyByIdAndIndex, BlocksCacheKey)
@@ -132,7 +130,7 @@ class TransferCalls:
             read, written = _blocks("src_blocks", src_blocks), _blocks("dst_blocks", dst_blocks)
             if read or isinstance(src_cache_key, BlocksCacheKey):
                 _check_same_length(read, written)
-            layers = _layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
+            layers = checked_layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             transfers = self._linked(src_cache_key.cluster_id)
             if written:
                 transfers.pull_blocks(src_cache_key, dst_cache, read, written, layers)
@@ -154,17 +152,15 @@ class TransferCalls:
             dst_cache_key: The row to write to.
             src_cache: The cache to read from, not a blocks cache.
             src_batch_index: The row to read, a uint32.
-            src_layer_range: As for ``pull_cache``.
-            dst_layer_range: As for ``pull_cache``.
-            size: The bytes to write to the begin of the row, of each tensor, or -1 for as many as a row of ``src_cache``.
-            tensor_num_per_layer: The tensors of a layer.
+            src_layer_range, dst_layer_range, tensor_num_per_layer: As for ``pull_cache``.
+            size: The bytes to write to the start of the row of each tensor, or -1 for as many as a row of ``src_cache`` has.
         """
         with error_context("push_cache"):
             check_type("dst_cache_key", dst_cache_key, CacheKeyByIdAndIndex)
             _check_cache("src_cache", src_cache, blocks=False)
             check_int("src_batch_index", src_batch_index, UINT32)
             check_int("size", size, INT64)
-            layers = _layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
+            layers = checked_layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             transfers = self._linked(dst_cache_key.cluster_id)
             transfers.push_cache(dst_cache_key, src_cache, src_batch_index, size, layers)
         logger.debug("push_cache: cache %d row %d to %s", src_cache.cache_id, src_batch_index, dst_cache_key)
@@ -186,16 +182,14 @@ class TransferCalls:
             src_cache: The blocks cache to read from.
             src_blocks: The blocks to read.
             dst_blocks: The blocks to write, as many.
-            src_layer_range: As for ``pull_cache``.
-            dst_layer_range: As for ``pull_cache``.
-            tensor_num_per_layer: The tensors of a layer.
+            src_layer_range, dst_layer_range, tensor_num_per_layer: As for ``pull_cache``.
         """
         with error_context("push_blocks"):
             check_type("dst_cache_key", dst_cache_key, BlocksCacheKey, CacheKeyByIdAndIndex)
             _check_cache("src_cache", src_cache, blocks=True)
             read, written = _blocks("src_blocks", src_blocks), _blocks("dst_blocks", dst_blocks)
             _check_same_length(read, written)
-            layers = _layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
+            layers = checked_layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             self._linked(dst_cache_key.cluster_id).push_blocks(dst_cache_key, src_cache, read, written, layers)
         logger.debug("push_blocks: cache %d to %s, %d blocks", src_cache.cache_id, dst_cache_key, len(read))
 
@@ -238,7 +232,7 @@ class TransferCalls:
                 check_int("dst_block_memory_size", dst_block_memory_size, (0, INT64[1]))
             if bool(read) != src_cache.is_blocks_cache or (read and len(read) != len(written)):
                 raise param_invalid(
-                    "src_block_indices must be given for a blocks cache alone, and dst_block_indices be as many, got "
+                    "src_block_indices must be given for a blocks cache only, with as many dst_block_indices, got "
                     f"{len(read)} and {len(written)}"
                 )
             for config in transfer_configs:
@@ -299,14 +293,3 @@ def _check_same_length(src_blocks: list[int], dst_blocks: list[int]) -> None:
         raise param_invalid(
             f"src_blocks and dst_blocks must have the same length, got {len(src_blocks)} and {len(dst_blocks)}"
         )
-
-
-def _layers(
-    src_layer_range: range | None, dst_layer_range: range | None, tensor_num_per_layer: int
-) -> tuple[range | None, range | None, int]:
-    check_layer_range("src_layer_range", src_layer_range)
-    check_layer_range("dst_layer_range", dst_layer_range)
-    check_int("tensor_num_per_layer", tensor_num_per_layer, INT32)
-    if tensor_num_per_layer < 1:
-        raise param_invalid(f"tensor_num_per_layer ({tensor_num_per_layer}) must be greater than 0")
-    return src_layer_range, dst_layer_range, tensor_num_per_layer

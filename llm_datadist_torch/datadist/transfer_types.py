@@ -17,8 +17,8 @@ class TransferConfig:
 
     Args:
         dst_cluster_id: The cluster of the process, a uint64.
-        dst_addrs: The address of each tensor of the layers, as many as are read: in the memory of caches that the process
-            has allocated, or registered for access by others. Without blocks, the address of the row itself.
+        dst_addrs: The address of each tensor of the layers that are read, in memory of caches that the process has
+            allocated, or registered with remote access. Without blocks, the address of the row itself.
         src_layer_range: The layers to read, or None for all.
         src_batch_index: The row to read, a uint32.
 
@@ -141,3 +141,15 @@ def check_layer_range(name: str, layers: range | None) -> None:
     check_type(name, layers, range)
     if layers.step != 1 or not 0 <= layers.start < layers.stop:
         raise param_invalid(f"{name} ({layers}) must have the step 1, begin at 0 or later, and not be empty")
+
+
+def checked_layers(
+    src_layer_range: range | None, dst_layer_range: range | None, tensor_num_per_layer: int
+) -> tuple[range | None, range | None, int]:
+    """The layer arguments of a pull or push. Raises the errors of ``check_layer_range``."""
+    check_layer_range("src_layer_range", src_layer_range)
+    check_layer_range("dst_layer_range", dst_layer_range)
+    check_int("tensor_num_per_layer", tensor_num_per_layer, INT32)
+    if tensor_num_per_layer < 1:
+        raise param_invalid(f"tensor_num_per_layer ({tensor_num_per_layer}) must be greater than 0")
+    return src_layer_range, dst_layer_range, tensor_num_per_layer

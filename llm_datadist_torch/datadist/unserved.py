@@ -59,30 +59,25 @@ class MemInfo:
 class _UnservedType:
     _instead: str
 
+    def __init_subclass__(cls, instead: str) -> None:
+        cls._instead = instead
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         name = type(self).__name__
         raise llm_error(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, f"{name} is not there: {self._instead}")
 
 
-class KvCache(_UnservedType):
+class KvCache(_UnservedType, instead="use Cache, of CacheManager"):
     """A cache of LLM-DataDist's first interface."""
 
-    _instead = "use Cache, of CacheManager"
 
-
-class KvCacheManager(_UnservedType):
+class KvCacheManager(_UnservedType, instead="use CacheManager"):
     """The manager of LLM-DataDist's first interface."""
 
-    _instead = "use CacheManager"
 
-
-class Tensor(_UnservedType):
+class Tensor(_UnservedType, instead="use torch.Tensor"):
     """A tensor of the graph engine."""
 
-    _instead = "use torch.Tensor"
 
-
-class TensorDesc(_UnservedType):
+class TensorDesc(_UnservedType, instead="use torch.Tensor"):
     """A description of a tensor of the graph engine."""
-
-    _instead = "use torch.Tensor"

@@ -7,6 +7,7 @@ that cluster itself. And it does not call a cluster while a call of that cluster
 """
 
 import base64
+import contextlib
 import secrets
 import socket
 import threading
@@ -166,27 +167,24 @@ class Links:
         return {"protocol": _PROTOCOL, "cluster": self._cluster_id, "metadata": metadata}
 
     def _connect(self, cluster_id: int, address: tuple[str, int], deadline: float) -> None:
-        channels: list[Channel] = []
-        try:
-            channels.append(connect(address, deadline))
-            channels[0].send(self._greeting(), deadline)
-            reply = channels[0].receive(deadline)
-            if "error" in reply:
-                name, text = reply["error"]
-                raise llm_error(LLMStatusCode[name], f"cluster {cluster_id}: {text}")
-            if reply["cluster"] != cluster_id:
-                raise Closed(f"it is cluster {reply['cluster']}")
-            channels.append(connect(address, deadline))
-            channels[1].send({"token": reply["token"]}, deadline)
-            agent = self._engine.add_peer(base64.b64decode(reply["metadata"]))
-            link = self._make(cluster_id, agent, *channels)
-            channels[1].receive(deadline)
-        except (KeyError, TypeError, ValueError) as error:
-            _close(channels)
-            raise Closed(f"not a peer of this version: {error!r}") from error
-        except BaseException:
-            _close(channels)
-            raise
+        with contextlib.ExitStack() as stack:
+            try:
+                client = stack.enter_context(contextlib.closing(connect(address, deadline)))
+                client.send(self._greeting(), deadline)
+                reply = client.receive(deadline)
+                if "error" in reply:
+                    name, text = reply["error"]
+                    raise llm_error(LLMStatusCode[name], f"cluster {cluster_id}: {text}")
+                if reply["cluster"] != cluster_id:
+                    raise Closed(f"it is cluster {reply['cluster']}")
+                server = stack.enter_context(contextlib.closing(connect(address, deadline)))
+                server.send({"token": reply["token"]}, deadline)
+                agent = self._engine.add_peer(base64.b64decode(reply["metadata"]))
+                link = self._make(cluster_id, agent, client, server)
+                server.receive(deadline)
+            except (KeyError, TypeError, ValueError) as error:
+                raise Closed(f"not a peer of this version: {error!r}") from error
+            stack.pop_all()
         self._add(link)
 
     def _greet(self, connected: socket.socket) -> None:
@@ -264,8 +262,3 @@ class Links:
             ended = self._ended.setdefault(link.cluster_id, [])
             ended[:] = [other for other in ended if other.busy] + [link]
         logger.info("the link to cluster %d has ended", link.cluster_id)
-
-
-def _close(channels: Sequence[Channel]) -> None:
-    for channel in channels:
-        channel.close()

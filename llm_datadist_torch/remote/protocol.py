@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Control connections between processes: framed JSON messages, authenticated, each with a deadline.
 
-The standard library's multiprocessing.connection does the framing and the authentication. NIXL has a listener too, but it
-listens on every interface, and lets everybody in.
+The standard library's multiprocessing.connection does the framing and the authentication. NIXL's own listener is not used:
+it listens on every interface and admits everybody.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
 
 
 class Closed(Exception):
-    """The other end closed the connection, or is no peer."""
+    """The other end has closed the connection, or does not speak this protocol."""
 
 
 class Channel:
@@ -67,7 +67,7 @@ class Channel:
 
         Raises:
             Closed: The connection is closed.
-            TimeoutError: The other end takes nothing more.
+            TimeoutError: The other end does not read.
         """
         self._set_timeout(socket.SO_SNDTIMEO, deadline)
         try:

@@ -3,13 +3,14 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 
 from .layout import Numbers, Part, groups, merged, split
 from .link import Link
-from .link_request import LinkRequest
+from .link_request import link_request
 from .local_caches import LocalCache
 from .nixl import Addresses
 from .peer_cache import PeerCache
@@ -58,10 +59,10 @@ class TransferJob:
         else:
             _StagedRun(self, local, remote).run()
 
-    def start_request(self, local: Addresses, remote: Addresses, owner: object) -> LinkRequest:
-        """Starts one request to the engine."""
+    def request(self, local: Addresses, remote: Addresses, owner: object) -> AbstractContextManager[None]:
+        """One request to the engine. See ``link_request``."""
         operation = "WRITE" if self.write else "READ"
-        return LinkRequest(self.link, operation, local, remote, owner, self.deadline, self.timeout_ms)
+        return link_request(self.link, operation, local, remote, owner, self.deadline, self.timeout_ms)
 
     def _run_directly(self, local: Numbers, remote: Numbers) -> None:
         planes = self.local_part.planes[1] - self.local_part.planes[0]
@@ -69,7 +70,8 @@ class TransferJob:
         source, begin, sizes = split(lengths, _REQUEST_BYTES)
         local, remote = local[source] + begin, remote[source] + begin
         for cut in groups(sizes, _REQUEST_BYTES):
-            self.start_request(_ranges(local[cut], sizes[cut]), _ranges(remote[cut], sizes[cut]), self.local).wait()
+            with self.request(_ranges(local[cut], sizes[cut]), _ranges(remote[cut], sizes[cut]), self.local):
+                pass
 
 
 class _StagedRun:
@@ -92,7 +94,7 @@ class _StagedRun:
             self._send_stage(piece)
         for piece in range(count):
             self._await_staged()
-            with job.start_request(*self._ranges_of(piece), (job.local, self._staging)):
+            with job.request(*self._ranges_of(piece), (job.local, self._staging)):
                 if piece > 0:
                     self._copy(piece - 1)
             if piece + SLOTS < count:
@@ -105,7 +107,7 @@ class _StagedRun:
         for piece in range(count):
             if piece >= SLOTS:
                 self._await_staged()
-            with job.start_request(*self._ranges_of(piece), (job.local, self._staging)):
+            with job.request(*self._ranges_of(piece), (job.local, self._staging)):
                 if piece + 1 < count:
                     self._copy(piece + 1)
             self._send_stage(piece)

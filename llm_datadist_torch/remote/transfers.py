@@ -105,13 +105,8 @@ class Transfers:
             check_kind("the cache of dst_cache_key", remote.layout.is_blocks, blocks=True)
             check_block_lists(src_blocks, dst_blocks, local.layout, remote.layout)
             dst, src = Layers(*layers).planes(dst=remote.layout, src=local.layout)
-            starts = [0] * len(src_blocks)
-            run(
-                local,
-                Part(src, src_blocks, starts),
-                Part(dst, dst_blocks, starts),
-                [local.layout.row_bytes] * len(starts),
-            )
+            starts, lengths = [0] * len(src_blocks), [local.layout.row_bytes] * len(src_blocks)
+            run(local, Part(src, src_blocks, starts), Part(dst, dst_blocks, starts), lengths)
 
     def check(self, name: str, cache: Cache, config: TransferConfig | TransferWithCacheKeyConfig) -> None:
         """Refuses a cache that has ended, and a config without a link."""
@@ -131,12 +126,11 @@ class Transfers:
         """Writes one layer of a cache where a config says."""
         local = self._links.caches.find("src_cache", cache)
         number = layer - layers.start
-        source = range(layer, layer + 1)
         if isinstance(config, TransferWithCacheKeyConfig):
             target = config.dst_layer_range or layers
             if len(target) != len(layers):
                 raise param_invalid(f"src_layer_range and dst_layer_range must be as long, got {layers} and {target}")
-            which: LayerArguments = source, target[number : number + 1], 2
+            which: LayerArguments = range(layer, layer + 1), target[number : number + 1], 2
             if src_blocks:
                 self.push_blocks(config.cache_key, cache, src_blocks, dst_blocks, which)
             elif dst_blocks:
@@ -160,8 +154,7 @@ class Transfers:
             offsets, lengths = row_in_blocks(local.layout.row_bytes, size, max(len(dst_blocks), 1), "dst_block_indices")
             rows = [row] * len(offsets)
         with self._acquire(key, write=True) as (_, run):
-            each = len(local.layout.bases) // local.layout.num_tensors
-            if each > 1:
+            if len(local.layout.bases) > local.layout.num_tensors:
                 raise param_invalid("addresses need a cache whose batch_dim_index is 0")
             remote_part = Part((0, 2), dst_blocks or [0], [0] * len(offsets))
             run(local, Part((2 * layer, 2 * layer + 2), rows, offsets), remote_part, lengths)

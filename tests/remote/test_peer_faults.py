@@ -218,14 +218,14 @@ def test_a_call_that_interrupts_another_is_refused(pair: Pair) -> None:
     key = CacheKeyByIdAndIndex(PEER, pair.peer.get("held.cache_id"))
     own, other = (pair.manager.allocate_cache(desc(1, 1, 8)) for _ in range(2))
     link, codes = pair.manager._transfers._links.find(PEER), []
-    real = link.reply
+    real = link.receive
 
     def interrupted(deadline: float) -> object:
-        link.reply = real
+        link.receive = real
         codes.append(code_of(lambda: pair.manager.pull_cache(key, other)))
         return real(deadline)
 
-    link.reply = interrupted
+    link.receive = interrupted
     pair.manager.pull_cache(key, own)
     assert codes == [LLMStatusCode.LLM_LINK_BUSY]
     pair.manager.pull_cache(key, other)
