@@ -43,8 +43,8 @@ def test_refused_pulls(
     code = LLMStatusCode.LLM_KV_CACHE_NOT_EXIST if text.startswith("no cache") else LLMStatusCode.LLM_PARAM_INVALID
     with nothing_written(held.tensors[0]):
         refused(code, text, pair.manager.pull_cache, key, held, **kwargs)
-    loans = "sum(entry.references for entry in manager._registry._entries.values())"
-    wait_until(lambda: pair.peer.get(loans) == 0, "the cache is still borrowed")
+    uses = "sum(entry.references for entry in manager._registry._entries.values())"
+    wait_until(lambda: pair.peer.get(uses) == 0, "the peer still keeps the cache for it")
 
 
 @pytest.mark.parametrize(
