@@ -12,7 +12,8 @@ from ._native.library import load as _load
 
 _load()
 
-from .datadist.cache import Cache, CacheDesc, Placement
+from .datadist.cache import Cache
+from .datadist.cache_desc import CacheDesc, Placement
 from .datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from .datadist.cache_manager import CacheManager
 from .datadist.cluster_info import LLMClusterInfo, LLMRole

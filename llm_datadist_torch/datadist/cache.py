@@ -1,125 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Caches and their descriptions. Data only: nothing here calls an op."""
+"""Caches. Data only: nothing here calls an op."""
 
 import functools
-import itertools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from . import memory as _memory
-from .checks import INT32, INT64, UINT32, check_int, check_type
-from .data_type import DATA_TYPES, DataType
-from .status import NamedIntEnum, param_invalid
-
-
-class Placement(NamedIntEnum):
-    """The memory of a cache: the host's or the device's."""
-
-    HOST = 0
-    DEVICE = 1
-
-
-@dataclass(frozen=True)
-class CacheDesc:
-    """Describes a cache: ``num_tensors`` tensors of the same shape and element type.
-
-    Args:
-        num_tensors: The number of tensors, a uint32 greater than 0.
-        shape: The shape of each tensor, greater than 0 in every dimension. Read back as the list or the tuple given.
-        data_type: The element type: a DataType, or a torch dtype (stored as one only if it has no DataType).
-        placement: In host memory or on the device.
-        batch_dim_index: The dimension of ``shape`` that is the batch. Each index of the dimensions before it counts as a
-            separate tensor.
-        seq_len_dim_index: The dimension that is the sequence, or -1 for none. Recorded, not used.
-        kv_tensor_format: A name for the layout. Recorded, not used.
-
-    Raises:
-        TypeError: A value of the wrong type.
-        ValueError: A number that does not fit its integer type.
-        LLMException: LLM_PARAM_INVALID for any other value that is not allowed.
-    """
-
-    num_tensors: int
-    shape: tuple[int, ...] | list[int] = field(compare=False)
-    data_type: DataType | torch.dtype
-    placement: Placement = Placement.DEVICE
-    batch_dim_index: int = 0
-    seq_len_dim_index: int = -1
-    kv_tensor_format: str | None = None
-    dims: tuple[int, ...] = field(init=False, repr=False)
-    """``shape`` as a tuple. Descriptions are compared by it."""
-
-    def __post_init__(self) -> None:
-        check_int("num_tensors", self.num_tensors, UINT32)
-        self._set_shape(self.shape)
-        check_type("data_type", self.data_type, DataType, torch.dtype)
-        check_type("placement", self.placement, Placement)
-        check_int("batch_dim_index", self.batch_dim_index, INT32)
-        check_int("seq_len_dim_index", self.seq_len_dim_index, INT32)
-        if self.kv_tensor_format is not None:
-            check_type("kv_tensor_format", self.kv_tensor_format, str)
-
-        if self.num_tensors == 0:
-            raise param_invalid("num_tensors (0) must be greater than 0")
-        if not 0 <= self.batch_dim_index < len(self.dims):
-            raise param_invalid(f"batch_dim_index ({self.batch_dim_index}) out of range [0, {len(self.dims)})")
-        if not -1 <= self.seq_len_dim_index < len(self.dims):
-            raise param_invalid(f"seq_len_dim_index ({self.seq_len_dim_index}) out of range [-1, {len(self.dims)})")
-        if self.data_type is DataType.DT_STRING:
-            raise param_invalid("data_type (DT_STRING) has no torch dtype")
-
-        if isinstance(self.data_type, torch.dtype):
-            object.__setattr__(self, "data_type", DATA_TYPES.get(self.data_type, self.data_type))
-
-    def update_dim(self, dim_index: int, dim_value: int) -> None:
-        """Changes one dimension of ``shape``. Caches that a manager has created keep their own description.
-
-        Args:
-            dim_index: The index of the dimension, in ``[-dimensions, dimensions)``.
-            dim_value: Its new length, an int64 greater than 0.
-
-        Raises:
-            TypeError, ValueError, LLMException: As for the constructor.
-        """
-        check_int("dim_index", dim_index, INT64)
-        if not -len(self.dims) <= dim_index < len(self.dims):
-            raise param_invalid(f"dim_index ({dim_index}) out of range [-{len(self.dims)}, {len(self.dims)})")
-        dims = list(self.dims)
-        dims[dim_index] = dim_value
-        self._set_shape(type(self.shape)(dims))
-
-    def _set_shape(self, shape: tuple[int, ...] | list[int]) -> None:
-        check_type("shape", shape, tuple, list)
-        for dim, length in enumerate(shape):
-            check_int(f"shape[{dim}]", length, INT64)
-        if not shape or min(shape) <= 0:
-            raise param_invalid(f"shape ({shape}) must have dimensions, each greater than 0")
-        object.__setattr__(self, "shape", list(shape) if isinstance(shape, list) else tuple(shape))
-        object.__setattr__(self, "dims", tuple(shape))
-
-    @property
-    def batch_dim(self) -> int:
-        """The dimension of ``shape`` that is the batch."""
-        return self.batch_dim_index
-
-    @property
-    def batch_size(self) -> int:
-        """The number of rows of each tensor."""
-        return self.dims[self.batch_dim_index]
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The element type as a torch dtype."""
-        return self.data_type.torch_dtype if isinstance(self.data_type, DataType) else self.data_type
-
-    @property
-    def size(self) -> int:
-        """The size of one tensor in bytes."""
-        return math.prod(self.dims) * self.torch_dtype.itemsize
+from .cache_desc import CacheDesc, Placement
+from .checks import INT32, check_int, check_type
+from .status import param_invalid
 
 
 class Cache:
@@ -137,6 +29,7 @@ class Cache:
         batch_dim: The dimension of ``tensors`` that is the batch, as the op takes it.
         cache_descs: The descriptions: one for each run of tensors that have the same shape and dtype. For a stacked cache,
             they describe the tensors in the stack.
+        num_tensors: The number of described tensors.
         cache_id: The id of the cache in its manager, or -1 if it has none.
         is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
     """
@@ -150,6 +43,7 @@ class Cache:
         cache_id: int = -1,
     ) -> None:
         self.cache_descs = cache_descs if isinstance(cache_descs, tuple) else (cache_descs,)
+        self.num_tensors = sum(desc.num_tensors for desc in self.cache_descs)
         stack = _memory.stack_of(tensors) if tensors and len(self.cache_descs) == 1 else None
         self._unstacked = [] if stack is None else list(tensors)
         self.tensors = list(tensors) if stack is None else [stack]
@@ -188,33 +82,25 @@ class Cache:
         wrapped = [tensors] if isinstance(tensors, Tensor) else list(tensors)
         if not wrapped:
             raise param_invalid("tensors must hold at least one tensor, got an empty list")
+        runs: list[tuple[int, tuple[torch.Size, torch.dtype, torch.device]]] = []  # the first index, and what is equal
         for index, tensor in enumerate(wrapped):
             check_type(f"tensors[{index}]", tensor, Tensor)
-            if not 0 <= batch_dim < tensor.dim():
-                raise param_invalid(
-                    f"batch_dim ({batch_dim}) out of range [0, {tensor.dim()}), the dimensions of tensors[{index}]"
-                )
-            if tensor.numel() == 0:
-                raise param_invalid(
-                    f"tensors[{index}] must have dimensions, each greater than 0, got the shape {tuple(tensor.shape)}"
-                )
-            for name, got, expected in (
-                ("device", tensor.device, wrapped[0].device),
-                ("batch size", tensor.shape[batch_dim], wrapped[0].shape[batch_dim]),
-            ):
-                if got != expected:
-                    raise param_invalid(f"tensors[{index}] must have the {name} of tensors[0], {expected}, got {got}")
-        descs = [
+            kind = tensor.shape, tensor.dtype, tensor.device
+            if not runs or kind != runs[-1][1]:
+                _check_tensor(index, tensor, wrapped[0], batch_dim)
+                runs.append((index, kind))
+        ends = [*(begin for begin, _ in runs[1:]), len(wrapped)]
+        descs = tuple(
             CacheDesc(
-                num_tensors=shape[0] if unstack else len(list(equal)),
-                shape=shape[unstack:],
+                num_tensors=shape[0] if unstack else end - begin,
+                shape=tuple(shape[unstack:]),
                 data_type=dtype,
-                placement=Placement.HOST if wrapped[0].device.type == "cpu" else Placement.DEVICE,
+                placement=Placement.HOST if device.type == "cpu" else Placement.DEVICE,
                 batch_dim_index=batch_dim - unstack,
             )
-            for (shape, dtype), equal in itertools.groupby(wrapped, lambda tensor: (tuple(tensor.shape), tensor.dtype))
-        ]
-        return cls(wrapped, tuple(descs), batch_dim, is_blocks_cache)
+            for (begin, (shape, dtype, device)), end in zip(runs, ends, strict=True)
+        )
+        return cls(wrapped, descs, batch_dim, is_blocks_cache)
 
     @classmethod
     def create_cpu_cache(cls, cache_desc: CacheDesc, addrs: Sequence[int] | Sequence[Tensor]) -> "Cache":
@@ -240,11 +126,6 @@ class Cache:
     def cache_desc(self) -> CacheDesc:
         """The description of the first tensors: of all, unless their shapes or dtypes differ."""
         return self.cache_descs[0]
-
-    @property
-    def num_tensors(self) -> int:
-        """The number of described tensors."""
-        return sum(desc.num_tensors for desc in self.cache_descs)
 
     @functools.cached_property
     def row_bytes(self) -> list[int]:
@@ -276,6 +157,24 @@ class Cache:
     def __repr__(self) -> str:
         descs = self.cache_desc if len(self.cache_descs) == 1 else self.cache_descs
         return f"Cache(cache_id={self.cache_id}, cache_desc={descs}, is_blocks_cache={self.is_blocks_cache})"
+
+
+def _check_tensor(index: int, tensor: Tensor, first: Tensor, batch_dim: int) -> None:
+    """Refuses a tensor that cannot be in one cache with the first one."""
+    if not 0 <= batch_dim < tensor.dim():
+        raise param_invalid(
+            f"batch_dim ({batch_dim}) out of range [0, {tensor.dim()}), the dimensions of tensors[{index}]"
+        )
+    if tensor.numel() == 0:
+        raise param_invalid(
+            f"tensors[{index}] must have dimensions, each greater than 0, got the shape {tuple(tensor.shape)}"
+        )
+    for name, got, expected in (
+        ("device", tensor.device, first.device),
+        ("batch size", tensor.shape[batch_dim], first.shape[batch_dim]),
+    ):
+        if got != expected:
+            raise param_invalid(f"tensors[{index}] must have the {name} of tensors[0], {expected}, got {got}")
 
 
 def allocate(cache_desc: CacheDesc, device: torch.device, *, is_blocks_cache: bool) -> Cache:

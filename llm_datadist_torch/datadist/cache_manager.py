@@ -8,7 +8,8 @@ from torch import Tensor
 
 from .. import ops
 from . import memory as _memory
-from .cache import Cache, CacheDesc, Placement, allocate, wrap
+from .cache import Cache, allocate, wrap
+from .cache_desc import CacheDesc, Placement
 from .cache_keys import NO_ID, BlocksCacheKey, CacheKey, checked_key, checked_keys
 from .checks import INT64, UINT32, UINT64, as_int64, check_int, check_kind, check_type
 from .config import LLMConfig

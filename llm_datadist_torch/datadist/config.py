@@ -4,7 +4,7 @@
 import json
 from typing import Any
 
-from .cache import Placement
+from .cache_desc import Placement
 from .checks import UINT32
 from .cluster_info import LLMClusterInfo as LLMClusterInfo  # LLM-DataDist has them in this module
 from .cluster_info import LLMRole as LLMRole

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .cache import Cache, CacheDesc, Placement
+from .cache import Cache
+from .cache_desc import CacheDesc, Placement
 from .cache_keys import BlocksCacheKey, CacheKey
 from .fork import ForkSafeLock
 from .status import LLMStatusCode, llm_error, param_invalid

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..datadist.cache import Cache, CacheDesc
+from ..datadist.cache import Cache
+from ..datadist.cache_desc import CacheDesc
 from ..datadist.status import param_invalid
 
 Numbers = npt.NDArray[np.uint64]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """llm_datadist.v2.llm_types."""
 
-from ..datadist.cache import Cache, CacheDesc, Placement
+from ..datadist.cache import Cache
+from ..datadist.cache_desc import CacheDesc, Placement
 from ..datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from ..datadist.transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
 from ..datadist.unserved import KvCache, MemInfo, Memtype, RegisterMemStatus
