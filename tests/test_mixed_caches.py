@@ -141,6 +141,8 @@ class TestCopyCache:
         )
         small = Cache.from_tensors([tensors[0], tensors[1][:, :8], *tensors[2:]])
         invalid("runs past the row of dst[1], 1024 bytes", manager.copy_cache, small, held, 1)
+        other_dim = Cache.from_tensors(tensors, batch_dim=1)
+        invalid("same batch_dim_index, got batch_dim_index 0 and 1", manager.copy_cache, held, other_dim, 1)
         other = Cache.from_tensors([tensors[0], tensors[1].view(torch.float16), *tensors[2:]])
         invalid("dtype", manager.copy_cache, held, other, 1)
         assert_same_bytes(tensors, before)

@@ -141,9 +141,10 @@ def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[li
             )
         check_served(tensors[0].device)
         both.append(tensors)
-    counts = dst[1].num_tensors, src[1].num_tensors
-    if counts[0] != counts[1]:
-        raise param_invalid(
-            f"{dst[0]} and {src[0]} must have the same num_tensors, got num_tensors {counts[0]} and {counts[1]}"
-        )
+    for name, of_dst, of_src in (
+        ("num_tensors", dst[1].num_tensors, src[1].num_tensors),
+        ("batch_dim_index", dst[1].cache_desc.batch_dim, src[1].cache_desc.batch_dim),
+    ):
+        if of_dst != of_src:
+            raise param_invalid(f"{dst[0]} and {src[0]} must have the same {name}, got {name} {of_dst} and {of_src}")
     return both, dst[1].batch_dim if alike else dst[1].cache_desc.batch_dim
