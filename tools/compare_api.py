@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import llm_datadist_torch
-from llm_datadist_torch.datadist.checks import UnservedCall
-from llm_datadist_torch.datadist.options import Setting
+from llm_datadist_torch.datadist.settings import Setting
+from llm_datadist_torch.datadist.unserved import UnservedCall
 
 STUB = Path(__file__).with_name("llm_datadist_api.pyi")
 PAGE = Path(__file__).parent.parent / "docs" / "moving_from_llm_datadist.md"

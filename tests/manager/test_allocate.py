@@ -263,7 +263,7 @@ class TestEnd:
         addrs = [list(held.tensor_addrs) for held in (registered, allocated, closed)]
         manager.unregister_cache(registered.cache_id)
         manager.deallocate_cache(allocated)
-        manager._finalize()
+        manager.finalize()
         assert [held.tensor_addrs for held in (registered, allocated, closed)] == addrs
         assert addrs[0] == [tensor.data_ptr() for tensor in owners]
         assert not registered.tensors and not allocated.tensors and not closed.tensors

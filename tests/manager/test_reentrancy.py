@@ -105,7 +105,7 @@ print(code_of(manager.allocate_cache, desc, [CacheKey(0, 1)]), free_caches())
     assert printed(program) == [f"{code} {0 if 'finalize' in during else 3}"]
 
 
-def test_nested_call_at_every_line_of_the_table() -> None:
+def test_nested_call_at_every_line_of_the_registry() -> None:
     """At each line another call is made first, as by a destructor or a signal handler."""
     code = """
 def allocate():
@@ -225,7 +225,7 @@ def test_fork_while_another_thread_holds_the_locks() -> None:
 held = manager.allocate_cache(desc)
 entered, leave = threading.Event(), threading.Event()
 def hold():
-    with manager._table._lock, manager._copier._lock, LLMDataDist._lock:
+    with manager._registry._lock.current, manager._copy_executor._lock.current, LLMDataDist._lock.current:
         entered.set()
         leave.wait()
 

@@ -185,7 +185,7 @@ class Managers(RuleBasedStateMachine):
     @invariant()
     def manager_matches_the_model(self) -> None:
         for cache_id, known in self.known.items():
-            held = self.manager._table.find(cache_id)
+            held = self.manager._registry.find(cache_id)
             assert (held is None) == known.ended
             if held is not None:
                 assert torch.equal(torch.stack([to_host(t) for t in held.unstacked]), known.contents[0])

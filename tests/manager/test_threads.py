@@ -152,7 +152,7 @@ class TestThreads:
         copying = threading.Thread(target=manager.copy_cache, args=(held, held, 0, 1))
         copying.start()
         assert entered.wait(60)
-        manager._finalize()
+        manager.finalize()
         events.append("finalized")
         copying.join()
         assert events == ["copied", "finalized"]

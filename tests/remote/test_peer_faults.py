@@ -104,7 +104,9 @@ class TestInTheMiddle:
             wait_until(lambda: pair.datadist.link_clusters(link, 5000)[0] is LLMStatusCode.LLM_SUCCESS, "no new link")
             assert pair.datadist.unlink_clusters(link)[0] is LLMStatusCode.LLM_SUCCESS
             works(pair)
-            wait_until(lambda: slow_peer.get("sum(e.loans for e in manager._table._entries.values())") == 0, "loans")
+            wait_until(
+                lambda: slow_peer.get("sum(e.references for e in manager._registry._entries.values())") == 0, "in use"
+            )
 
     def test_unlinked_by_force_here(self, slow_peer: Peer) -> None:
         with linked(slow_peer) as pair:
@@ -134,7 +136,7 @@ class TestInTheMiddle:
         with linked(slow_peer) as pair:
             end = lambda: slow_peer.do("manager.deallocate_cache(held)\ndel held")  # noqa: E731
             assert in_the_middle(pair, end, write=write) is LLMStatusCode.LLM_SUCCESS
-            wait_until(lambda: slow_peer.get("len(manager._table._entries)") == 0, "the memory is still there")
+            wait_until(lambda: slow_peer.get("len(manager._registry._entries)") == 0, "the memory is still there")
 
     def test_finalized_there(self, slow_peer: Peer) -> None:
         """finalize waits for the peer."""
@@ -207,7 +209,7 @@ def test_nothing_is_leaked(pair: Pair, device: str) -> None:
     after = used()
     assert after[1:] == before[1:]
     assert after[0] - before[0] < 16 << 20
-    wait_until(lambda: pair.peer.get("len(manager._table._entries)") == 0, "the peer keeps caches")
+    wait_until(lambda: pair.peer.get("len(manager._registry._entries)") == 0, "the peer keeps caches")
 
 
 def test_a_call_that_interrupts_another_is_refused(pair: Pair) -> None:
@@ -216,14 +218,14 @@ def test_a_call_that_interrupts_another_is_refused(pair: Pair) -> None:
     key = CacheKeyByIdAndIndex(PEER, pair.peer.get("held.cache_id"))
     own, other = (pair.manager.allocate_cache(desc(1, 1, 8)) for _ in range(2))
     link, codes = pair.manager._transfers._links.find(PEER), []
-    real = link.reply
+    real = link.receive
 
     def interrupted(deadline: float) -> object:
-        link.reply = real
+        link.receive = real
         codes.append(code_of(lambda: pair.manager.pull_cache(key, other)))
         return real(deadline)
 
-    link.reply = interrupted
+    link.receive = interrupted
     pair.manager.pull_cache(key, own)
     assert codes == [LLMStatusCode.LLM_LINK_BUSY]
     pair.manager.pull_cache(key, other)

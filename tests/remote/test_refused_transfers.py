@@ -43,8 +43,8 @@ def test_refused_pulls(
     code = LLMStatusCode.LLM_KV_CACHE_NOT_EXIST if text.startswith("no cache") else LLMStatusCode.LLM_PARAM_INVALID
     with nothing_written(held.tensors[0]):
         refused(code, text, pair.manager.pull_cache, key, held, **kwargs)
-    loans = "sum(entry.loans for entry in manager._table._entries.values())"
-    wait_until(lambda: pair.peer.get(loans) == 0, "the cache is still borrowed")
+    uses = "sum(entry.references for entry in manager._registry._entries.values())"
+    wait_until(lambda: pair.peer.get(uses) == 0, "the peer still keeps the cache for it")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_wrong_types(pair: Pair) -> None:
         with pytest.raises(TypeError) as refusal:
             call(*args)
         assert str(refusal.value) == f"{call.__name__}: {text}"
-    with pytest.raises(TypeError, match="unexpected argument 'layers'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'layers'"):
         manager.pull_cache(key, held, layers=1)
     for call, given, wanted in ((manager.pull_cache, blocks, "contiguous"), (manager.pull_blocks, held, "blocks")):
         refused(LLMStatusCode.LLM_PARAM_INVALID, f"must be a {wanted}", call, key, given)

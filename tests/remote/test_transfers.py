@@ -96,16 +96,16 @@ class TestKeys:
     def test_a_pull_removes_the_key_of_a_request(self, pair: Pair) -> None:
         """And with it the memory of a deallocated cache, which lived for the key."""
         _, sent = theirs(pair, "allocate_cache(desc(2, 2, 8), [CacheKey(1, 7), CacheKey(1, 8)])")
-        pair.peer.do("manager.deallocate_cache(held)\nassert manager._table._entries")
+        pair.peer.do("manager.deallocate_cache(held)\nassert manager._registry._entries")
         held = pair.manager.allocate_cache(desc(2, 1, 8))
         for request in (8, 7):
             pair.manager.pull_cache(CacheKey(PEER, request), held)
             expect(held, sent[:, request - 7 : request - 6])
             text = f"pull_cache: cluster 1: no cache has the key ['request', {request}, 0]"
-            wait_until(lambda: pair.peer.get(f"('request', {request}, 0) not in manager._table._cache_of"), "the key")  # noqa: B023
+            wait_until(lambda: pair.peer.get(f"('request', {request}, 0) not in manager._registry._cache_of"), "key")  # noqa: B023
             refused(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text, pair.manager.pull_cache, CacheKey(PEER, request), held)
-        wait_until(lambda: not pair.peer.get("len(manager._table._entries)"), "the memory is still there")
-        assert pair.peer.get("sum(manager._table._used.values())") == 0
+        wait_until(lambda: not pair.peer.get("len(manager._registry._entries)"), "the memory is still there")
+        assert pair.peer.get("sum(manager._registry._used.values())") == 0
 
     def test_layer_by_layer(self, pair: Pair) -> None:
         theirs(pair, "allocate_cache(desc(4, 1, 8), [CacheKey(1, 7)])")
@@ -113,7 +113,7 @@ class TestKeys:
         for layer in (0, 0, 1):
             layers = {"src_layer_range": range(layer, layer + 1), "dst_layer_range": range(1, 2)}
             pair.manager.pull_cache(CacheKey(PEER, 7), held, **layers)
-        wait_until(lambda: not pair.peer.get("manager._table._cache_of"), "the key is still there")
+        wait_until(lambda: not pair.peer.get("manager._registry._cache_of"), "the key stays")
 
     @pytest.mark.parametrize(
         ("make", "key"),
@@ -183,7 +183,7 @@ class TestBlocks:
             expected[:, block, : part.shape[1]] = part
         pair.manager.pull_blocks(CacheKey(PEER, 7), held, dst_blocks=blocks)
         expect(held, expected)
-        wait_until(lambda: pair.peer.get("('request', 7, 0) not in manager._table._cache_of"), "the key is still there")
+        wait_until(lambda: pair.peer.get("('request', 7, 0) not in manager._registry._cache_of"), "the key stays")
 
     def test_push(self, pair: Pair) -> None:
         _, before = theirs(pair, "allocate_blocks_cache(desc(4, 32, 16), BlocksCacheKey(1))")

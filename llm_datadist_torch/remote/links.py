@@ -2,11 +2,12 @@
 """The links of a process: makes them, answers those who call, ends them.
 
 Note [Crossing calls]: two processes that listen may call each other at the same time. Then the call of the lower cluster id
-makes the link, and the other one waits for it. So a listener refuses a call while its process makes a call of a lower id to
-the same cluster, and a process makes no call while one of that cluster is half done.
+makes the link, and the other call waits for it. So a process refuses the call of a cluster with a higher id while it calls
+that cluster itself. And it does not call a cluster while a call of that cluster is half done.
 """
 
 import base64
+import contextlib
 import secrets
 import socket
 import threading
@@ -14,18 +15,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ..datadist.fork import renew_lock_in_children
+from ..datadist.fork import ForkSafeLock
 from ..datadist.log import logger
-from ..datadist.registry import CacheTable
+from ..datadist.registry import CacheRegistry
 from ..datadist.status import LLMException, LLMStatusCode, llm_error
-from .exports import Lender
-from .listener import Listeners
+from .exports import Exports
+from .link import Link, not_linked
+from .listener import Listener
 from .local_caches import LocalCaches
 from .nixl import Engine
-from .peer import Link, not_linked
 from .protocol import Channel, Closed, connect
 
-_PROTOCOL = 1  # to be raised with every change of a message, or of the size of a staging slot
+_PROTOCOL = 2  # to be raised with every change of a message, or of the size of a staging slot
 _GREETING_SECONDS = 10.0
 _CROSSING_POLL_SECONDS = 5e-3
 
@@ -35,25 +36,23 @@ class Links:
 
     Args:
         cluster_id: The cluster of this process.
-        table: Its caches.
+        registry: Its caches.
 
     Raises:
         LLMException: LLM_FEATURE_NOT_ENABLED without NIXL.
     """
 
-    def __init__(self, cluster_id: int, table: CacheTable) -> None:
-        self.cluster_id = cluster_id
-        self._table = table
-        self.engine = Engine(cluster_id)
-        self.caches = LocalCaches(self.engine)
-        table.released = self.caches.forget
-        self._lock = threading.RLock()
-        renew_lock_in_children(self)
+    def __init__(self, cluster_id: int, registry: CacheRegistry) -> None:
+        self._cluster_id, self._registry = cluster_id, registry
+        self._engine = Engine(cluster_id)
+        self.caches = LocalCaches(self._engine)
+        registry.call_on_release(self.caches.deregister)
+        self._lock = ForkSafeLock()
         self._links: dict[int, Link] = {}
-        self._ended: dict[int, list[Link]] = {}  # those in which something may be in flight, and the last one
-        self._half: dict[str, tuple[int, bytes, Channel]] = {}  # by token, those whose second connection is to come
+        self._ended: dict[int, list[Link]] = {}  # those with a request in flight, and the last one
+        self._half: dict[str, tuple[int, bytes, Channel]] = {}  # by token, those that wait for their second connection
         self._calling: set[int] = set()  # the clusters that a call of ``link`` connects to
-        self.listeners = Listeners(self._greet)
+        self.listener = Listener(self._greet)
 
     def find(self, cluster_id: int) -> Link:
         """The link to a cluster.
@@ -122,13 +121,13 @@ class Links:
         return LLMStatusCode.LLM_SUCCESS
 
     def close(self, deadline: float) -> None:
-        """Ends all links, and waits until the peers have given back what they borrowed, or the deadline."""
-        self.listeners.close()
+        """Ends all links. Waits until the peers have released all caches of this process, at most until the deadline."""
+        self.listener.close()
         links = list(self._links.values())
         for link in links:
             link.drop()
         for link in links:
-            link.wait_until_given_back(deadline)
+            link.wait_for_exports(deadline)
 
     def _linked(self, cluster_id: int) -> bool:
         link = self._links.get(cluster_id)
@@ -138,7 +137,7 @@ class Links:
 
     def _claim(self, cluster_id: int) -> bool:
         """Whether this thread may call a cluster: no link to it exists or is being made. See Note [Crossing calls]."""
-        with self._lock:
+        with self._lock.current:
             called = any(half == cluster_id and not channel.ended() for half, _, channel in self._half.values())
             free = not called and cluster_id not in self._calling and cluster_id not in self._links
             if free:
@@ -164,35 +163,32 @@ class Links:
         return status
 
     def _greeting(self) -> dict[str, Any]:
-        metadata = base64.b64encode(self.engine.metadata).decode()
-        return {"protocol": _PROTOCOL, "cluster": self.cluster_id, "metadata": metadata}
+        metadata = base64.b64encode(self._engine.metadata).decode()
+        return {"protocol": _PROTOCOL, "cluster": self._cluster_id, "metadata": metadata}
 
     def _connect(self, cluster_id: int, address: tuple[str, int], deadline: float) -> None:
-        channels: list[Channel] = []
-        try:
-            channels.append(connect(address, deadline))
-            channels[0].send(self._greeting(), deadline)
-            reply = channels[0].receive(deadline)
-            if "error" in reply:
-                name, text = reply["error"]
-                raise llm_error(LLMStatusCode[name], f"cluster {cluster_id}: {text}")
-            if reply["cluster"] != cluster_id:
-                raise Closed(f"it is cluster {reply['cluster']}")
-            channels.append(connect(address, deadline))
-            channels[1].send({"token": reply["token"]}, deadline)
-            agent = self.engine.add_peer(base64.b64decode(reply["metadata"]))
-            link = self._make(cluster_id, agent, *channels)
-            channels[1].receive(deadline)
-        except (KeyError, TypeError, ValueError) as error:
-            _close(channels)
-            raise Closed(f"not a peer of this version: {error!r}") from error
-        except BaseException:
-            _close(channels)
-            raise
+        with contextlib.ExitStack() as stack:
+            try:
+                client = stack.enter_context(contextlib.closing(connect(address, deadline)))
+                client.send(self._greeting(), deadline)
+                reply = client.receive(deadline)
+                if "error" in reply:
+                    name, text = reply["error"]
+                    raise llm_error(LLMStatusCode[name], f"cluster {cluster_id}: {text}")
+                if reply["cluster"] != cluster_id:
+                    raise Closed(f"it is cluster {reply['cluster']}")
+                server = stack.enter_context(contextlib.closing(connect(address, deadline)))
+                server.send({"token": reply["token"]}, deadline)
+                agent = self._engine.add_peer(base64.b64decode(reply["metadata"]))
+                link = self._make(cluster_id, agent, client, server)
+                server.receive(deadline)
+            except (KeyError, TypeError, ValueError) as error:
+                raise Closed(f"not a peer of this version: {error!r}") from error
+            stack.pop_all()
         self._add(link)
 
     def _greet(self, connected: socket.socket) -> None:
-        """Answers a connection, which may be from anything."""
+        """Answers a new connection, which may come from any program."""
         deadline = time.monotonic() + _GREETING_SECONDS
         channel = Channel(connected)
         try:
@@ -210,9 +206,9 @@ class Links:
         if message["protocol"] != _PROTOCOL:
             return self._refuse(channel, LLMStatusCode.LLM_LINK_FAILED, "another version of the package", deadline)
         self._linked(cluster_id)  # drops one that has ended
-        with self._lock:  # with both, as a call that ends adds its link first
+        with self._lock.current:  # both are read under it: a call that ends adds its link before it leaves ``_calling``
             linked = cluster_id in self._links
-            crossing = cluster_id in self._calling and self.cluster_id < cluster_id
+            crossing = cluster_id in self._calling and self._cluster_id < cluster_id
             if not linked and not crossing:
                 self._half[token] = cluster_id, metadata, channel
         if linked:
@@ -228,13 +224,13 @@ class Links:
 
     def _second_half(self, token: str, channel: Channel, deadline: float) -> None:
         try:
-            cluster_id, metadata, answers = self._half[token]
-            agent = self.engine.add_peer(metadata)
-            with self._lock:
+            cluster_id, metadata, server = self._half[token]
+            agent = self._engine.add_peer(metadata)
+            with self._lock.current:
                 if cluster_id in self._links:
                     raise Closed(f"there is a link to cluster {cluster_id} by now")
                 del self._half[token]
-                self._add(self._make(cluster_id, agent, channel, answers))
+                self._add(self._make(cluster_id, agent, channel, server))
         except BaseException:
             self._forget_half(token)
             raise
@@ -249,25 +245,20 @@ class Links:
         channel.send({"error": [code.name, text]}, deadline)
         channel.close()
 
-    def _make(self, cluster_id: int, agent: str, asks: Channel, answers: Channel) -> Link:
-        lender = Lender(self._table, self.caches, self.engine)
-        return Link(cluster_id, agent, asks, answers, self.engine, lender, self._dropped)
+    def _make(self, cluster_id: int, agent: str, client: Channel, server: Channel) -> Link:
+        exports = Exports(self._registry, self.caches, self._engine)
+        return Link(cluster_id, agent, client, server, self._engine, exports, self._dropped)
 
     def _add(self, link: Link) -> None:
-        with self._lock:
+        with self._lock.current:
             self._links[link.cluster_id] = link
         link.start()
         logger.info("linked to cluster %d", link.cluster_id)
 
     def _dropped(self, link: Link) -> None:
-        with self._lock:
+        with self._lock.current:
             if self._links.get(link.cluster_id) is link:
                 del self._links[link.cluster_id]
             ended = self._ended.setdefault(link.cluster_id, [])
             ended[:] = [other for other in ended if other.busy] + [link]
         logger.info("the link to cluster %d has ended", link.cluster_id)
-
-
-def _close(channels: Sequence[Channel]) -> None:
-    for channel in channels:
-        channel.close()

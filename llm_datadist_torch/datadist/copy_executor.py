@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the blocking ops on caches: one at a time, within the timeout, with LLM-DataDist's errors."""
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,22 +10,21 @@ import torch
 from .. import ops
 from .cache import Cache
 from .checks import check_type
-from .fork import renew_lock_in_children
+from .fork import ForkSafeLock
 from .memory import check_served
 from .status import LLMException, LLMStatusCode, llm_error, param_invalid
 
 
-class Copier:
-    """Runs the copies of one manager, one after the other. The wait for the previous copy counts towards the timeout.
+class CopyExecutor:
+    """Runs the copies of one manager, one after the other.
 
     Args:
-        timeout_ms: Milliseconds that a copy may take, including that wait.
+        timeout_ms: Milliseconds that a copy may take, including the wait for the copy before it.
     """
 
     def __init__(self, timeout_ms: int) -> None:
         self._timeout_ms = timeout_ms
-        self._lock = threading.RLock()
-        renew_lock_in_children(self)
+        self._lock = ForkSafeLock()
         self._closed = False
 
     def close(self) -> None:
@@ -35,7 +33,7 @@ class Copier:
         A signal handler or a destructor that interrupts a copy cannot wait for it. That copy is refused after the
         handler returns, or completes if it already holds its tensors.
         """
-        with self._lock:
+        with self._lock.current:
             self._closed = True
 
     def copy(self, op: Callable[..., bool], dst: tuple[str, Cache], src: tuple[str, Cache], *args: Any) -> None:
@@ -54,7 +52,8 @@ class Copier:
                 LLM_ENGINE_FINALIZED after ``close``.
         """
         begin = time.monotonic()
-        done = self._lock.acquire(timeout=self._timeout_ms / 1000)
+        lock = self._lock.current
+        done = lock.acquire(timeout=self._timeout_ms / 1000)
         if done:
             try:
                 if self._closed:
@@ -69,7 +68,7 @@ class Copier:
             except (RuntimeError, MemoryError) as error:  # std::bad_alloc becomes a MemoryError
                 raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
             finally:
-                self._lock.release()
+                lock.release()
         if not done:
             raise llm_error(
                 LLMStatusCode.LLM_TIMEOUT,
@@ -94,7 +93,7 @@ class Copier:
                 check_type(f"a block of {argument}", row, int)
 
         def op(into: list[torch.Tensor], out_of: list[torch.Tensor], **kwargs: int) -> bool:
-            # After the checks of the caches: a cache that has ended is refused as such, with any rows.
+            # Checked after the caches: a cache that has ended is refused as such, whatever the rows are.
             copies = _copies_of(argument, dst, src, rows)
             return ops.copy_cache_batch_blocking(into, out_of, copies, None, **kwargs)
 
@@ -105,9 +104,13 @@ def _copies_of(
     argument: str, dst: tuple[str, Cache], src: tuple[str, Cache], rows: list[tuple[int, int]]
 ) -> torch.Tensor:
     """The rows as ``copies`` of the op. Refuses blocks of different sizes, unknown ones, and those with two sources."""
-    sizes = [cache.cache_desc.size // cache.cache_desc.batch_size for _, cache in (src, dst)]
-    if sizes[0] != sizes[1]:
-        raise param_invalid(f"{src[0]} and {dst[0]} must have the same block size, got {sizes[0]} and {sizes[1]} bytes")
+    read, written = src[1].row_bytes, dst[1].row_bytes
+    if read != written:
+        index = [a == b for a, b in zip(read, written, strict=True)].index(False)
+        raise param_invalid(
+            f"{src[0]} and {dst[0]} must have the same block size, got {read[index]} and {written[index]} bytes in "
+            f"tensors[{index}]"
+        )
     for side, (name, cache) in enumerate((dst, src)):
         blocks = cache.cache_desc.batch_size
         for pair in rows:
@@ -126,7 +129,7 @@ def _copies_of(
 
 def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[list[torch.Tensor]], int]:
     """The tensors of both caches as an op takes them, and their batch_dim. Refuses caches that cannot be copied."""
-    # A stacked cache and a list of tensors are copied tensor by tensor.
+    # Between a stacked cache and a list, the op gets the tensors of both as lists.
     alike = dst[1].batch_dim == src[1].batch_dim and len(dst[1].tensors) == len(src[1].tensors)
     both = []
     for name, cache in (dst, src):
@@ -138,9 +141,10 @@ def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[li
             )
         check_served(tensors[0].device)
         both.append(tensors)
-    dst_count, src_count = dst[1].cache_desc.num_tensors, src[1].cache_desc.num_tensors
-    if dst_count != src_count:
-        raise param_invalid(
-            f"{dst[0]} and {src[0]} must have the same num_tensors, got num_tensors {dst_count} and {src_count}"
-        )
+    for name, of_dst, of_src in (
+        ("num_tensors", dst[1].num_tensors, src[1].num_tensors),
+        ("batch_dim_index", dst[1].cache_desc.batch_dim, src[1].cache_desc.batch_dim),
+    ):
+        if of_dst != of_src:
+            raise param_invalid(f"{dst[0]} and {src[0]} must have the same {name}, got {name} {of_dst} and {of_src}")
     return both, dst[1].batch_dim if alike else dst[1].cache_desc.batch_dim

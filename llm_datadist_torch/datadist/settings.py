@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The settings of LLMConfig: their checks, and how their options are parsed."""
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
@@ -37,10 +38,7 @@ def check_mem_pool(name: str, value: Any) -> None:
     check_type(name, value, str)
     if value == "":  # no pool, as in LLM-DataDist
         return
-    try:
-        pool = json.loads(value)
-    except json.JSONDecodeError as error:
-        raise param_invalid(f"{name} ({value!r}) must be JSON: {error}") from error
+    pool = check_json(name, value)
     if not isinstance(pool, dict) or "memory_size" not in pool:
         raise param_invalid(f'{name} ({value!r}) must be a JSON object with "memory_size" (bytes)')
     memory_size, page_shift = pool["memory_size"], pool.get("page_shift", 16)
@@ -56,10 +54,10 @@ def check_mem_utilization(name: str, value: Any) -> None:
         raise param_invalid(f"{name} ({value}) must be in [0, 1]")
 
 
-def check_json(name: str, value: Any) -> None:
+def check_json(name: str, value: Any) -> Any:
     check_type(name, value, str)
     try:
-        json.loads(value or "{}")
+        return json.loads(value or "{}")
     except json.JSONDecodeError as error:
         raise param_invalid(f"{name} ({value!r}) must be JSON: {error}") from error
 
@@ -87,8 +85,7 @@ def is_within(low: int, high: int) -> Callable[[str, Any], None]:
     return check
 
 
-def is_uint32(name: str, value: Any) -> None:
-    check_int(name, value, UINT32)
+is_uint32 = functools.partial(check_int, limits=UINT32)
 
 
 def parse_flag(option: str, text: str) -> bool:
