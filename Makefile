@@ -31,10 +31,11 @@ test:
 	$(call part,NPU tests,$(SIMULATED) .venv-npu/bin/python -m pytest)
 
 # On real NPUs, with CANN's set_env.sh sourced: all tests but those that need the handle on the simulated runtime, whose
-# number pytest prints. NPU_PYTHON: an environment with torch_npu and this package, installed with its extra test.
+# number pytest prints. At the end come the assumptions about the runtime with their verdicts, also in
+# build/npu/assumptions.json. NPU_PYTHON: an environment with torch_npu and this package, installed with its extra test.
 NPU_PYTHON ?= .venv-npu/bin/python
 test-npu:
-	$(NPU_PYTHON) -m pytest -m 'not simulated'
+	$(NPU_PYTHON) -m pytest -m 'not simulated' --junitxml=build/npu/junit.xml
 
 # The tests worth running while working: under a minute.
 quick: .venv/.built
@@ -64,15 +65,14 @@ mutate-python: .venv/.built
 	.venv/bin/pip install --quiet mutmut==3.8.1
 	OMP_NUM_THREADS=1 .venv/bin/mutmut run
 
-# Takes some minutes, on a machine with nothing else to do.
+# Takes some minutes, on a machine with nothing else to do. The figures are written to build/bench as well.
+# docs/growth.svg is drawn anew.
+BENCHMARKS := copy_cache copy_cache_batch compiled growth remote tail
 bench: .venv-npu/.built
-	.venv/bin/python benchmarks/copy_cache.py
-	.venv/bin/python benchmarks/copy_cache_batch.py
-	.venv/bin/python benchmarks/compiled.py
-	.venv/bin/python benchmarks/growth.py
-	.venv/bin/python benchmarks/remote.py
-	.venv/bin/python benchmarks/tail.py
-	$(SIMULATED) .venv-npu/bin/python benchmarks/npu_host.py
+	mkdir -p build/bench
+	set -e; for name in $(BENCHMARKS); do .venv/bin/python benchmarks/$$name.py --json build/bench/$$name.json \
+		$$([ $$name != growth ] || echo --picture docs/growth.svg); done
+	$(SIMULATED) .venv-npu/bin/python benchmarks/copy_cache.py --json build/bench/copy_cache_npu.json
 
 # Every hook of .pre-commit-config.yaml. One that can repair a file does so, and fails.
 lint: .venv-lint/.built

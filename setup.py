@@ -85,6 +85,9 @@ def library(name: str, folders: list[str], built_with: list[str], **kwargs: list
         # OpenMP is what at::parallel_for is made of. It is not linked: the symbols come from the libgomp that torch
         # brings, and a second one would not know of torch.set_num_threads.
         extra_compile_args=["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wall"]
+        # Templates of libstdc++ are compiled into the library instead of linked. So a library built here also loads
+        # beside an older libstdc++ (that of openEuler 22.03).
+        + ["-D_GLIBCXX_EXTERN_TEMPLATE=0"]
         # As system headers they give no warnings. torch_npu has the headers of ACL in a folder of their own.
         + [
             f"-isystem{PACKAGES[package] / 'include' / folder}"
@@ -108,7 +111,7 @@ def library(name: str, folders: list[str], built_with: list[str], **kwargs: list
 extensions = [
     library(
         "libllm_datadist",
-        [".", "compat", "plan", "host", "ad_inplace_or_view", "cpu", "meta", "unsupported"],
+        [".", "plan", "host", "boxed", "cpu", "meta"],
         ["torch"],
     )
 ]
@@ -116,7 +119,7 @@ if "torch_npu" in PACKAGES:
     extensions.append(
         library(
             "libllm_datadist_npu",
-            ["compat", "plan", "host", "npu"],
+            ["plan", "host", "npu"],
             ["torch", "torch_npu"],
             library_dirs=[str(PACKAGES["torch_npu"] / "lib")],
             libraries=["torch_npu"],

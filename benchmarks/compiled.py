@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call costs in a compiled graph, against the eager call: `python benchmarks/compiled.py [--quick]`.
+"""A call in a compiled graph beside the eager call: `python benchmarks/compiled.py`.
 
-The graph is as small as can be, a copy and nothing else, and the row changes from call to call. What a compiled call
-adds is the same for any graph: its guards are checked, once for each tensor, and its inputs are handed over.
+The graph is a copy and nothing else, and the row changes from call to call. What a compiled call adds is the same for any
+graph: its guards are checked, once for each tensor, and its inputs are passed.
 """
 
 import itertools
 
 import torch
-from bench import effort, median, start
-from tabulate import tabulate
+from bench import Bench
 from torch import Tensor
-
-from llm_datadist_torch.bench.timing import in_turns
 
 TENSORS, BATCH, ROW = 160, 8, 256
 
@@ -23,28 +20,22 @@ def copy_rows(dst: list[Tensor], src: list[Tensor], row: int, batch_dim: int) ->
 
 @torch.inference_mode()
 def main() -> None:
-    args = start(f"copy_cache of {TENSORS} x {ROW} B, eager and as a compiled graph")
-    table = []
-    for stacked in (False, True):
-        shape = (TENSORS, BATCH, ROW) if stacked else (BATCH, ROW)
-        dst, src = ([torch.zeros(shape, dtype=torch.uint8) for _ in range(1 if stacked else TENSORS)] for _ in "ds")
+    bench = Bench(f"copy_cache of {TENSORS} x {ROW} B, eager and in a compiled graph")
+    backend = "inductor" if bench.device.type == "cpu" else "aot_eager"
+    tensors, rows = 2 if bench.args.tiny else TENSORS, []
+    for caches, shape, count in (("stacked", (tensors, BATCH, ROW), 1), ("list", (BATCH, ROW), tensors)):
+        dst, src = ([torch.zeros(shape, dtype=torch.uint8).to(bench.device) for _ in range(count)] for _ in "ds")
+        batch_dim = len(shape) - 2
         torch._dynamo.reset()
-        compiled = torch.compile(copy_rows, fullgraph=True)
+        compiled = torch.compile(copy_rows, fullgraph=True, backend=backend)
         for row in range(2, BATCH):  # compiles for one row, then for any
-            compiled(dst, src, row, int(stacked))
-        rows = itertools.cycle(range(2, BATCH))
-        times = in_turns(
-            {
-                "eager": lambda: copy_rows(dst, src, next(rows), int(stacked)),  # noqa: B023
-                "compiled": lambda: compiled(dst, src, next(rows), int(stacked)),  # noqa: B023
-            },
-            *effort(args),
-        )
-        eager, graph = (median(times, name) * 1e6 for name in ("eager", "compiled"))
-        layout = "stacked" if stacked else "list"
-        table.append([layout, len(dst) + len(src), f"{eager:.1f}", f"{graph:.1f}", f"{graph - eager:.1f}"])
-    headers = ["cache", "tensors handed over", "eager, us", "compiled, us", "added, us"]
-    print(tabulate(table, headers, disable_numparse=True, colalign=["right"] * len(headers)))
+            compiled(dst, src, row, batch_dim)
+        numbers = itertools.cycle(range(2, BATCH))
+        ways = {"eager": copy_rows, backend: compiled}
+        calls = {name: lambda f=f: f(dst, src, next(numbers), batch_dim) for name, f in ways.items()}  # noqa: B023
+        rows += bench.rows(bench.times(calls), "eager", caches=caches, tensors=2 * count)
+    bench.table("a call", rows)
+    bench.end()
 
 
 if __name__ == "__main__":

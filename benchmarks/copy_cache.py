@@ -1,178 +1,196 @@
 # SPDX-License-Identifier: Apache-2.0
-"""copy_cache on the CPU side by side with what one would write instead: `python benchmarks/copy_cache.py [--quick]`.
+"""copy_cache beside what one would write instead: `python benchmarks/copy_cache.py`.
 
-Every contender copies the same rows of the same tensors, is checked byte by byte first, and is timed in rounds in which
-each has a turn. Times never fail the run; wrong bytes do.
-
-Large copies, the op's and torch's own, share the work among torch's intra-op threads, which wait for one another by
-spinning: on cores with other work to do that can take a whole time slice of the scheduler, milliseconds. Run this on an
-idle machine; where there is none, --threads 1 or OMP_WAIT_POLICY=passive tell more.
+Each way to copy is compared byte by byte before it is timed. Run it on an idle machine: large copies on the CPU share the
+work among torch's intra-op threads, which wait for one another, on busy cores for a whole time slice of the scheduler.
 """
 
-import ctypes
+import functools
+import importlib
+import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
-from bench import effort, load_yardsticks, mark, median, ratio, start
-from tabulate import tabulate
+from bench import Bench, Contenders
 from torch import Tensor
+from torch.utils import cpp_extension
 
-from llm_datadist_torch.bench.timing import Contenders, in_turns
+from llm_datadist_torch import Cache, CacheManager, LLMConfig
+from llm_datadist_torch._native.counters import runtime_calls
 
 copy_cache = torch.ops.llm_datadist.copy_cache
 
 KIB, MIB = 2**10, 2**20
-SMALL = [(tensors, row) for tensors in (1, 2, 64, 160) for row in (256, 4 * KIB, 64 * KIB, MIB)]
-LARGE = [(1, MIB), (1, 16 * MIB), (1, 160 * MIB), (2, 80 * MIB), (16, 256 * KIB), (160, 64 * KIB), (160, MIB)]
-DST_BATCH, SRC_BATCH = 4, 2
-DST_INDEX, SRC_INDEX = 2, 1
-DTYPE = torch.float16  # a usual dtype of KV caches, and one that NumPy has too; the bytes are random, NaNs included
-FILL = 0x5A5A
+SIZES = [(160, 256), (160, 4 * KIB), (160, 64 * KIB), (160, MIB), (1, 256), (1, 64 * KIB)]  # tensors, bytes of a row
+LARGE = [(1, MIB), (1, 16 * MIB), (1, 160 * MIB), (16, 256 * KIB)]
+BATCH, DST_ROW, SRC_ROW = 4, 2, 1
 
-# By the layout they work on. The first of each is what the others are measured against.
-LIST = ("op, list", "python loop", "_foreach_copy_", "_foreach_copy_, views ready", "NumPy loop", "empty op, list")
-STACKED = ("op, stacked", "strided copy", "empty op, stacked")
-DO_NOTHING = ("empty op, list", "empty op, stacked")
+# The places of dst and src, by the name of a layout.
+ON_CPU = {"stacked": ("cpu", "cpu"), "list": ("cpu", "cpu")}
+ON_NPU = {name: ("npu", "npu") for name in ("stacked", "views", "scattered")} | {
+    f"{of} to {to}": (to, of)
+    for to, of in (("npu", "pinned"), ("pinned", "npu"), ("npu", "pageable"), ("pageable", "npu"))
+}
 
-
-def bar(contender: str, tensors: int, row: int) -> float:
-    """How many times as fast as the contender the op is meant to be at a point of the grid."""
-    if contender == "python loop" and tensors == 160 and row <= 4 * KIB:
-        return 8
-    if contender == "NumPy loop" and (tensors != 160 or row > 4 * KIB):
-        return 0
-    return 0 if contender in ("_foreach_copy_, views ready", *DO_NOTHING) else 1
+OP, EMPTY = "copy_cache", "an op that does nothing"
 
 
-def bytes_as_text(count: int) -> str:
-    unit, size = next((unit, size) for unit, size in (("MiB", MIB), ("KiB", KIB), ("B", 1)) if count >= size)
-    return f"{count / size:g} {unit}"
+def tensors_of(layout: str, place: str, count: int, row: int, device: torch.device, backward: bool) -> list[Tensor]:
+    """A side of a cache: one stacked tensor, separate tensors, or views of one buffer, with gaps of several sizes but
+    for the layout views. No stride fits a forward and a backward list of these."""
+
+    def filled(*shape: int) -> Tensor:
+        tensor = torch.randint(256, shape, dtype=torch.uint8)
+        return tensor.to(device) if place == "npu" else tensor.pin_memory() if place == "pinned" else tensor
+
+    if layout == "stacked":
+        return [filled(count, BATCH, row)]
+    if layout == "list":
+        return [filled(BATCH, row) for _ in range(count)]
+    starts = [i * BATCH * row + (0 if layout == "views" else 64 * (8 * i + i * i % 7)) for i in range(count)]
+    buffer = filled(starts[-1] + BATCH * row)
+    views = [buffer[start : start + BATCH * row].view(BATCH, row) for start in starts]
+    return views[::-1] if backward else views
 
 
-class Caches:
-    """A dst and a src cache in both layouts: separately allocated tensors, and one stacked tensor of the same bytes."""
+class Case:
+    """dst, src and the ways to copy a row from one to the other."""
 
-    def __init__(self, tensors: int, row_bytes: int) -> None:
-        def allocate(*shape: int) -> Tensor:
-            return torch.full((*shape, row_bytes // DTYPE.itemsize), FILL, dtype=torch.int16).view(DTYPE)
+    def __init__(self, layout: str, count: int, row: int, device: torch.device) -> None:
+        self.device, self.stacked = device, layout == "stacked"
+        places = (ON_CPU if device.type == "cpu" else ON_NPU)[layout]
+        self.dst = tensors_of(layout, places[0], count, row, device, False)
+        self.src = tensors_of(layout, places[1], count, row, device, layout not in ON_CPU | {"views": None})
+        # One tensor for each row, where the cache is stacked too.
+        self.to, self.of = (list(side[0]) if self.stacked else side for side in (self.dst, self.src))
 
-        self.dst_stacked = allocate(tensors, DST_BATCH)
-        self.src_stacked = allocate(tensors, SRC_BATCH)
-        self.src_stacked.view(torch.int64).random_()
-        self.dst = [allocate(DST_BATCH) for _ in range(tensors)]
-        self.src = [tensor.clone() for tensor in self.src_stacked]
+    def ways(self) -> Contenders:
+        dst, src, to, of, batch_dim = self.dst, self.src, self.to, self.of, int(self.stacked)
+        manager = CacheManager(LLMConfig(sync_kv_timeout=60_000))
+        caches = [Cache.from_tensors(t[0] if self.stacked else t, batch_dim=batch_dim) for t in (dst, src)]
 
-    def contenders(self) -> Contenders:
-        d, s, dst, src, i, j = self.dst, self.src, self.dst_stacked, self.src_stacked, DST_INDEX, SRC_INDEX
-        dst_rows, src_rows = [tensor[i] for tensor in d], [tensor[j] for tensor in s]
-        dst_arrays, src_arrays = [tensor.numpy() for tensor in d], [tensor.numpy() for tensor in s]
+        def loop() -> None:
+            for d, s in zip(to, of, strict=True):
+                d[DST_ROW].copy_(s[SRC_ROW], non_blocking=True)
 
-        def python_loop() -> None:
-            for to, of in zip(d, s, strict=True):
-                to[i].copy_(of[j])
-
-        def numpy_loop() -> None:
-            for to, of in zip(dst_arrays, src_arrays, strict=True):
-                to[i] = of[j]
-
-        return {
-            "op, list": lambda: copy_cache(d, s, i, j),
-            "python loop": python_loop,
-            # The views are made in the call, as they must be where the indices change from call to call ...
-            "_foreach_copy_": lambda: torch._foreach_copy_([to[i] for to in d], [of[j] for of in s]),
-            # ... and this is the bound for someone who could keep them.
-            "_foreach_copy_, views ready": lambda: torch._foreach_copy_(dst_rows, src_rows),
-            "NumPy loop": numpy_loop,
-            "empty op, list": lambda: torch.ops.yardstick.nothing(d, s, i, j),
-            "op, stacked": lambda: copy_cache([dst], [src], i, j, batch_dim=1),
-            "strided copy": lambda: dst[:, i].copy_(src[:, j]),
-            "empty op, stacked": lambda: torch.ops.yardstick.nothing([dst], [src], i, j, batch_dim=1),
+        ways: Contenders = {
+            OP: lambda: copy_cache(dst, src, DST_ROW, SRC_ROW, batch_dim=batch_dim),
+            "CacheManager": lambda: manager.copy_cache(*caches, DST_ROW, SRC_ROW),
+            "loop of copy_": loop,
         }
+        if self.stacked:
+            ways["strided copy_"] = lambda: dst[0][:, DST_ROW].copy_(src[0][:, SRC_ROW])
+        else:
+            ways["_foreach_copy_"] = lambda: torch._foreach_copy_([d[DST_ROW] for d in to], [s[SRC_ROW] for s in of])
+        if self.device.type == "cpu":
+            yardstick = torch.ops.yardstick
+            ways[EMPTY] = lambda: yardstick.nothing(dst, src, DST_ROW, SRC_ROW, batch_dim=batch_dim)
+            if self.stacked:
+                ways["memcpy in C++"] = lambda: yardstick.copy_rows(dst[0], src[0], DST_ROW, SRC_ROW, False)
+                ways["streaming stores in C++"] = lambda: yardstick.copy_rows(dst[0], src[0], DST_ROW, SRC_ROW, True)
+            else:
+                ways["NumPy loop"] = numpy_loop(to, of)
+        elif not dst[0].is_cpu:
+            if not src[0].is_cpu or src[0].is_pinned():
+                ways["LLM-DataDist's pattern"] = pattern(to, of)
+            if not src[0].is_cpu and find_spec("llm_datadist") is not None:
+                ways["LLM-DataDist"] = original(to, of)
+        return ways
 
-    def large_contenders(self) -> Contenders:
-        dst, src, i, j = self.dst_stacked, self.src_stacked, DST_INDEX, SRC_INDEX
-        return {
-            "op, stacked": lambda: copy_cache([dst], [src], i, j, batch_dim=1),
-            "memcpy": lambda: torch.ops.yardstick.copy_rows(dst, src, i, j, False),
-            "streaming stores": lambda: torch.ops.yardstick.copy_rows(dst, src, i, j, True),
-            "strided copy": lambda: dst[:, i].copy_(src[:, j]),
-        }
-
-    def check(self, contenders: Contenders) -> None:
-        """Exits unless each leaves the copy, the whole copy and nothing but the copy in dst."""
-        for name, call in contenders.items():
-            if name in DO_NOTHING:
-                continue
-            dst = [t.view(torch.int16).fill_(FILL) for t in (self.dst if name in LIST else self.dst_stacked)]
-            call()
-            for index, tensor in enumerate(dst):
-                want = torch.full_like(tensor, FILL)
-                want[DST_INDEX] = self.src_stacked[index, SRC_INDEX].view(torch.int16)
-                if not torch.equal(tensor, want):
-                    sys.exit(f"{name}: wrong bytes in tensor {index} of {len(dst)}, {tensor[0].nbytes} bytes a row")
-
-
-def peak_growth(call: Callable[[], object]) -> str:
-    """How far resident memory rose at its peak during `call`: by any allocator, freed again or not."""
-    status = Path("/proc/self/status")
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # or a temporary could hide in memory that is free but still resident
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM, the high-water mark, is VmRSS again
-        before = int(status.read_text().split("VmRSS:")[1].split()[0])
-        call()
-        peak = int(status.read_text().split("VmHWM:")[1].split()[0])
-    except (OSError, AttributeError) as error:  # not Linux with glibc
-        return f"not measured: {error}"
-    return f"{max(0, peak - before) / 1024:.1f} MiB"
+    def error(self, way: Callable[[], object], bench: Bench) -> str:
+        """Copies once. Returns what is wrong, or an empty text."""
+        expected = [tensor.cpu().clone() for tensor in self.to]
+        for wanted, to, of in zip(expected, self.to, self.of, strict=True):
+            to[DST_ROW].copy_(torch.zeros(to[0].shape, dtype=torch.uint8))
+            wanted[DST_ROW] = of.cpu()[SRC_ROW]
+        try:
+            way()
+            bench.synchronize()
+            right = all(torch.equal(to.cpu(), wanted) for to, wanted in zip(self.to, expected, strict=True))
+        except Exception as error:  # a way that a device lacks is a line of the table
+            return f"{type(error).__name__}: {error}"
+        return "" if right else "wrong bytes"
 
 
-@torch.inference_mode()  # what a server runs under, and where views cost the contenders least
-def main() -> None:
-    args = start("copy_cache, and what one would write instead")
-    load_yardsticks()
+def numpy_loop(dst: list[Tensor], src: list[Tensor]) -> Callable[[], object]:
+    arrays = [(d.numpy(), s.numpy()) for d, s in zip(dst, src, strict=True)]
 
-    table = []
-    for tensors, row in SMALL:
-        caches = Caches(tensors, row)
-        contenders = caches.contenders()
-        caches.check(contenders)
-        times = in_turns(contenders, *effort(args))
-        line = [tensors, bytes_as_text(row)]
-        for op, *others in (LIST, STACKED):
-            line.append(f"{median(times, op) * 1e6:.2f}")
-            line += [mark(ratio(times, op, name), bar(name, tensors, row)) for name in others]
-        table.append(line)
-    headers = ["tensors", "row", *(name.replace(" ", "\n") for name in (*LIST, *STACKED))]
-    print("The op: median us of a call. The others: their time / the op's on the same tensors, below 1 if faster. An")
-    print("empty op has the schema of copy_cache and does nothing: what torch takes to call any such op.")
-    print(tabulate(table, headers, disable_numparse=True, colalign=["right"] * len(headers)))
+    def loop() -> None:
+        for to, of in arrays:
+            to[DST_ROW] = of[SRC_ROW]
 
-    print(f"\nPeak growth of memory in one call that copies {tensors} x {bytes_as_text(row)} (counted to 0.5 MiB):")
-    for name in ("op, list", "op, stacked"):
-        print(f"{peak_growth(contenders[name]):>11}  {name}")
-    control = peak_growth(lambda: caches.dst_stacked[:, 0].copy_(caches.src_stacked[:, 0].clone()))
-    print(f"{control:>11}  control: a copy through a clone")
+    return loop
 
-    table = []
-    for tensors, row in LARGE:
-        caches = Caches(tensors, row)
-        contenders = caches.large_contenders()
-        caches.check(contenders)
-        times = in_turns(contenders, *effort(args))
-        copied = 2 * tensors * row / median(times, "op, stacked") / 1e9
-        best = min(("memcpy", "streaming stores"), key=lambda name: median(times, name))
-        line = [tensors, bytes_as_text(row), f"{median(times, 'op, stacked') * 1e3:.3f}", f"{copied:.1f}"]
-        for name in ("memcpy", "streaming stores", "strided copy"):
-            limit = 1 if name == "strided copy" else 0.9 if name == best else 0
-            line.append(mark(ratio(times, "op, stacked", name), limit))
-        table.append(line)
-    print("\nLarge copies, stacked: ms and GB/s (read and written) of the op, and the others' time / the op's. The")
-    print("yardsticks are C++ that checks nothing, split by bytes among all threads; the better one is the bar.")
-    headers = ["tensors", "row", "op, ms", "GB/s", "memcpy", "streaming\nstores", "strided\ncopy"]
-    print(tabulate(table, headers, disable_numparse=True, colalign=["right"] * len(headers)))
+
+def pattern(dst: list[Tensor], src: list[Tensor]) -> Callable[[], object]:
+    """Blocking copies in four threads, as LLM-DataDist makes them."""
+    rows = [[t[row].data_ptr() for t in side] for side, row in ((dst, DST_ROW), (src, SRC_ROW))]
+    size, from_host = dst[0][0].nbytes, src[0].is_cpu
+    return lambda: torch.ops.yardstick_npu.blocking_copies(*rows, size, from_host)
+
+
+@functools.cache  # a process can make one LLMDataDist, so all cases share it
+def original_manager(device: torch.device) -> Any:
+    """LLM-DataDist's own manager."""
+    theirs: Any = importlib.import_module("llm_datadist")
+    config, datadist = theirs.LLMConfig(), theirs.LLMDataDist(theirs.LLMRole.MIX, 0)
+    config.device_id, config.enable_cache_manager, config.sync_kv_timeout = device.index or 0, True, 60_000
+    datadist.init(config.generate_options())
+    return datadist.cache_manager
+
+
+def original(dst: list[Tensor], src: list[Tensor]) -> Callable[[], object]:
+    theirs: Any = importlib.import_module("llm_datadist")
+    manager, desc = (
+        original_manager(dst[0].device),
+        theirs.CacheDesc(len(dst), [*dst[0].shape], theirs.DataType.DT_UINT8),
+    )
+    caches = [manager.register_cache(desc, [tensor.data_ptr() for tensor in side]) for side in (dst, src)]
+    return lambda: manager.copy_cache(*caches, DST_ROW, SRC_ROW)
+
+
+def load_yardstick(device: torch.device) -> None:
+    """Compiles C++ code that bounds the op, for this machine: torch.ops.yardstick, torch.ops.yardstick_npu."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # ninja is where python is
+    name = "yardstick" if device.type == "cpu" else "yardstick_npu"
+    options: dict[str, Any] = {"extra_cflags": ["-O3", "-march=native", "-std=c++20", "-fopenmp"]}
+    if device.type != "cpu":
+        folders = os.environ["LD_LIBRARY_PATH"].split(":")
+        options["extra_include_paths"] = [str(Path(find_spec("torch_npu").origin).parent / "include")]
+        options["extra_ldflags"] = [*(f"-L{folder}" for folder in folders if folder), "-lascendcl"]
+    cpp_extension.load(name, [str(Path(__file__).with_name(f"{name}.cpp"))], is_python_module=False, **options)
+
+
+def measured(bench: Bench, case: Case, **labels: object) -> list[dict[str, Any]]:
+    ways = case.ways()
+    errors = {name: "" if name == EMPTY else case.error(way, bench) for name, way in ways.items()}
+    rows = bench.rows(bench.times({name: way for name, way in ways.items() if not errors[name]}), OP, **labels)
+    if bench.device.type != "cpu":
+        before = runtime_calls()
+        ways[OP]()
+        bench.synchronize()
+        rows[0]["calls of the runtime"] = sum(runtime_calls() - before)
+    return rows + [{**labels, "way": name, "error": error} for name, error in errors.items() if error]
+
+
+@torch.inference_mode()  # what a server runs under, and where views cost least
+def main() -> int:
+    bench = Bench("copy_cache, and what one would write instead")
+    load_yardstick(bench.device)
+    rows: list[dict[str, Any]] = []
+    on_cpu = bench.device.type == "cpu"
+    for layout in ON_CPU if on_cpu else ON_NPU:
+        for count, row in bench.few(SIZES + LARGE if on_cpu and layout == "stacked" else SIZES):
+            case = Case(layout, count, row, bench.device)
+            rows += measured(bench, case, caches=layout, tensors=count, **{"bytes of a row": row})
+    bench.table("a row of each tensor", rows)
+    bench.end()
+    return int(any("error" in row for row in rows))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tail of one call on the CPU: `python benchmarks/tail.py [--quick]`. Wants an idle machine.
+"""The tail of one call: `python benchmarks/tail.py`, on an idle machine.
 
-Times single calls of the op, of the op with one intra-op thread, and of torch's own copy of the same bytes, in shuffled
-order: back to back, a call every 5 ms (threads have gone to sleep in between), and beside as many spinning processes as
-there are cores.
+Times single calls of the op, of the op with one intra-op thread, and of torch's own copy of the same bytes: back to back, a
+call every 5 ms (threads have gone to sleep in between), and beside as many spinning processes as there are cores.
 """
 
-import argparse
 import contextlib
 import os
 import random
@@ -17,28 +15,21 @@ from collections.abc import Callable, Iterator
 from time import perf_counter
 
 import torch
-from bench import machine
-from tabulate import tabulate
-from torch import Tensor
-
-import llm_datadist_torch  # noqa: F401 - registers the op
+from bench import Bench
 
 copy_cache = torch.ops.llm_datadist.copy_cache
 
 KIB, MIB = 2**10, 2**20
-SIZES = [4 * KIB, 64 * KIB, 256 * KIB, MIB, 2 * MIB, 4 * MIB, 16 * MIB, 64 * MIB]
+SIZES = [64 * KIB, 4 * KIB, 256 * KIB, MIB, 2 * MIB, 4 * MIB, 16 * MIB, 64 * MIB]
 TENSORS = 64
 PERCENTILES = (50, 99, 99.9)
-# Up to this size, the op's p99 beside busy neighbors should be at most 1.2 times that of one thread; above, at most that
-# of torch's copy.
-ONE_THREAD_UP_TO = MIB
 
 
 @contextlib.contextmanager
 def neighbors(count: int) -> Iterator[None]:
     """Runs so many processes that never rest."""
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    time.sleep(0.5)
+    time.sleep(0.5 if count else 0)
     try:
         yield
     finally:
@@ -47,70 +38,57 @@ def neighbors(count: int) -> Iterator[None]:
             process.wait()
 
 
-def contenders(layout: str, size: int) -> dict[str, tuple[int, Callable[[], object]]]:
-    """Per contender, its threads and its call."""
+def contenders(caches: str, size: int, device: torch.device) -> dict[str, tuple[int, Callable[[], object]]]:
+    """Threads and call of each contender."""
     threads = torch.get_num_threads()
-    dst, src = (
-        torch.full((TENSORS, rows, size // TENSORS), fill, dtype=torch.uint8) for rows, fill in ((4, 0), (2, 1))
-    )
-    op: Callable[[], object]
-    if layout == "stacked":
-        op = lambda: copy_cache([dst], [src], 2, 1, batch_dim=1)  # noqa: E731
-        torchs = lambda: dst[:, 2].copy_(src[:, 1])  # noqa: E731
+    dst, src = (torch.zeros(TENSORS, rows, size // TENSORS, dtype=torch.uint8).to(device) for rows in (4, 2))
+    if caches == "stacked":
+        op, torchs = (lambda: copy_cache([dst], [src], 2, 1, batch_dim=1)), (lambda: dst[:, 2].copy_(src[:, 1]))
     else:
         into, out_of = ([tensor.clone() for tensor in cache] for cache in (dst, src))
-        rows: list[list[Tensor]] = [[t[2] for t in into], [t[1] for t in out_of]]
-        op = lambda: copy_cache(into, out_of, 2, 1)  # noqa: E731
-        torchs = lambda: torch._foreach_copy_(*rows)  # noqa: E731
-    return {"op": (threads, op), "one thread": (1, op), "torch": (threads, torchs)}
+        rows = [t[2] for t in into], [t[1] for t in out_of]
+        op, torchs = (lambda: copy_cache(into, out_of, 2, 1)), (lambda: torch._foreach_copy_(*rows))
+    return {"op": (threads, op), "op, one thread": (1, op), "torch's copy": (threads, torchs)}
 
 
-def percentiles(layout: str, size: int, calls: int, seconds: float, gap: float) -> dict[str, list[float]]:
-    """Microseconds of one call at each percentile. Fewer calls if they would take longer than that."""
+def single_calls(bench: Bench, caches: str, size: int, gap: float) -> dict[str, list[float]]:
+    """Seconds of each call until its bytes are there."""
     default, choose = torch.get_num_threads(), random.Random(0)
-    candidates = contenders(layout, size)
+    candidates = contenders(caches, size, bench.device)
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    end = perf_counter() + seconds * len(candidates)
-    while len(times["op"]) < calls and perf_counter() < end:
+    calls, end = 20 * bench.rounds, perf_counter() + bench.seconds
+    while len(times["op"]) < calls and (perf_counter() < end or not times["op"]):
         for name in choose.sample(list(candidates), len(candidates)):
             threads, call = candidates[name]
             torch.set_num_threads(threads)
-            if gap:
-                time.sleep(gap)
+            time.sleep(gap)
             for _ in range(1 if gap else 10):
                 begin = perf_counter()
                 call()
+                bench.synchronize()
                 times[name].append(perf_counter() - begin)
     torch.set_num_threads(default)
-    return {
-        name: [1e6 * sorted(taken)[min(len(taken) - 1, int(len(taken) * p / 100))] for p in PERCENTILES]
-        for name, taken in times.items()
-    }
+    return times
 
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer calls: rougher numbers")
-    quick = parser.parse_args().quick
-    print(f"The tail of one call: microseconds at p50 / p99 / p99.9\n{machine()}, load {os.getloadavg()[0]:.1f}")
+    bench = Bench("The tail of one call")
+    cores = os.cpu_count() or 1
     for title, busy, gap in (
         ("back to back", 0, 0.0),
         ("a call every 5 ms", 0, 5e-3),
-        (f"beside {os.cpu_count()} spinning processes", os.cpu_count() or 1, 0.0),
+        (f"beside {cores} spinning processes", cores, 0.0),
     ):
-        table = []
+        rows = []
         with neighbors(busy):
-            for layout in ("stacked", "list"):
-                for size in SIZES:
-                    taken = percentiles(layout, size, 300 if quick else 1000, 1, gap)
-                    bar = 1.2 * taken["one thread"][1] if size <= ONE_THREAD_UP_TO else taken["torch"][1]
-                    below = busy and taken["op"][1] > bar
-                    amount = f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
-                    cells = [" / ".join(f"{value:,.0f}" for value in values) for values in taken.values()]
-                    table.append([layout, amount, *cells, f"above {bar:,.0f}" if below else ""])
-        print(f"\n{title}:")
-        print(tabulate(table, ["", "in all", "op", "op, one thread", "torch's copy", "p99"], disable_numparse=True))
+            for caches in ("stacked", "list"):
+                for size in bench.few(SIZES):
+                    for way, times in single_calls(bench, caches, size, gap).items():
+                        at = {f"p{p}, us": sorted(times)[int((len(times) - 1) * p / 100)] * 1e6 for p in PERCENTILES}
+                        rows.append({"caches": caches, "bytes in all": size, "way": way, "calls": len(times), **at})
+        bench.table(title, rows)
+    bench.end()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@
 
 #include <torch/library.h>
 
-#include "compat/compat.h"
+#include "compat.h"
 
 TORCH_LIBRARY(llm_datadist, m) {
   const std::vector<at::Tag> tags = llm_datadist::compat::op_tags();

@@ -12,18 +12,19 @@ from ._native.library import load as _load
 
 _load()
 
-from .datadist.cache import Cache, CacheDesc, Placement
+from .datadist.cache import Cache
+from .datadist.cache_desc import CacheDesc, Placement
 from .datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from .datadist.cache_manager import CacheManager
 from .datadist.cluster_info import LLMClusterInfo, LLMRole
 from .datadist.config import LlmConfig, LLMConfig
 from .datadist.data_type import DataType
 from .datadist.llm_datadist import LLMDataDist
-from .datadist.v1_names import KvCache, KvCacheManager, MemInfo, Memtype, RegisterMemStatus, TensorDesc
-from .datadist.v1_names import Tensor as Tensor  # not in __all__: it would hide torch's
-from .ops import copy_cache, copy_cache_batch
 from .datadist.status import LLMException, LLMStatusCode, Status
 from .datadist.transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
+from .datadist.unserved import KvCache, KvCacheManager, MemInfo, Memtype, RegisterMemStatus, TensorDesc
+from .datadist.unserved import Tensor as Tensor  # not in __all__: it would hide torch's
+from .ops import copy_cache, copy_cache_batch
 
 __version__ = _version("llm_datadist_torch")
 

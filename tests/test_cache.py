@@ -154,8 +154,7 @@ class TestFromTensors:
     def test_invalid_values(self) -> None:
         a = filled(4, 8)
         invalid("tensors must hold at least one tensor", Cache.from_tensors, [])
-        invalid("tensors[1] must have the shape of tensors[0]", Cache.from_tensors, [a, filled(4, 9)])
-        invalid("tensors[1] must have the dtype of tensors[0]", Cache.from_tensors, [a, a.int()])
+        invalid("tensors[1] must have the batch size of tensors[0], 4, got 5", Cache.from_tensors, [a, filled(5, 8)])
         invalid("tensors[1] must have the device of tensors[0]", Cache.from_tensors, [a, a.to("meta")])
         invalid("batch_dim (2) out of range [0, 2)", Cache.from_tensors, a, batch_dim=2)
         invalid("batch_dim (-1) out of range [0, 2)", Cache.from_tensors, a, batch_dim=-1)

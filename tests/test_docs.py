@@ -7,16 +7,13 @@ line of a block that cannot run says why.
 
 import re
 from contextlib import redirect_stdout
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from utils import ROOT, run
 
-FOR_NPU = ROOT / "docs" / "model_without_npu.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = PAGES if find_spec("torch_npu") is not None else [page for page in PAGES if page != FOR_NPU]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"# not run by the tests: \w")
 FOLDERS = ("benchmarks", "csrc", "docs", "examples", "llm_datadist_torch", "tests")

@@ -29,6 +29,10 @@ def test_working_installation(device: str) -> None:
     assert "BROKEN" not in report
 
 
+def test_arguments_are_refused() -> None:
+    assert "takes no arguments, got verify" in run(*MODULE, "verify", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("kernel", "problem"),
     [

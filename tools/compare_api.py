@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the table of LLM-DataDist's names in docs/moving_from_llm_datadist.md; with --check, fails if it is outdated.
+"""Writes the list of LLM-DataDist's names in docs/moving_from_llm_datadist.md; with --check, fails if it is outdated.
 
 Compares llm_datadist_api.pyi with the installed package. A name that is missing, or has other arguments, defaults or
 numbers, is an error unless it is listed below, and a listed name that is there again is an error too.
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import llm_datadist_torch
-from llm_datadist_torch.datadist.checks import UnservedCall
-from llm_datadist_torch.datadist.options import Setting
+from llm_datadist_torch.datadist.settings import Setting
+from llm_datadist_torch.datadist.unserved import UnservedCall
 
 STUB = Path(__file__).with_name("llm_datadist_api.pyi")
 PAGE = Path(__file__).parent.parent / "docs" / "moving_from_llm_datadist.md"
@@ -36,22 +36,22 @@ UNSERVED = {
 }
 STRICTER = {
     "BlocksCacheKey": "each value must fit a uint64",
-    "Cache.create_cpu_cache": "is_blocks_cache is False, so that copy_cache accepts the cache; None raises TypeError",
-    "CacheDesc": "num_tensors and each length of shape must be greater than 0",
-    "CacheManager.allocate_cache": "refuses a key that is in use; LLM-DataDist replaces it",
-    "CacheManager.copy_blocks": "refuses one block written from two blocks: the result would depend on the order",
-    "CacheManager.copy_cache": "checks all arguments before it writes; refuses overlap that makes the order matter",
-    "CacheManager.pull_blocks": "checks all arguments, and the caches of both processes, before it writes",
-    "CacheManager.pull_cache": "checks all arguments, and the caches of both processes, before it writes",
-    "CacheManager.push_blocks": "checks all arguments, and the caches of both processes, before it writes",
-    "CacheManager.push_cache": "checks all arguments, and the caches of both processes, before it writes",
+    "Cache.create_cpu_cache": "is_blocks_cache is False; None raises TypeError",
+    "CacheDesc": "num_tensors and all lengths must be greater than 0",
+    "CacheManager.allocate_cache": "refuses a key that is in use, which LLM-DataDist replaces",
+    "CacheManager.copy_blocks": "refuses two sources for one block",
+    "CacheManager.copy_cache": "checks all arguments before it writes; refuses a byte written twice",
+    "CacheManager.pull_blocks": "checks all arguments and both caches before it writes",
+    "CacheManager.pull_cache": "checks all arguments and both caches before it writes",
+    "CacheManager.push_blocks": "checks all arguments and both caches before it writes",
+    "CacheManager.push_cache": "checks all arguments and both caches before it writes",
     "CacheManager.register_blocks_cache": "refuses a key that is in use; None raises TypeError",
     "CacheManager.register_cache": "refuses a key that is in use; None raises TypeError",
-    "CacheManager.swap_blocks": "refuses one block written from two blocks; None raises TypeError",
+    "CacheManager.swap_blocks": "refuses two sources for one block; None raises TypeError",
     "LLMConfig.device_id": "a list or tuple must hold one int",
-    "LLMConfig.ge_options": "ge.flowGraphMemMaxSize is checked when it is assigned, not by init",
-    "LLMConfig.host_mem_pool_cfg": "the JSON is checked when it is assigned, not by init",
-    "LLMConfig.mem_pool_cfg": "the JSON is checked when it is assigned, not by init",
+    "LLMConfig.ge_options": "checked when it is assigned, not by init",
+    "LLMConfig.host_mem_pool_cfg": "checked when it is assigned, not by init",
+    "LLMConfig.mem_pool_cfg": "checked when it is assigned, not by init",
 }
 NOTES = {
     "CacheDesc.data_type": "also takes a torch dtype",
@@ -59,16 +59,16 @@ NOTES = {
     "CacheManager.allocate_blocks_cache": "needs no memory pool",
     "CacheManager.unregister_cache": "also ends an allocated cache",
     "LLMConfig": "also takes the local settings as arguments",
-    "LLMConfig.generate_options": "llm.MemoryUtilization is in it if it was assigned",
-    "LLMConfig.local_comm_res": "enables the cache manager, and has no other effect",
+    "LLMConfig.generate_options": "has llm.MemoryUtilization only if it was assigned",
+    "LLMConfig.local_comm_res": "its one effect is to enable the cache manager",
     "LLMConfig.options": "a new dict each time",
-    "LLMClusterInfo.local_ip_info_list": "recorded and not used; the ip is text",
+    "LLMClusterInfo.local_ip_info_list": "recorded, not used; the ip is text",
     "LLMClusterInfo.remote_ip_info_list": "the ip is text",
     "LLMConfig.enable_switch_role": "not needed",
-    "LLMDataDist": "role is recorded and not used",
+    "LLMDataDist": "role is recorded, not used",
     "LLMDataDist.switch_role": "also to the same role",
     "TransferWithCacheKeyConfig": "a range that is left out means all layers",
-    "LLMException": "the text of this package's errors ends in the name of the code",
+    "LLMException": "the text of an error ends in the name of its code",
 }
 
 
@@ -86,46 +86,54 @@ def main() -> int:
 
 
 def table() -> Iterator[str]:
-    """The lines of the table."""
+    """The lines of the table of the names that differ, and of the list of the classes and modules that do not."""
     seen: set[str] = set()
+    same = []
     yield "\n| LLM-DataDist | here |\n| --- | --- |\n"
     for node in ast.parse(STUB.read_text()).body:
-        if isinstance(node, ast.ClassDef):
-            for name, shown, outcome in compare_class(node):
+        if isinstance(node, ast.Assign):
+            same += compare_assignment(node)
+        elif isinstance(node, ast.ClassDef):
+            names_of: dict[str, list[str]] = {}  # the names of the class, by what is here of them
+            for name, outcome in compare_class(node):
                 seen.add(name)
-                yield f"| `{shown}` | {outcome} |\n"
-        elif isinstance(node, ast.Assign):
-            yield from compare_assignment(node)
-    yield "\n"
+                names_of.setdefault(outcome, []).append(name)
+            if names_of.keys() == {"same"}:
+                same.append(node.name)
+            for outcome, (first, *others) in names_of.items():
+                names = [first, *(name.removeprefix(node.name) for name in others)]
+                if outcome != "same":
+                    yield f"| {', '.join(f'`{name}`' for name in names)} | {outcome} |\n"
+    yield f"\nThe same, with all their names: {', '.join(f'`{name}`' for name in same)}.\n\n"
     unknown = (NOT_THERE.keys() | UNSERVED.keys() | STRICTER.keys() | NOTES.keys()) - seen
     assert not unknown, f"listed here and not in {STUB.name}: {unknown}"
 
 
-def compare_assignment(node: ast.Assign) -> Iterator[str]:
-    """The lines for the submodules, or for another name of a class."""
+def compare_assignment(node: ast.Assign) -> list[str]:
+    """The submodules, or another name of a class. Fails if one is missing or another object."""
     name = ast.unparse(node.targets[0])
     if name != "MODULES":
         assert getattr(llm_datadist_torch, name) is getattr(llm_datadist_torch, ast.unparse(node.value))
-        yield f"| `{name}` | same |\n"
-        return
-    for module, exports in ast.literal_eval(node.value).items():
+        return [name]
+    modules = ast.literal_eval(node.value)
+    for module, exports in modules.items():
         ours = importlib.import_module(f"llm_datadist_torch.{module}")
         missing = [export for export in exports if not hasattr(ours, export)]
         assert not missing, (module, missing)
-        yield f"| `llm_datadist.{module}` | same |\n"
+    return [f"llm_datadist.{module}" for module in modules]
 
 
-def compare_class(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
-    """For a class and each of its names: the name, how the table shows it, and what is here."""
+def compare_class(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """For a class and each of its names: the name, and what is here of it."""
     ours = getattr(llm_datadist_torch, node.name)
     if node.name in UNSERVED:
-        yield node.name, node.name, f"unserved: {UNSERVED[node.name]}"
+        yield node.name, f"unserved: {UNSERVED[node.name]}"
         return
     if not any(isinstance(member, ast.FunctionDef) and member.name == "__init__" for member in node.body):
-        yield node.name, node.name, "same"
+        yield node.name, "same"
     for member in node.body:
-        name, shown = describe(node.name, member)
-        yield name, shown, compare_member(ours, member, name)
+        name = full_name(node.name, member)
+        yield name, compare_member(ours, member, name)
 
 
 def compare_member(ours: type, member: ast.stmt, name: str) -> str:
@@ -202,22 +210,12 @@ def as_source(value: Any) -> str:
     return str(value) if isinstance(value, Enum) else repr(value)
 
 
-def describe(owner: str, member: ast.stmt) -> tuple[str, str]:
-    """The full name of a member of a class, and how the table shows it."""
+def full_name(owner: str, member: ast.stmt) -> str:
+    """The name of a member of a class, with the class; for the constructor, the class alone."""
     if isinstance(member, ast.FunctionDef):
-        arguments = ast.unparse(member.args).removeprefix("self").removeprefix("cls").removeprefix(", ")
-        name = owner if member.name == "__init__" else f"{owner}.{member.name}"
-        return name, f"{name}({arguments})"
-    if isinstance(member, ast.AnnAssign):
-        name = f"{owner}.{ast.unparse(member.target)}"
-        return name, name if member.value is None else f"{name} = {ast.unparse(member.value)}"
-    assert isinstance(member, ast.Assign)
-    name = f"{owner}.{ast.unparse(member.targets[0])}"
-    return name, f"{name} = {ast.get_source_segment(STUB.read_text(), member.value)}"
-
-
-def is_ellipsis(member: ast.stmt) -> bool:
-    return isinstance(member, ast.Expr)
+        return owner if member.name == "__init__" else f"{owner}.{member.name}"
+    assert isinstance(member, ast.Assign | ast.AnnAssign)
+    return f"{owner}.{ast.unparse(member.target if isinstance(member, ast.AnnAssign) else member.targets[0])}"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ IGNORED = (
     "test_benchmarks.py",  # tabulate and matplotlib
     "mutation",  # reads the sources alone
 )
-NEEDS_TRANSFORMERS = ["--deselect=tests/test_docs.py::test_code_runs[model_without_npu.md]"]
 # NIXL is not emulated, nor are the programs that the other two start.
 NOT_EMULATED = [
     "--ignore=tests/remote",
@@ -49,7 +48,7 @@ EMULATED_NPU = [
 
 def run_tests(environment: Environment, options: list[str], env: dict[str, str] | None = None) -> str:
     """Runs the tests that suit every version; returns the counts and the time."""
-    deselected = [f"--ignore=tests/{path}" for path in IGNORED] + NEEDS_TRANSFORMERS
+    deselected = [f"--ignore=tests/{path}" for path in IGNORED]
     if isinstance(environment, Aarch64):
         deselected += NOT_EMULATED
     began = time.monotonic()

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <utility>
 
-#include "../plan/address_range.h"
-#include "copy_bytes.h"
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
 
 namespace llm_datadist {
 namespace {
@@ -20,142 +22,90 @@ constexpr int64_t kParallelBytes = 2 * 1024 * 1024;
 constexpr int64_t kBytesPerThread = 128 * 1024;
 // Threads share the bytes in units of this size, so that they rarely write to the same cache line.
 constexpr int64_t kUnitBytes = 4 * 1024;
-// Copies of this size or more use streaming stores, because their destination leaves the cache before it is read;
-// ranges below kStreamingRange have too few whole lines for it.
+// Phases of this size or more use streaming stores: their destination leaves the cache before anyone reads it. Ranges
+// below kStreamingRange have too few whole lines for it.
 constexpr int64_t kStreamingBytes = 24 * 1024 * 1024;
 constexpr int64_t kStreamingRange = 512;
-// How far ahead of the copy to prefetch, in bytes and in ranges (a power of two), and how much of each range: the
-// hardware prefetcher fetches the rest.
-constexpr int64_t kAheadBytes = 8 * 1024;
-constexpr uint64_t kAheadRanges = 64;
-constexpr int64_t kPrefetchBytes = 512;
 // A copy with a deadline reads the clock between pieces of this size (about a millisecond each).
 constexpr int64_t kPieceBytes = 8 * 1024 * 1024;
+// The part of the next range to prefetch. The processor's own prefetcher fetches the rest, but does not follow from one
+// row or tensor to the next.
+constexpr int64_t kPrefetchBytes = 512;
+constexpr int64_t kLineBytes = 64;
 
-// Contiguous bytes to copy.
-struct Range {
-  char* dst;
-  const char* src;
-  int64_t bytes;
-};
-
-// Iterates over the ranges of a step: base by base, place by place, span by span.
-class Ranges {
- public:
-  // Starts at byte `skip` of the step, in this order.
-  Ranges(const Step& step, int64_t skip) : step_(step), base_(step.bases.begin()) {
-    for (; skip >= step.span_list_of(*base_).bytes * base_->height; ++base_) {
-      skip -= step.span_list_of(*base_).bytes * base_->height;
+#if defined(__x86_64__)
+// Streaming stores bypass the cache, so the destination is not read first. They are not ordered with other stores: a
+// thread must call finish_streaming before it reports completion.
+void copy_streaming(char* dst, const char* src, int64_t bytes) {
+  // They need an aligned destination, and write whole lines.
+  const int64_t head = std::min<int64_t>(bytes, -reinterpret_cast<uintptr_t>(dst) % kLineBytes);
+  std::memcpy(dst, src, head);
+  int64_t at = head;
+  for (; at + kLineBytes <= bytes; at += kLineBytes) {
+    for (int64_t part = at; part < at + kLineBytes; part += sizeof(__m128i)) {
+      const __m128i value = _mm_loadu_si128(reinterpret_cast<const __m128i*>(src + part));
+      _mm_stream_si128(reinterpret_cast<__m128i*>(dst + part), value);
     }
-    enter_base();
-    const int64_t place_bytes = step.span_list_of(*base_).bytes;
-    const int64_t places = skip / place_bytes;
-    dst_ += places * base_->dst_pitch;
-    src_ += places * base_->src_pitch;
-    places_ -= places;
-    skip %= place_bytes;
-    span_ =
-        std::upper_bound(span_, end_, skip, [](int64_t byte, const Span& span) { return byte < span.bytes_before; }) -
-        1;
-    column_ = skip - span_->bytes_before;
   }
+  std::memcpy(dst + at, src + at, bytes - at);
+}
 
-  // Takes the next range, at most `most` bytes of it. Must not be called after the last one.
-  void take(Range& range, int64_t most) {
-    range.dst = dst_ + span_->dst_offset + column_;
-    range.src = src_ + span_->src_offset + column_;
-    range.bytes = std::min(span_->width - column_, most);
-    column_ += range.bytes;
-    if (column_ == span_->width) {
-      column_ = 0;
-      if (++span_ == end_) {
-        next_place();
+void finish_streaming() { _mm_sfence(); }
+#else
+void copy_streaming(char* dst, const char* src, int64_t bytes) { std::memcpy(dst, src, bytes); }
+
+void finish_streaming() {}
+#endif
+
+// Copies ranges until a deadline, each when the next one has been prefetched.
+class Copier {
+ public:
+  Copier(const Phase& phase, const Deadline& deadline)
+      : deadline_(deadline), streaming_(phase.bytes >= kStreamingBytes) {}
+
+  // The functions return false if the deadline passed before all bytes were copied.
+  bool add(Address dst, Address src, int64_t bytes) {
+    const Range next{reinterpret_cast<char*>(dst), reinterpret_cast<const char*>(src), bytes};
+    for (int64_t at = 0; at < std::min(bytes, kPrefetchBytes); at += kLineBytes) {
+      __builtin_prefetch(next.src + at);
+      if (!streaming_) {
+        __builtin_prefetch(next.dst + at, 1);
       }
     }
+    return copy(std::exchange(next_, next));
+  }
+
+  bool finish() {
+    const bool done = copy(next_);
+    finish_streaming();
+    return done;
   }
 
  private:
-  void next_place() {
-    if (--places_ > 0) {
-      dst_ += base_->dst_pitch;
-      src_ += base_->src_pitch;
-      span_ = begin_;
-    } else if (++base_ != step_.bases.end()) {
-      enter_base();
-    }
-  }
+  struct Range {
+    char* dst;
+    const char* src;
+    int64_t bytes;
+  };
 
-  void enter_base() {
-    dst_ = base_->dst;
-    src_ = base_->src;
-    places_ = base_->height;
-    const c10::ArrayRef<Span> spans = step_.spans_of(*base_);
-    begin_ = span_ = spans.begin();
-    end_ = spans.end();
-  }
-
-  const Step& step_;
-  const Base* base_;
-  int64_t places_ = 0;  // left of the base, including the current one
-  char* dst_ = nullptr;
-  const char* src_ = nullptr;
-  const Span* begin_ = nullptr;
-  const Span* span_ = nullptr;
-  const Span* end_ = nullptr;
-  int64_t column_ = 0;  // bytes already taken of the span
-};
-
-void prefetch(const Range& range, bool dst_too) {
-  for (int64_t at = 0; at < std::min(range.bytes, kPrefetchBytes); at += 64) {
-    __builtin_prefetch(range.src + at);
-    if (dst_too) {
-      __builtin_prefetch(range.dst + at, 1);
-    }
-  }
-}
-
-// Copies ranges until a deadline.
-class Copier {
- public:
-  Copier(const Step& step, const Deadline& deadline)
-      : deadline_(deadline), memmove_(step.order_matters), large_(step.bytes >= kStreamingBytes) {}
-
-  bool streams(const Range& range) const { return large_ && range.bytes >= kStreamingRange; }
-
-  // Returns false if the deadline passed before all bytes were copied.
   bool copy(const Range& range) {
-    if (memmove_ && !disjoint(range_of(range.dst, range.bytes), range_of(range.src, range.bytes))) {
-      if (!in_time(range.bytes)) {
-        return false;
-      }
-      std::memmove(range.dst, range.src, range.bytes);
-      return true;
-    }
-    const bool streamed = streams(range);
     for (int64_t at = 0; at < range.bytes; at += kPieceBytes) {
-      const int64_t bytes = std::min(range.bytes - at, kPieceBytes);
-      if (!in_time(bytes)) {
+      const int64_t piece = std::min(range.bytes - at, kPieceBytes);
+      if (deadline_ && !in_time(piece)) {
         return false;
       }
-      if (streamed) {
-        copy_streaming(range.dst + at, range.src + at, bytes);
+      if (streaming_ && piece >= kStreamingRange) {
+        copy_streaming(range.dst + at, range.src + at, piece);
       } else {
-        copy_cached(range.dst + at, range.src + at, bytes);
+        std::memcpy(range.dst + at, range.src + at, piece);
       }
     }
     return true;
   }
 
-  void finish() const {
-    if (large_) {
-      finish_streaming();
-    }
-  }
-
- private:
   // Whether the next `bytes` may be copied.
   bool in_time(int64_t bytes) {
-    if (deadline_ && since_check_ >= kPieceBytes) {
+    if (since_check_ >= kPieceBytes) {
       since_check_ = 0;
       if (Clock::now() >= *deadline_) {
         return false;
@@ -166,84 +116,67 @@ class Copier {
   }
 
   const Deadline& deadline_;
-  const bool memmove_;
-  const bool large_;
+  const bool streaming_;
   int64_t since_check_ = kPieceBytes;
+  Range next_ = {};
 };
 
-// Copies bytes [begin, end) of a step. Returns false if the deadline passed first.
-bool copy_part(const Step& step, int64_t begin, int64_t end, const Deadline& deadline) {
-  Ranges ranges(step, begin);
-  Copier copier(step, deadline);
-  // A ring of ranges that are prefetched but not yet copied. The hardware prefetcher does not follow from one row or
-  // tensor to the next.
-  Range ring[kAheadRanges];
-  uint64_t prefetched = 0;
-  uint64_t copied = 0;
-  int64_t ahead = 0;
-  int64_t left = end - begin;
-  do {
-    while (left > 0 && ahead < kAheadBytes && prefetched - copied < kAheadRanges) {
-      Range& range = ring[prefetched++ % kAheadRanges];
-      ranges.take(range, left);
-      prefetch(range, !copier.streams(range));
-      left -= range.bytes;
-      ahead += range.bytes;
+// Adds bytes [begin, end) of a phase, counted block by block, place by place, move by move. If the phase is ordered,
+// adds the places that begin there, each whole.
+bool add_part(Copier& copier, const Phase& phase, int64_t begin, int64_t end) {
+  int64_t block_end = 0;
+  for (const Block& block : phase.blocks) {
+    const int64_t block_begin = block_end;
+    const int64_t place_bytes = block.moves.bytes;
+    block_end += place_bytes * block.count;
+    if (block_end <= begin) {
+      continue;
     }
-    const Range& range = ring[copied++ % kAheadRanges];
-    ahead -= range.bytes;
-    if (!copier.copy(range)) {
-      return false;
+    const int64_t skipped = std::max<int64_t>(0, begin - block_begin);
+    int64_t place = (skipped + (phase.ordered ? place_bytes - 1 : 0)) / place_bytes;
+    for (; place < block.count; ++place) {
+      int64_t position = block_begin + place * place_bytes;
+      if (position >= end) {
+        return true;
+      }
+      const Address dst = block.dst + place * block.dst_pitch;
+      const Address src = block.src + place * block.src_pitch;
+      for (const Move& move : phase.moves_of(block.moves)) {
+        const int64_t first = phase.ordered ? 0 : std::max<int64_t>(0, begin - position);
+        const int64_t last = phase.ordered ? move.bytes : std::min(move.bytes, end - position);
+        if (first < last && !copier.add(dst + move.dst + first, src + move.src + first, last - first)) {
+          return false;
+        }
+        position += move.bytes;
+      }
     }
-  } while (left > 0 || copied != prefetched);
-  copier.finish();
+  }
   return true;
 }
 
-// The byte of the step at which a place begins. Places are numbered through all bases.
-int64_t first_byte_of(const Step& step, int64_t place) {
-  int64_t bytes = 0;
-  for (const Base& base : step.bases) {
-    const int64_t places = std::min(place, base.height);
-    bytes += places * step.span_list_of(base).bytes;
-    place -= places;
-  }
-  return bytes;
+bool copy_part(const Phase& phase, int64_t begin, int64_t end, const Deadline& deadline) {
+  Copier copier(phase, deadline);
+  return add_part(copier, phase, begin, end) && copier.finish();
 }
 
 }  // namespace
 
-bool copy_on_host(const Step& step, const Deadline& deadline) {
-  if (step.bytes < kParallelBytes || step.bytes < kBytesPerThread * at::get_num_threads()) {
-    return copy_part(step, 0, step.bytes, deadline);
-  }
-  std::atomic<bool> done{true};
-  const auto copy = [&](int64_t begin, int64_t end) {
-    if (begin < end && !copy_part(step, begin, end, deadline)) {
-      done = false;
-    }
-  };
-  if (step.order_matters) {
-    // The threads share whole places, which are independent of one another.
-    int64_t places = 0;
-    for (const Base& base : step.bases) {
-      places += base.height;
-    }
-    const int64_t places_worth_a_thread = std::max<int64_t>(1, kBytesPerThread / (step.bytes / places));
-    at::parallel_for(0, places, places_worth_a_thread,
-                     [&](int64_t first, int64_t last) { copy(first_byte_of(step, first), first_byte_of(step, last)); });
-  } else {
-    const int64_t units = (step.bytes + kUnitBytes - 1) / kUnitBytes;
-    at::parallel_for(0, units, kBytesPerThread / kUnitBytes, [&](int64_t first, int64_t last) {
-      copy(first * kUnitBytes, std::min(step.bytes, last * kUnitBytes));
-    });
-  }
-  return done;
+Clock::time_point deadline_after(int64_t timeout_ms) {
+  return Clock::now() + std::chrono::milliseconds(std::clamp<int64_t>(timeout_ms, 0, INT32_MAX));
 }
 
-bool copy_on_host(const CopyPlan& plan, const Deadline& deadline) {
-  return std::all_of(plan.steps.begin(), plan.steps.end(),
-                     [&](const Step& step) { return copy_on_host(step, deadline); });
+bool copy_on_host(const Phase& phase, const Deadline& deadline) {
+  if (phase.bytes < kParallelBytes || phase.bytes < kBytesPerThread * at::get_num_threads()) {
+    return copy_part(phase, 0, phase.bytes, deadline);
+  }
+  std::atomic<bool> done{true};
+  const int64_t units = (phase.bytes + kUnitBytes - 1) / kUnitBytes;
+  at::parallel_for(0, units, kBytesPerThread / kUnitBytes, [&](int64_t first, int64_t last) {
+    if (!copy_part(phase, first * kUnitBytes, std::min(phase.bytes, last * kUnitBytes), deadline)) {
+      done = false;
+    }
+  });
+  return done;
 }
 
 }  // namespace llm_datadist

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <utility>
 
-#include "../compat/compat.h"
+#include "../compat.h"
 #include "acl_check.h"
 
 namespace llm_datadist {

@@ -35,7 +35,7 @@ struct SideStream {
 
 // A blocking copy that timed out or failed, and is not known to have ended.
 struct UnfinishedCopy {
-  std::shared_future<void> issued;  // ready when its commands are on the stream
+  std::shared_future<void> issued;  // ready when it is on the stream
   std::shared_ptr<SideStream> side;
   std::vector<at::Tensor> in_use;
 };

@@ -3,22 +3,24 @@
 // Note [Tensors of Python]
 // Releasing the last reference to a tensor that Python knows takes the GIL. torch_npu's thread must not do that: while
 // the interpreter shuts down, a thread that asks for the GIL is ended, and the process aborts. So the destructor of a
-// submission, on any thread, defers the release of its tensors to the next call.
+// submission only defers the release of its tensors. The interpreter's main thread does it soon, or the next call.
 
 #include "submission.h"
 
 #include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
+#include <dlfcn.h>
 #include <torch_npu/csrc/core/NPUStorageImpl.h>
 #include <torch_npu/csrc/core/npu/NPUGraphsUtils.h>
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 #include <mutex>
 #include <typeinfo>
 #include <utility>
 
-#include "copy_commands.h"
+#include "enqueue.h"
 
 namespace llm_datadist {
 namespace {
@@ -34,6 +36,14 @@ DeferredReleases& deferred_releases() {
   return *instance;
 }
 
+// Only a storage that torch_npu made has a format. libtorch_npu hides the type of its storages, so dynamic_cast does not
+// link: the name tells.
+aclFormat format_of(const c10::StorageImpl& storage) {
+  return std::strcmp(typeid(storage).name(), "N9torch_npu14NPUStorageImplE") == 0
+             ? static_cast<const torch_npu::NPUStorageImpl&>(storage).npu_desc_.npu_format_
+             : ACL_FORMAT_ND;
+}
+
 // The rows of a tensor in an internal format (FRACTAL_NZ, ...) are not plain byte ranges.
 void check_format(const CallContext& call, const char* list, at::ITensorListRef tensors) {
   int64_t index = 0;
@@ -41,12 +51,7 @@ void check_format(const CallContext& call, const char* list, at::ITensorListRef 
     if (tensor.is_cpu()) {
       return;
     }
-    const c10::StorageImpl& storage = *tensor.storage().unsafeGetStorageImpl();
-    // A storage that torch_npu did not make has no format. typeid, because NPUStorageImpl is a hidden symbol of
-    // libtorch_npu, so dynamic_cast does not link.
-    const aclFormat format = typeid(storage) == typeid(c10::StorageImpl)
-                                 ? ACL_FORMAT_ND
-                                 : static_cast<const torch_npu::NPUStorageImpl&>(storage).npu_desc_.npu_format_;
+    const aclFormat format = format_of(*tensor.storage().unsafeGetStorageImpl());
     const bool plain = format == ACL_FORMAT_ND || format == ACL_FORMAT_NCHW || format == ACL_FORMAT_NHWC ||
                        format == ACL_FORMAT_NCDHW || format == ACL_FORMAT_NDHWC || format == ACL_FORMAT_NCL ||
                        format == ACL_FORMAT_UNDEFINED;
@@ -78,18 +83,36 @@ at::Tensor host_buffer(int64_t bytes) {
 }  // namespace
 
 Submission::~Submission() {
-  const std::lock_guard lock(deferred_releases().mutex);
-  std::move(owned.begin(), owned.end(), std::back_inserter(deferred_releases().tensors));
+  if (owned.empty()) {
+    return;
+  }
+  {
+    const std::lock_guard lock(deferred_releases().mutex);
+    std::move(owned.begin(), owned.end(), std::back_inserter(deferred_releases().tensors));
+  }
+  // Both may be called without the GIL. Looked up, because this library does not need Python.
+  static auto* const is_initialized = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "Py_IsInitialized"));
+  static auto* const add_pending_call =
+      reinterpret_cast<int (*)(int (*)(void*), void*)>(dlsym(RTLD_DEFAULT, "Py_AddPendingCall"));
+  if (is_initialized == nullptr || add_pending_call == nullptr) {
+    release_deferred();
+  } else if (is_initialized() != 0) {
+    const auto release = [](void*) {
+      release_deferred();
+      return 0;
+    };
+    add_pending_call(release, nullptr);
+  }
 }
 
-void Submission::issue_commands(aclrtStream stream) const {
-  for (const Step& step : plan.steps) {
-    llm_datadist::issue_commands(call, step, kind, device.index(), stream);
+void Submission::enqueue(aclrtStream stream) const {
+  for (const Phase& phase : plan.phases) {
+    llm_datadist::enqueue(call, phase, kind, device.index(), stream);
   }
 }
 
 std::shared_ptr<Submission> make_submission(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src,
-                                            CopyPlan plan, const Deadline& deadline) {
+                                            Plan plan, const Deadline& deadline) {
   const at::Device dst_device = dst.front().device();
   const at::Device src_device = src.front().device();
   const at::Device device = dst_device.is_cpu() ? src_device : dst_device;
@@ -99,7 +122,7 @@ std::shared_ptr<Submission> make_submission(const CallContext& call, at::ITensor
   check_format(call, "dst", dst);
   check_format(call, "src", src);
   const c10::DeviceGuard guard(device);
-  if (plan.steps.empty()) {
+  if (plan.phases.empty()) {
     return nullptr;
   }
 
@@ -110,9 +133,9 @@ std::shared_ptr<Submission> make_submission(const CallContext& call, at::ITensor
   if (kind == ACL_MEMCPY_HOST_TO_DEVICE && !all_pinned(src)) {
     // The caller may write to pageable memory once the op returns, before the task reads it.
     refuse_pageable_capture(call, "src");
-    for (Step& step : submission->plan.steps) {
-      const at::Tensor buffer = host_buffer(step.bytes);
-      submission->timed_out = submission->timed_out || !copy_on_host(stage_through(step, buffer), deadline);
+    for (Phase& phase : submission->plan.phases) {
+      const at::Tensor buffer = host_buffer(phase.bytes);
+      submission->timed_out = submission->timed_out || !copy_on_host(gather_into(buffer, phase), deadline);
       submission->buffers.push_back(buffer);
     }
   } else if (kind == ACL_MEMCPY_DEVICE_TO_HOST && !all_pinned(dst)) {
@@ -122,10 +145,10 @@ std::shared_ptr<Submission> make_submission(const CallContext& call, at::ITensor
       return submission;
     }
     // A copy to pageable memory would block torch_npu's thread in the runtime until it is done.
-    for (Step& step : submission->plan.steps) {
-      const at::Tensor buffer = host_buffer(step.bytes);
-      Step to_buffer = stage_through(step, buffer);
-      submission->host_steps_after.push_back(std::exchange(step, std::move(to_buffer)));
+    for (Phase& phase : submission->plan.phases) {
+      const at::Tensor buffer = host_buffer(phase.bytes);
+      Phase to_buffer = gather_into(buffer, phase);
+      submission->host_phases_after.push_back(std::exchange(phase, std::move(to_buffer)));
       submission->buffers.push_back(buffer);
     }
   }

@@ -8,8 +8,6 @@
 #include <vector>
 
 #include "../host/host_copy.h"
-#include "../plan/call_context.h"
-#include "../plan/step.h"
 
 namespace llm_datadist {
 
@@ -18,25 +16,25 @@ struct Submission {
   CallContext call;
   at::Device device;
   aclrtMemcpyKind kind;
-  CopyPlan plan;
-  std::vector<Step> host_steps_after = {};  // copies from our buffers to pageable memory, for when the device is done
+  Plan plan;
+  std::vector<Phase> host_phases_after = {};  // copies from our buffers to pageable memory, for when the device is done
   // Kept alive for the device: our buffers, and tensors of the caller. See Note [Tensors of Python].
   std::vector<at::Tensor> buffers = {};
   std::vector<at::Tensor> owned = {};
   bool timed_out = false;  // the deadline passed while pageable memory was gathered
 
-  Submission(const CallContext& call, at::Device device, aclrtMemcpyKind kind, CopyPlan plan)
+  Submission(const CallContext& call, at::Device device, aclrtMemcpyKind kind, Plan plan)
       : call(call), device(device), kind(kind), plan(std::move(plan)) {}
   ~Submission();
 
-  void issue_commands(aclrtStream stream) const;
+  void enqueue(aclrtStream stream) const;
 };
 
 // Checks what only the NPU can know (devices, formats, capture) and gives pageable host memory pinned buffers. Returns
 // nothing if there is nothing to copy. A deadline means that the caller waits for the copies: then copies to pageable
-// memory go through a buffer too, and are finished by host_steps_after.
+// memory go through a buffer too, and are finished by host_phases_after.
 std::shared_ptr<Submission> make_submission(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src,
-                                            CopyPlan plan, const Deadline& deadline);
+                                            Plan plan, const Deadline& deadline);
 
 // Releases tensors of destroyed submissions. Call where the GIL may be taken; hold no lock.
 void release_deferred();

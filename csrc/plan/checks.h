@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Every check of an argument, but for those of csrc/npu that only the NPU can make.
+
 #pragma once
 
 #include <ATen/core/IListRef.h>
@@ -8,6 +11,7 @@
 #include <functional>
 
 #include "call_context.h"
+#include "order.h"
 
 namespace llm_datadist {
 
@@ -16,18 +20,52 @@ using Tensors = c10::SmallVector<std::reference_wrapper<const at::Tensor>, 8>;
 
 inline Tensors tensors_of(at::ITensorListRef list) { return {list.begin(), list.end()}; }
 
-// The rows of one tensor: `batch_size` rows of `row_bytes` contiguous bytes, `batch_stride` bytes from one to the next,
-// row 0 at `data`. They repeat for every index of the dimensions before the batch.
+// An integer, because C++ defines neither the order nor the distance of pointers into different allocations.
+using Address = uintptr_t;
+
+// The rows of one tensor: `batch_size` rows of `bytes` contiguous bytes, `stride` bytes from one to the next. They
+// repeat for every index of the dimensions before the batch.
 struct Rows {
-  const char* data;
+  Address row_0;
   int64_t batch_size;
-  int64_t row_bytes;
-  int64_t batch_stride;
+  int64_t bytes;
+  int64_t stride;
 };
 
-// The checks of this block read neither sizes nor data, so they serve real and fake tensors alike.
+// The tensors of dst and src at one index of their lists, checked.
+struct TensorPair {
+  struct Side {
+    const at::Tensor* tensor;
+    TensorName name;
+    Rows rows;
+  };
+  Side dst;
+  Side src;
+  int64_t batch_dim;
+};
 
-// Checks the two lists as a whole: their lengths, and layout, device and dtype of their tensors.
+// The numbers of one copy. Offsets and size are in bytes; size -1 means the rest of the source row.
+struct Copy {
+  int64_t dst_batch_index;
+  int64_t src_batch_index;
+  int64_t dst_offset;
+  int64_t size;
+  int64_t src_offset;
+};
+
+struct Copies {
+  c10::SmallVector<Copy, 1> list;
+  bool named = false;        // whether messages name the copy: it is a row of the `copies` argument
+  bool two_offsets = false;  // whether each side has an offset of its own
+};
+
+inline Copies one_copy(int64_t dst_batch_index, int64_t src_batch_index, int64_t offset, int64_t size) {
+  return {{{dst_batch_index, src_batch_index, offset, size, offset}}};
+}
+
+// The next four read neither sizes nor data, so they serve real and fake tensors alike.
+
+// Checks the lists as a whole: their lengths, and the layout, device and dtype of their tensors.
 void check_lists(const CallContext& call, const Tensors& dst, const Tensors& src);
 
 // Refuses a dst that requires grad: autograd would not see the copy.
@@ -41,12 +79,20 @@ inline void check_batch_dim(const CallContext& call, TensorName name, const at::
 // Checks the `copies` argument of a batch, but for the number of its rows.
 void check_copies(const CallContext& call, const at::Tensor& copies);
 
-// Checks that a tensor is not empty and lies inside its storage, which may have been resized since. Returns the address
-// of its first element.
-const char* checked_data(const CallContext& call, TensorName name, const at::Tensor& tensor);
+// Checks and reads the `copies` argument. It is read once, so that what is checked is what is used even if another
+// thread writes to it.
+Copies read_copies(const CallContext& call, const at::Tensor& copies);
 
-// Checks the same and batch_dim, and that the rows of the tensor are dense and do not overlap. Because of this check,
-// later arithmetic on sizes and strides does not overflow.
-Rows checked_rows(const CallContext& call, TensorName name, const at::Tensor& tensor, int64_t batch_dim);
+// Checks two tensors at one index: each lies inside its storage, its rows are dense and do not overlap, and both have
+// the same sizes before batch_dim. After this check, arithmetic on sizes and strides does not overflow.
+TensorPair checked_pair(const CallContext& call, const at::Tensor& dst, const at::Tensor& src, int64_t index,
+                        int64_t batch_dim);
+
+// Checks that a copy lies in the rows of a pair, and returns it as bytes relative to row 0 of either side.
+Move checked_move(CallContext call, const Copies& copies, int64_t index, const TensorPair& pair);
+
+// Refuses leading dimensions whose ranges in dst overlap one another: each of `moves` is written once for each index of
+// these dimensions.
+void check_leading_dims(const CallContext& call, const TensorPair& pair, c10::ArrayRef<Move> moves);
 
 }  // namespace llm_datadist

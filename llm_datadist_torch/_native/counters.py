@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The number of commands that the NPU kernels of this process have issued."""
+"""How often the NPU kernels of this process have called the runtime to copy."""
 
 import ctypes
 import functools
@@ -8,28 +8,28 @@ from typing import NamedTuple
 from .library import NPU_LIBRARY
 
 
-class Commands(NamedTuple):
-    """Commands that the runtime accepted, by function.
+class RuntimeCalls(NamedTuple):
+    """Calls that the runtime accepted, by function.
 
     Attributes:
-        plain: aclrtMemcpyAsync.
-        strided: aclrtMemcpy2dAsync.
-        batch: aclrtMemcpyBatchAsync.
+        plain: Calls of aclrtMemcpyAsync.
+        strided: Calls of aclrtMemcpy2dAsync.
+        batch: Calls of aclrtMemcpyBatchAsync.
     """
 
     plain: int = 0
     strided: int = 0
     batch: int = 0
 
-    def __sub__(self, earlier: "Commands") -> "Commands":
-        return Commands(*(late - early for late, early in zip(self, earlier, strict=True)))
+    def __sub__(self, earlier: "RuntimeCalls") -> "RuntimeCalls":
+        return RuntimeCalls(*(late - early for late, early in zip(self, earlier, strict=True)))
 
 
-def issued() -> Commands:
-    """The commands so far. Those of an op are complete after a synchronization, which empties torch_npu's task queue."""
+def runtime_calls() -> RuntimeCalls:
+    """The calls so far. Synchronize first: torch_npu's task queue makes the calls of an op after the op has returned."""
     counts = (ctypes.c_uint64 * 3)()
     _library().llm_datadist_npu_commands(counts)
-    return Commands(*counts)
+    return RuntimeCalls(*counts)
 
 
 @functools.cache

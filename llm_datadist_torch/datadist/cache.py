@@ -1,127 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Caches and their descriptions. Data only: nothing here calls an op."""
+"""Caches. Data only: nothing here calls an op."""
 
-import math
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from . import memory as _memory
-from .checks import INT32, INT64, UINT32, check_int, check_type
-from .data_type import DATA_TYPES, DataType
-from .status import NamedIntEnum, param_invalid
-
-
-class Placement(NamedIntEnum):
-    """The memory of a cache: the host's or the device's."""
-
-    HOST = 0
-    DEVICE = 1
-
-
-@dataclass(frozen=True)
-class CacheDesc:
-    """Describes a cache: ``num_tensors`` tensors of the same shape and element type.
-
-    Args:
-        num_tensors: The number of tensors, a uint32 greater than 0.
-        shape: The shape of each tensor, greater than 0 in every dimension. Read back as the list or the tuple given.
-        data_type: The element type: a DataType, or a torch dtype (stored as one only if it has no DataType).
-        placement: In host memory or on the device.
-        batch_dim_index: The dimension of ``shape`` that is the batch. Each index of the dimensions before it counts as a
-            separate tensor.
-        seq_len_dim_index: The dimension that is the sequence, or -1 for none. Recorded, not used.
-        kv_tensor_format: A name for the layout. Recorded, not used.
-
-    Raises:
-        TypeError: A value of the wrong type.
-        ValueError: A number that does not fit its integer type.
-        LLMException: LLM_PARAM_INVALID for any other value that is not allowed.
-    """
-
-    num_tensors: int
-    shape: tuple[int, ...] | list[int] = field(compare=False)
-    data_type: DataType | torch.dtype
-    placement: Placement = Placement.DEVICE
-    batch_dim_index: int = 0
-    seq_len_dim_index: int = -1
-    kv_tensor_format: str | None = None
-    dims: tuple[int, ...] = field(init=False, repr=False)
-    """``shape`` as a tuple. Descriptions are compared by it."""
-
-    def __post_init__(self) -> None:
-        check_int("num_tensors", self.num_tensors, UINT32)
-        self._set_shape(self.shape)
-        check_type("data_type", self.data_type, DataType, torch.dtype)
-        check_type("placement", self.placement, Placement)
-        check_int("batch_dim_index", self.batch_dim_index, INT32)
-        check_int("seq_len_dim_index", self.seq_len_dim_index, INT32)
-        if self.kv_tensor_format is not None:
-            check_type("kv_tensor_format", self.kv_tensor_format, str)
-
-        if self.num_tensors == 0:
-            raise param_invalid("num_tensors (0) must be greater than 0")
-        if not 0 <= self.batch_dim_index < len(self.dims):
-            raise param_invalid(f"batch_dim_index ({self.batch_dim_index}) out of range [0, {len(self.dims)})")
-        if not -1 <= self.seq_len_dim_index < len(self.dims):
-            raise param_invalid(f"seq_len_dim_index ({self.seq_len_dim_index}) out of range [-1, {len(self.dims)})")
-        if self.data_type is DataType.DT_STRING:
-            raise param_invalid("data_type (DT_STRING) has no torch dtype")
-
-        if isinstance(self.data_type, torch.dtype):
-            object.__setattr__(self, "data_type", DATA_TYPES.get(self.data_type, self.data_type))
-
-    def update_dim(self, dim_index: int, dim_value: int) -> None:
-        """Changes one dimension of ``shape``. Caches that a manager has created keep their own description.
-
-        Args:
-            dim_index: The index of the dimension, in ``[-dimensions, dimensions)``.
-            dim_value: Its new length, an int64 greater than 0.
-
-        Raises:
-            TypeError, ValueError, LLMException: As for the constructor.
-        """
-        check_int("dim_index", dim_index, INT64)
-        if not -len(self.dims) <= dim_index < len(self.dims):
-            raise param_invalid(f"dim_index ({dim_index}) out of range [-{len(self.dims)}, {len(self.dims)})")
-        dims = list(self.dims)
-        dims[dim_index] = dim_value
-        self._set_shape(type(self.shape)(dims))
-
-    def _set_shape(self, shape: tuple[int, ...] | list[int]) -> None:
-        check_type("shape", shape, tuple, list)
-        for dim, length in enumerate(shape):
-            check_int(f"shape[{dim}]", length, INT64)
-        if not shape or min(shape) <= 0:
-            raise param_invalid(f"shape ({shape}) must have dimensions, each greater than 0")
-        object.__setattr__(self, "shape", list(shape) if isinstance(shape, list) else tuple(shape))
-        object.__setattr__(self, "dims", tuple(shape))
-
-    @property
-    def batch_dim(self) -> int:
-        """The dimension of ``shape`` that is the batch."""
-        return self.batch_dim_index
-
-    @property
-    def batch_size(self) -> int:
-        """The number of rows of each tensor."""
-        return self.dims[self.batch_dim_index]
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The element type as a torch dtype."""
-        return self.data_type.torch_dtype if isinstance(self.data_type, DataType) else self.data_type
-
-    @property
-    def size(self) -> int:
-        """The size of one tensor in bytes."""
-        return math.prod(self.dims) * self.torch_dtype.itemsize
+from .cache_desc import CacheDesc, Placement
+from .checks import INT32, check_int, check_type
+from .status import param_invalid
 
 
 class Cache:
-    """A KV cache: tensors of the same shape, dtype and device, wrapped and never copied.
+    """A KV cache: tensors with the same device and batch size, wrapped and never copied.
 
     Created by ``from_tensors``, ``create_cpu_cache`` or a CacheManager. Pass ``tensors`` and ``batch_dim`` to the op, also
     in compiled code::
@@ -129,11 +23,13 @@ class Cache:
         torch.ops.llm_datadist.copy_cache(dst.tensors, src.tensors, 0, 1, batch_dim=dst.batch_dim)
 
     Attributes:
-        tensors: The wrapped tensors: one per tensor of the description, or one stack of all. Also given as a list, views
-            of one storage at equal distances are held as their stack, because one tensor costs a call much less
-            than many. Empty after the manager of the cache has deallocated or unregistered it.
+        tensors: The wrapped tensors: one per described tensor, or one stack of all. If equal tensors are views of one
+            storage at equal distances, their stack is held instead, because one tensor costs a call much less than many.
+            Empty after the manager of the cache has deallocated or unregistered it.
         batch_dim: The dimension of ``tensors`` that is the batch, as the op takes it.
-        cache_desc: The description. For a stacked cache, it describes the tensors in the stack.
+        cache_descs: The descriptions: one for each run of tensors that have the same shape and dtype. For a stacked cache,
+            they describe the tensors in the stack.
+        num_tensors: The number of described tensors.
         cache_id: The id of the cache in its manager, or -1 if it has none.
         is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
     """
@@ -141,19 +37,20 @@ class Cache:
     def __init__(
         self,
         tensors: Sequence[Tensor],
-        cache_desc: CacheDesc,
+        cache_descs: CacheDesc | tuple[CacheDesc, ...],
         batch_dim: int,
         is_blocks_cache: bool,
         cache_id: int = -1,
     ) -> None:
-        stack = _memory.stack_of(tensors) if tensors else None
+        self.cache_descs = cache_descs if isinstance(cache_descs, tuple) else (cache_descs,)
+        self.num_tensors = sum(desc.num_tensors for desc in self.cache_descs)
+        stack = _memory.stack_of(tensors) if tensors and len(self.cache_descs) == 1 else None
         self._unstacked = [] if stack is None else list(tensors)
         self.tensors = list(tensors) if stack is None else [stack]
         for tensor in self.tensors:
             if tensor.device.type != "cpu":
                 # A backend that captures graphs copies every input in full unless its address is declared static.
                 torch._dynamo.mark_static_address(tensor)
-        self.cache_desc = cache_desc
         self.batch_dim = batch_dim if stack is None else batch_dim + 1
         self.is_blocks_cache = is_blocks_cache
         self.cache_id = cache_id
@@ -166,41 +63,44 @@ class Cache:
         """Wraps tensors as a cache.
 
         Args:
-            tensors: A sequence of tensors of the same shape, dtype and device, or one tensor. With ``batch_dim`` > 0,
-                a single tensor is a stack of tensors: ``[num_tensors, ..., batch, ...]``. To copy between a cache that
-                is stacked and one that is not, pass ``unstacked`` and ``cache_desc.batch_dim`` of both to the op.
+            tensors: A sequence of tensors with the same device and batch size, or one tensor. Shapes and dtypes may
+                differ: keys and their scales, for example. With ``batch_dim`` > 0, a single tensor is a stack of tensors:
+                ``[num_tensors, ..., batch, ...]``. To copy between a cache that is stacked and one that is not, pass
+                ``unstacked`` and ``cache_desc.batch_dim`` of both to the op.
             batch_dim: The dimension of each given tensor that is the batch.
             is_blocks_cache: Whether the batch entries are the blocks of a paged cache.
 
         Raises:
             TypeError: An argument of the wrong type.
-            LLMException: LLM_PARAM_INVALID for no tensors, tensors that differ, or a batch_dim they do not have.
+            LLMException: LLM_PARAM_INVALID for no tensors, tensors whose device or batch size differs, a batch_dim that
+                they do not have, or a dimension of length 0.
         """
         check_type("tensors", tensors, Tensor, Sequence)
         check_int("batch_dim", batch_dim, INT32)
         check_type("is_blocks_cache", is_blocks_cache, bool)
-        stacked = isinstance(tensors, Tensor)
+        unstack = 1 if isinstance(tensors, Tensor) and batch_dim > 0 else 0
         wrapped = [tensors] if isinstance(tensors, Tensor) else list(tensors)
         if not wrapped:
             raise param_invalid("tensors must hold at least one tensor, got an empty list")
+        runs: list[tuple[int, tuple[torch.Size, torch.dtype, torch.device]]] = []  # the first index, and what is equal
         for index, tensor in enumerate(wrapped):
             check_type(f"tensors[{index}]", tensor, Tensor)
-            for name in ("shape", "dtype", "device"):
-                got, expected = getattr(tensor, name), getattr(wrapped[0], name)
-                if got != expected:
-                    raise param_invalid(f"tensors[{index}] must have the {name} of tensors[0], {expected}, got {got}")
-        shape = tuple(wrapped[0].shape)
-        if not 0 <= batch_dim < len(shape):
-            raise param_invalid(f"batch_dim ({batch_dim}) out of range [0, {len(shape)}), the dimensions of tensors")
-        unstack = 1 if stacked and batch_dim > 0 else 0
-        cache_desc = CacheDesc(
-            num_tensors=shape[0] if unstack else len(wrapped),
-            shape=shape[unstack:],
-            data_type=wrapped[0].dtype,
-            placement=Placement.HOST if wrapped[0].device.type == "cpu" else Placement.DEVICE,
-            batch_dim_index=batch_dim - unstack,
+            kind = tensor.shape, tensor.dtype, tensor.device
+            if not runs or kind != runs[-1][1]:
+                _check_tensor(index, tensor, wrapped[0], batch_dim)
+                runs.append((index, kind))
+        ends = [*(begin for begin, _ in runs[1:]), len(wrapped)]
+        descs = tuple(
+            CacheDesc(
+                num_tensors=shape[0] if unstack else end - begin,
+                shape=tuple(shape[unstack:]),
+                data_type=dtype,
+                placement=Placement.HOST if device.type == "cpu" else Placement.DEVICE,
+                batch_dim_index=batch_dim - unstack,
+            )
+            for (begin, (shape, dtype, device)), end in zip(runs, ends, strict=True)
         )
-        return cls(wrapped, cache_desc, batch_dim, is_blocks_cache)
+        return cls(wrapped, descs, batch_dim, is_blocks_cache)
 
     @classmethod
     def create_cpu_cache(cls, cache_desc: CacheDesc, addrs: Sequence[int] | Sequence[Tensor]) -> "Cache":
@@ -223,8 +123,18 @@ class Cache:
         return wrap(cache_desc, addrs, torch.device("cpu"), is_blocks_cache=False)
 
     @property
+    def cache_desc(self) -> CacheDesc:
+        """The description of the first tensors: of all, unless their shapes or dtypes differ."""
+        return self.cache_descs[0]
+
+    @functools.cached_property
+    def row_bytes(self) -> list[int]:
+        """The bytes of one batch entry of each described tensor."""
+        return [desc.size // desc.batch_size for desc in self.cache_descs for _ in range(desc.num_tensors)]
+
+    @property
     def unstacked(self) -> list[Tensor]:
-        """The cache as ``num_tensors`` tensors of the described shape: views, if it is stacked."""
+        """The cache as ``num_tensors`` tensors of the described shapes: views, if it is stacked."""
         tensors = self.tensors
         if self.batch_dim == self.cache_desc.batch_dim:
             return tensors
@@ -235,14 +145,36 @@ class Cache:
         """The address of each of the ``num_tensors`` tensors. Stays the same after the cache has ended."""
         return [tensor.data_ptr() for tensor in self.unstacked] or self._released_addrs
 
-    def _release(self) -> None:
-        """Releases the tensors and keeps their addresses: users of LLM-DataDist free registered memory by them."""
+    def release(self) -> None:
+        """Drops the tensors. Keeps their addresses, because users of LLM-DataDist free registered memory by them.
+
+        Called by the manager of the cache when the cache ends.
+        """
         self._released_addrs = self.tensor_addrs
         self._unstacked = []  # first: after `tensors` is empty, no other thread may find a tensor
         self.tensors = []
 
     def __repr__(self) -> str:
-        return f"Cache(cache_id={self.cache_id}, cache_desc={self.cache_desc}, is_blocks_cache={self.is_blocks_cache})"
+        descs = self.cache_desc if len(self.cache_descs) == 1 else self.cache_descs
+        return f"Cache(cache_id={self.cache_id}, cache_desc={descs}, is_blocks_cache={self.is_blocks_cache})"
+
+
+def _check_tensor(index: int, tensor: Tensor, first: Tensor, batch_dim: int) -> None:
+    """Refuses a tensor that cannot be in one cache with the first one."""
+    if not 0 <= batch_dim < tensor.dim():
+        raise param_invalid(
+            f"batch_dim ({batch_dim}) out of range [0, {tensor.dim()}), the dimensions of tensors[{index}]"
+        )
+    if tensor.numel() == 0:
+        raise param_invalid(
+            f"tensors[{index}] must have dimensions, each greater than 0, got the shape {tuple(tensor.shape)}"
+        )
+    for name, got, expected in (
+        ("device", tensor.device, first.device),
+        ("batch size", tensor.shape[batch_dim], first.shape[batch_dim]),
+    ):
+        if got != expected:
+            raise param_invalid(f"tensors[{index}] must have the {name} of tensors[0], {expected}, got {got}")
 
 
 def allocate(cache_desc: CacheDesc, device: torch.device, *, is_blocks_cache: bool) -> Cache:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of caches, as users of LLM-DataDist make them: other machines would ask for a cache by its key."""
+"""Keys of caches: other processes ask for a cache by its key."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, overload
 
-from .cache import CacheDesc
+from .cache_desc import CacheDesc
 from .checks import INT64, UINT32, UINT64, check_int, check_type, describe, is_int
 from .status import param_invalid
 

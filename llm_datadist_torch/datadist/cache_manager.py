@@ -8,20 +8,21 @@ from torch import Tensor
 
 from .. import ops
 from . import memory as _memory
-from .cache import Cache, CacheDesc, Placement, allocate, wrap
+from .cache import Cache, allocate, wrap
+from .cache_desc import CacheDesc, Placement
 from .cache_keys import NO_ID, BlocksCacheKey, CacheKey, checked_key, checked_keys
-from .checks import INT64, UINT32, UINT64, as_int64, check_int, check_type
+from .checks import INT64, UINT32, UINT64, as_int64, check_int, check_kind, check_type
 from .config import LLMConfig
-from .copies import Copier
+from .copy_executor import CopyExecutor
 from .log import error_context, logger
-from .registry import CacheTable
+from .registry import CacheRegistry
 from .status import param_invalid
-from .transfer_calls import RemoteCalls
+from .transfer_calls import TransferCalls
 
 _DEFAULT_TIMEOUT_MS = 1000
 
 
-class CacheManager(RemoteCalls):
+class CacheManager(TransferCalls):
     """Allocates caches, wraps memory as caches, and copies between caches. For code written for LLM-DataDist.
 
     Model code calls ``torch.ops.llm_datadist.copy_cache`` and ``copy_cache_batch`` instead, which are asynchronous. All
@@ -31,8 +32,8 @@ class CacheManager(RemoteCalls):
     - TypeError for an argument of the wrong type, ValueError for a number that does not fit its integer type;
     - LLMException with the ``status_code`` LLM_PARAM_INVALID (also a ValueError) for any other invalid argument, and
       LLM_FEATURE_NOT_ENABLED on a chip that is not served;
-    - LLM_ENGINE_FINALIZED after ``finalize`` of the LLMDataDist, if they allocate, register or copy. Methods that end a
-      cache or remove a key do nothing then;
+    - LLM_ENGINE_FINALIZED after ``finalize``, if they allocate, register or copy. Methods that end a cache or remove a key
+      do nothing then;
     - LLM_KV_CACHE_NOT_EXIST for a cache that was deallocated or unregistered, if they copy.
 
     Args:
@@ -45,9 +46,9 @@ class CacheManager(RemoteCalls):
         check_type("config", config, LLMConfig)
         device_id = config.device_id
         self._device_id = device_id[0] if isinstance(device_id, list | tuple) else device_id
-        self._table = CacheTable(config.memory_limits())
-        self._timeout_ms = _DEFAULT_TIMEOUT_MS if config.sync_kv_timeout is None else int(config.sync_kv_timeout)
-        self._copier = Copier(self._timeout_ms)
+        timeout_ms = _DEFAULT_TIMEOUT_MS if config.sync_kv_timeout is None else int(config.sync_kv_timeout)
+        super().__init__(CacheRegistry(config.memory_limits()), timeout_ms)
+        self._copy_executor = CopyExecutor(timeout_ms)
 
     def allocate_cache(self, cache_desc: CacheDesc, cache_keys: Sequence[CacheKey] = ()) -> Cache:
         """Allocates a cache as one stacked, uninitialised tensor.
@@ -135,13 +136,13 @@ class CacheManager(RemoteCalls):
         """Ends a cache or blocks cache, registered or allocated. Does nothing if there is no cache with this id."""
         with error_context("unregister_cache"):
             check_int("cache_id", cache_id, INT64)
-            self._table.end(cache_id)
+            self._registry.end(cache_id)
 
     def remove_cache_key(self, cache_key: CacheKey) -> None:
         """Removes a key, and with the last key of a deallocated cache its memory. Does nothing for an unknown key."""
         with error_context("remove_cache_key"):
             check_type("cache_key", cache_key, CacheKey)
-            self._table.remove_key(cache_key)
+            self._registry.remove_key(cache_key)
 
     @staticmethod
     def check_cache_key(cache_key: CacheKey) -> None:
@@ -150,6 +151,16 @@ class CacheManager(RemoteCalls):
             check_type("cache_key", cache_key, CacheKey)
             if (cache_key.req_id == NO_ID) == (cache_key.prefix_id == NO_ID):
                 raise param_invalid(f"{cache_key} must have either a req_id or a prefix_id below {NO_ID}")
+
+    def finalize(self) -> None:
+        """Ends all links, and all caches after the running copy. ``LLMDataDist.finalize`` calls it. May be called again.
+
+        Waits for what peers read or write in caches of this process, at most ``sync_kv_timeout``.
+        """
+        self._close_links()
+        self._copy_executor.close()
+        self._finalized = True
+        self._registry.close()
 
     def copy_cache(
         self,
@@ -168,12 +179,12 @@ class CacheManager(RemoteCalls):
 
         Args:
             dst: The cache to write to, not a blocks cache.
-            src: The cache to read from, not a blocks cache. It may be ``dst``. It has as many tensors as ``dst``, of the
-                same type.
+            src: The cache to read from, not a blocks cache. It may be ``dst``. It has as many tensors as ``dst``, each of
+                the same type as the one in ``dst``.
             dst_batch_index: The row to write to, a uint32.
             src_batch_index: The row to read from, a uint32.
             offset: The start of the slice in each row, in bytes, a uint64.
-            size: The length of the slice in bytes, or -1 for the rest of the source row, an int64.
+            size: The length of the slice in bytes, an int64; or -1 for the rest of the source row of each tensor.
             req_id: The request this call belongs to, a uint64, for log lines and errors of the call.
 
         Raises:
@@ -189,13 +200,12 @@ class CacheManager(RemoteCalls):
                 check_int("req_id", req_id, UINT64)
             for name, cache in (("dst", dst), ("src", src)):
                 check_type(name, cache, Cache)
-                if cache.is_blocks_cache:
-                    raise param_invalid(f"{name} must be a contiguous cache, got a blocks cache")
+                check_kind(name, cache.is_blocks_cache, blocks=False)
             if offset > INT64[1]:
                 raise param_invalid(f"offset ({offset}) must be at most {INT64[1]}: no row is longer")
             bits = None if req_id is None else as_int64(req_id)  # the op reads the bits as a uint64
             numbers = (dst_batch_index, src_batch_index, offset, size, bits)
-            self._copier.copy(ops.copy_cache_blocking, ("dst", dst), ("src", src), *numbers)
+            self._copy_executor.copy(ops.copy_cache_blocking, ("dst", dst), ("src", src), *numbers)
         request = "" if req_id is None else f" (req_id {req_id:d})"
         rows = (src.cache_id, src_batch_index, dst.cache_id, dst_batch_index)
         logger.debug(
@@ -214,15 +224,14 @@ class CacheManager(RemoteCalls):
         """
         with error_context("copy_blocks"):
             check_type("cache", cache, Cache)
-            if not cache.is_blocks_cache:
-                raise param_invalid("cache must be a blocks cache, got a contiguous one")
+            check_kind("cache", cache.is_blocks_cache, blocks=True)
             check_type("copy_block_info", copy_block_info, Mapping)
             pairs: list[tuple[int, int]] = []
             for source, targets in copy_block_info.items():
                 check_type("a block of copy_block_info", source, int)
                 check_type(f"copy_block_info[{source}]", targets, Sequence)
                 pairs += [(target, source) for target in targets]
-            self._copier.copy_rows("copy_block_info", ("cache", cache), ("cache", cache), pairs)
+            self._copy_executor.copy_rows("copy_block_info", ("cache", cache), ("cache", cache), pairs)
         logger.debug("copy_blocks: cache %d, %d blocks", cache.cache_id, len(copy_block_info))
 
     def swap_blocks(self, src_cache: Cache, dst_cache: Cache, src_to_dst: Mapping[int, int]) -> None:
@@ -230,7 +239,7 @@ class CacheManager(RemoteCalls):
 
         Args:
             src_cache: The blocks cache to read from. A cache from ``Cache.create_cpu_cache`` is accepted too.
-            dst_cache: The cache to write to, with as many tensors and the same block size.
+            dst_cache: The cache to write to, with as many tensors, each of the same type and block size.
             src_to_dst: For each block to read, the block to write.
 
         Raises:
@@ -239,20 +248,14 @@ class CacheManager(RemoteCalls):
         with error_context("swap_blocks"):
             for name, cache in (("src_cache", src_cache), ("dst_cache", dst_cache)):
                 check_type(name, cache, Cache)
-                if not cache.is_blocks_cache and cache.cache_id != -1:
-                    raise param_invalid(f"{name} must be a blocks cache, got a contiguous one")
+                if cache.cache_id != -1:
+                    check_kind(name, cache.is_blocks_cache, blocks=True)
             check_type("src_to_dst", src_to_dst, Mapping)
             pairs = [(target, source) for source, target in src_to_dst.items()]
-            self._copier.copy_rows("src_to_dst", ("dst_cache", dst_cache), ("src_cache", src_cache), pairs)
+            self._copy_executor.copy_rows("src_to_dst", ("dst_cache", dst_cache), ("src_cache", src_cache), pairs)
         logger.debug(
             "swap_blocks: %d blocks, cache %d to cache %d", len(src_to_dst), src_cache.cache_id, dst_cache.cache_id
         )
-
-    def _finalize(self) -> None:
-        """Ends every cache, after the running copy. For LLMDataDist."""
-        self._copier.close()
-        self._finalized = True
-        self._table.close()
 
     def _allocate(
         self, cache_desc: CacheDesc, keys: Sequence[CacheKey | BlocksCacheKey], *, is_blocks_cache: bool
@@ -260,7 +263,7 @@ class CacheManager(RemoteCalls):
         check_type("cache_desc", cache_desc, CacheDesc)
         device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
         make = functools.partial(allocate, cache_desc, device, is_blocks_cache=is_blocks_cache)
-        cache = self._table.allocate(cache_desc, keys, make)
+        cache = self._registry.allocate(cache_desc, keys, make)
         logger.info("allocated %r", cache)
         return cache
 
@@ -280,13 +283,12 @@ class CacheManager(RemoteCalls):
         accessible = cache_desc.placement is Placement.DEVICE if remote_accessible is None else remote_accessible
         device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
         wrapped = wrap(cache_desc, addrs, device, is_blocks_cache=is_blocks_cache)
-        cache = self._table.register(wrapped, keys, remote_accessible=accessible)
+        cache = self._registry.register(wrapped, keys, remote_accessible=accessible)
         logger.info("registered %r", cache)
         return cache
 
     def _deallocate(self, cache: Cache, *, is_blocks_cache: bool) -> None:
         check_type("cache", cache, Cache)
-        if cache.is_blocks_cache != is_blocks_cache and cache.cache_id != -1:
-            expected, got = ("a blocks cache", "a contiguous cache")[:: 1 if is_blocks_cache else -1]
-            raise param_invalid(f"cache must be {expected}, got {got}")
-        self._table.end_allocated(cache)
+        if cache.cache_id != -1:
+            check_kind("cache", cache.is_blocks_cache, blocks=is_blocks_cache)
+        self._registry.end_allocated(cache)

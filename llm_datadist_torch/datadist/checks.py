@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of single arguments (TypeError, ValueError), and the calls that are always refused."""
+"""Checks of single arguments. They raise TypeError and ValueError."""
 
-from typing import Any, NoReturn
+from typing import Any
 
-from .status import LLMStatusCode, llm_error
+from .status import param_invalid
 
 INT32 = (-(2**31), 2**31 - 1)
 INT64 = (-(2**63), 2**63 - 1)
@@ -45,18 +45,8 @@ def check_int(name: str, value: Any, limits: tuple[int, int]) -> None:
         raise ValueError(f"{name} ({value}) out of range [{low}, {high}]")
 
 
-class UnservedCall:
-    """Takes the place of a method of LLM-DataDist that this package cannot serve. Raises LLM_FEATURE_NOT_ENABLED.
-
-    Args:
-        why: What the method does, and what to use instead: goes behind its name in the text.
-    """
-
-    def __init__(self, why: str) -> None:
-        self._why = why
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise llm_error(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, f"{self._name} {self._why}")
+def check_kind(name: str, is_blocks_cache: bool, *, blocks: bool) -> None:
+    """Raises LLM_PARAM_INVALID if a cache is a blocks cache and must not be, or the other way round."""
+    if is_blocks_cache != blocks:
+        kinds = "a contiguous cache", "a blocks cache"
+        raise param_invalid(f"{name} must be {kinds[blocks]}, got {kinds[is_blocks_cache]}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that link: their roles, ids, and addresses as LLM-DataDist writes them."""
+"""The roles, ids and addresses of linked processes."""
 
 import ipaddress
 

@@ -4,12 +4,12 @@
 import json
 from typing import Any
 
-from .cache import Placement
+from .cache_desc import Placement
 from .checks import UINT32
 from .cluster_info import LLMClusterInfo as LLMClusterInfo  # LLM-DataDist has them in this module
 from .cluster_info import LLMRole as LLMRole
 from .log import warn_once
-from .options import (
+from .settings import (
     MEMORY_LIMIT,
     Setting,
     check_device_id,

@@ -1,22 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks in forked children."""
+"""A lock for processes that fork."""
 
 import os
 import threading
 import weakref
-from typing import Any
-
-_owners: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def renew_lock_in_children(owner: Any) -> None:
-    """Replaces ``owner._lock`` in every forked child, where the thread that may hold it does not exist."""
-    _owners.add(owner)
+class ForkSafeLock:
+    """A lock that is free in every forked child, because the thread that held it does not exist there.
+
+    Attributes:
+        current: The lock. It is reentrant, because Python may run a destructor or a signal handler, which takes the lock
+            too, in the thread that holds it. A forked child gets another one: release the one that was acquired.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        _locks.add(self)
+
+    def renew(self) -> None:
+        """Replaces the lock by a free one."""
+        self.current = threading.RLock()
 
 
-def _renew() -> None:
-    for owner in _owners:
-        owner._lock = threading.RLock()
+_locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
 
 
-os.register_at_fork(after_in_child=_renew)
+def _renew_all() -> None:
+    for lock in _locks:
+        lock.renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)

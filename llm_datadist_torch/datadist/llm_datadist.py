@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLMDataDist: creates the CacheManager and its links to other processes, as in LLM-DataDist."""
 
-import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .cache_manager import CacheManager
-from .checks import INT32, UINT64, UnservedCall, check_int, check_type
+from .checks import INT32, UINT64, check_int, check_type
 from .cluster_info import LLMClusterInfo, LLMRole, parse_listen_ip_info
 from .config import LLMConfig
-from .fork import renew_lock_in_children
+from .fork import ForkSafeLock
 from .log import error_context, logger
 from .status import LLMStatusCode, llm_error, param_invalid
-from .transfer_calls import check_nixl
+from .unserved import UnservedCall
 
 if TYPE_CHECKING:
-    from ..remote.peers import Links
+    from ..remote.links import Links
 
 Statuses = tuple[LLMStatusCode, list[LLMStatusCode]]
 
@@ -35,7 +34,7 @@ class LLMDataDist:
         ValueError: A cluster_id that does not fit a uint64.
     """
 
-    _lock = threading.RLock()
+    _lock = ForkSafeLock()
     _initialised: "LLMDataDist | None" = None
 
     def __init__(self, role: LLMRole, cluster_id: int) -> None:
@@ -58,7 +57,7 @@ class LLMDataDist:
             LLMException: LLM_FAILED while another LLMDataDist of the process is initialised, or if it cannot listen;
                 LLM_PARAM_INVALID for a value that is not allowed; LLM_FEATURE_NOT_ENABLED without NIXL if it is to listen.
         """
-        with error_context("init"), LLMDataDist._lock:
+        with error_context("init"), LLMDataDist._lock.current:
             if LLMDataDist._initialised is self:
                 return
             if LLMDataDist._initialised is not None:
@@ -66,9 +65,9 @@ class LLMDataDist:
             config = LLMConfig.from_options(options)
             addresses = parse_listen_ip_info(config.listen_ip_info)
             manager = CacheManager(config) if config.wants_cache_manager() else None
-            links = None if manager is None or not addresses else self._make_links(manager)
+            links = None if manager is None or not addresses else manager.open_links(self.cluster_id)
             if links is not None:
-                links.listeners.listen(addresses)
+                links.listener.listen(addresses)
             self._cache_manager, self._links, self._config = manager, links, config
             LLMDataDist._initialised = self
 
@@ -94,15 +93,13 @@ class LLMDataDist:
 
         Waits for what peers read or write in caches of this process, at most ``sync_kv_timeout``.
         """
-        with LLMDataDist._lock:
-            manager, links, self._links = self._cache_manager, self._links, None
+        with LLMDataDist._lock.current:
+            manager, self._links = self._cache_manager, None
             if LLMDataDist._initialised is self:
                 LLMDataDist._initialised = None
-        # Without the lock: this waits for a copy, whose thread may run a signal handler that calls finalize too.
-        if links is not None and manager is not None:
-            links.close(time.monotonic() + manager._timeout_ms / 1000)
+        # Without the lock, because this waits for a copy, whose thread may run a signal handler that calls finalize too.
         if manager is not None:
-            manager._finalize()
+            manager.finalize()
 
     def link_clusters(self, clusters: Sequence[LLMClusterInfo], timeout: int = 3000) -> Statuses:
         """Links to processes that listen.
@@ -115,8 +112,8 @@ class LLMDataDist:
 
         Returns:
             LLM_SUCCESS or the first other code, and a list with the code of each process. The codes are LLM_SUCCESS,
-            LLM_ALREADY_LINK, LLM_TIMEOUT, LLM_LINK_FAILED, and LLM_LINK_BUSY while a transfer of an earlier link is in
-            flight, or another link to the process is being made. The reason is logged.
+            LLM_ALREADY_LINK, LLM_TIMEOUT, LLM_LINK_FAILED, and LLM_LINK_BUSY while another call links to the process or a
+            transfer of the last link is in flight. The reason is logged.
 
         Raises:
             TypeError, ValueError: An argument of the wrong type.
@@ -131,9 +128,9 @@ class LLMDataDist:
                 if cluster.remote_cluster_id == self.cluster_id:
                     raise param_invalid(f"clusters[{index}] ({self.cluster_id}) is this process")
             manager = self.cache_manager
-            with LLMDataDist._lock:
+            with LLMDataDist._lock.current:
                 if self._links is None:
-                    self._links = self._make_links(manager)
+                    self._links = manager.open_links(self.cluster_id)
                 links = self._links
         return _statuses([self._link(links, cluster, timeout) for cluster in clusters])
 
@@ -148,7 +145,7 @@ class LLMDataDist:
         Returns:
             LLM_SUCCESS or the first other code, and a list with the code of each process. The codes are LLM_SUCCESS,
             LLM_NOT_YET_LINK, LLM_LINK_BUSY if a call goes on for longer than ``timeout``, and
-            LLM_NOTIFY_PROMPT_UNLINK_FAILED if the peer does not answer. The link has ended on this side then.
+            LLM_NOTIFY_PROMPT_UNLINK_FAILED if the peer does not answer; the link has ended on this side then.
 
         Raises:
             TypeError, ValueError: An argument of the wrong type.
@@ -197,7 +194,7 @@ class LLMDataDist:
             LLMException: LLM_EXIST_LINK while there are links; LLM_PARAM_INVALID, LLM_FAILED and LLM_FEATURE_NOT_ENABLED as
                 for ``init``.
         """
-        with error_context("switch_role"), LLMDataDist._lock:
+        with error_context("switch_role"), LLMDataDist._lock.current:
             check_type("role", role, LLMRole)
             config = LLMConfig.from_options({} if switch_options is None else switch_options)
             addresses = parse_listen_ip_info(config.listen_ip_info)
@@ -205,9 +202,9 @@ class LLMDataDist:
             if self._links is not None and self._links.any:
                 raise llm_error(LLMStatusCode.LLM_EXIST_LINK, "there are links; end them with unlink_clusters")
             if self._links is None and addresses:
-                self._links = self._make_links(manager)
+                self._links = manager.open_links(self.cluster_id)
             if self._links is not None:
-                self._links.listeners.listen(addresses)
+                self._links.listener.listen(addresses)
             self.role = role
         logger.info("switch_role: %s", role.name)
 
@@ -215,15 +212,6 @@ class LLMDataDist:
     link = UnservedCall(f"{_INSTEAD}link_clusters")
     unlink = UnservedCall(f"{_INSTEAD}unlink_clusters")
     query_register_mem_status = UnservedCall(f"{_INSTEAD}link_clusters, which returns when the link can be used")
-
-    def _make_links(self, manager: CacheManager) -> "Links":
-        check_nixl()
-        from ..remote.peers import Links
-        from ..remote.transfers import Transfers
-
-        links = Links(self.cluster_id, manager._table)
-        manager._transfers = Transfers(links, manager._timeout_ms)
-        return links
 
     def _link(self, links: "Links", cluster: LLMClusterInfo, timeout: int) -> LLMStatusCode:
         tries, begin, total = self._config.link_retry_count, time.monotonic(), self._config.link_total_time
@@ -235,7 +223,7 @@ class LLMDataDist:
             again = status in (LLMStatusCode.LLM_LINK_FAILED, LLMStatusCode.LLM_TIMEOUT) and number + 1 < tries
             if not again or (total and time.monotonic() >= begin + total):
                 break
-            # Spread over the time that there is.
+            # Spread the tries over the time that there is.
             time.sleep(max(begin + (number + 1) * (total or timeout / 1000) / tries - time.monotonic(), 0))
         return status
 
@@ -254,6 +242,3 @@ def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> None:
 def _statuses(codes: list[LLMStatusCode]) -> Statuses:
     failed = (code for code in codes if code is not LLMStatusCode.LLM_SUCCESS)
     return next(failed, LLMStatusCode.LLM_SUCCESS), codes
-
-
-renew_lock_in_children(LLMDataDist)

@@ -13,8 +13,8 @@ from torch import Tensor
 from .checks import INT64, UINT64, as_int64, check_int
 from .status import LLMStatusCode, llm_error, param_invalid
 
-# The chips of A2, of A3, and 950PR and 950DT. LLM-DataDist's pages exclude A2 training boxes, but those carry the same chips as A2 inference
-# boxes, so all of A2 is served.
+# The chips of A2, A3, 950PR and 950DT. LLM-DataDist's pages exclude training machines of A2, but those have the same chips as
+# inference machines of A2, so both are served.
 SERVED = ("Ascend910B", "Ascend910_93", "Ascend950")
 
 

@@ -1,45 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The caches of a CacheManager, by id and by key. Every method is thread-safe.
-
-The lock is reentrant, because Python may run a destructor or a signal handler, which calls the manager too, in the thread
-that holds it.
-"""
+"""The caches of a CacheManager, by id and by key."""
 
 import itertools
 import math
-import threading
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .cache import Cache, CacheDesc, Placement
+from .cache import Cache
+from .cache_desc import CacheDesc, Placement
 from .cache_keys import BlocksCacheKey, CacheKey
-from .fork import renew_lock_in_children
+from .fork import ForkSafeLock
 from .status import LLMStatusCode, llm_error, param_invalid
 
 
 @dataclass
 class _Entry:
     cache: Cache
-    tensors: list[Tensor]  # keeps the memory for the keys and loans when the cache itself has ended
-    keys: dict[Hashable, int]  # and the row that each names
-    accounted_bytes: int  # what counts towards the limit: 0 for registered memory, which belongs to the user
+    tensors: list[Tensor]  # keep the memory for keys and references when the cache has ended
+    keys: dict[Hashable, int]  # the row that each key names
+    accounted_bytes: int  # count towards the limit; 0 for registered memory, which belongs to the user
     remote_accessible: bool
     ended: bool = False
-    loans: int = 0
-    pulled: dict[Hashable, set[int]] = field(default_factory=dict)  # the tensors that have been pulled, by key
+    references: int = 0
+    pulled: dict[Hashable, set[int]] = field(default_factory=dict)  # by key, the tensors that peers have read
 
 
 @dataclass(frozen=True)
-class Loan:
-    """A cache that a transfer reads or writes. Its memory stays until ``CacheTable.take_back``.
+class CacheReference:
+    """A cache that a peer reads or writes. Its memory stays until ``CacheRegistry.release``.
 
     Attributes:
         cache: The cache, which may have ended.
         tensors: Its tensors.
         row: The row that was asked for.
-        key: The key that pulling all tensors of the row removes, or None.
+        key: The key that is removed when all tensors of the row have been pulled, or None.
     """
 
     cache: Cache
@@ -48,8 +44,10 @@ class Loan:
     key: Hashable
 
 
-class CacheTable:
-    """Caches by id and by key, and the bytes they use. A cache stays until it has ended and has no keys and loans left.
+class CacheRegistry:
+    """Caches by id and by key, and the bytes they use. Every method is thread-safe.
+
+    A cache stays until it has ended and has no keys and no references left.
 
     Args:
         limits: The bytes that all allocated caches of a placement may use together, and the name of the limit in
@@ -57,16 +55,18 @@ class CacheTable:
     """
 
     def __init__(self, limits: Mapping[Placement, tuple[int, str]]) -> None:
-        self._lock = threading.RLock()
-        renew_lock_in_children(self)
+        self._lock = ForkSafeLock()
         self._limits = limits
         self._used = dict.fromkeys(Placement, 0)
         self._entries: dict[int, _Entry] = {}
         self._cache_of: dict[Hashable, int] = {}
         self._ids = itertools.count(1)
         self._closed = False
-        self.released: Callable[[Cache], None] = lambda cache: None
-        """Called with each cache whose memory the table releases."""
+        self._on_release: Callable[[Cache], None] = lambda cache: None
+
+    def call_on_release(self, callback: Callable[[Cache], None]) -> None:
+        """Calls a function with each cache whose memory the registry releases from now on."""
+        self._on_release = callback
 
     def allocate(
         self, cache_desc: CacheDesc, keys: Sequence[CacheKey | BlocksCacheKey], make: Callable[[], Cache]
@@ -83,7 +83,7 @@ class CacheTable:
             LLMException: LLM_OUT_OF_MEMORY beyond the limit, what ``make`` raises, and as for ``register``.
         """
         wanted, placement = cache_desc.num_tensors * cache_desc.size, cache_desc.placement
-        with self._lock:
+        with self._lock.current:
             used = self._used[placement]
             limit, name = self._limits.get(placement, (math.inf, ""))
             if used + wanted > limit:
@@ -95,10 +95,10 @@ class CacheTable:
             self._used[placement] += wanted
         try:
             cache = make()
-            with self._lock:
+            with self._lock.current:
                 return self._add(cache, self._checked(keys), wanted, remote_accessible=True)
         except BaseException:
-            with self._lock:
+            with self._lock.current:
                 self._used[placement] -= wanted
             raise
 
@@ -108,12 +108,12 @@ class CacheTable:
         Raises:
             LLMException: LLM_PARAM_INVALID for a key that is taken; LLM_ENGINE_FINALIZED after ``close``.
         """
-        with self._lock:
+        with self._lock.current:
             return self._add(cache, self._checked(keys), 0, remote_accessible)
 
     def find(self, cache_id: int) -> Cache | None:
         """The cache with this id, unless it has ended."""
-        with self._lock:
+        with self._lock.current:
             entry = self._entries.get(cache_id)
             return None if entry is None or entry.ended else entry.cache
 
@@ -122,43 +122,43 @@ class CacheTable:
 
         The key of a blocks cache is removed too. Does nothing if there is no cache with this id, or it has ended.
         """
-        with self._lock:
+        with self._lock.current:
             entry = self._entries.get(cache_id)
             if entry is None or entry.ended:
                 return
             entry.ended = True
-            entry.cache._release()
+            entry.cache.release()
             if entry.cache.is_blocks_cache:
                 self._remove_keys(entry, set(entry.keys))
             self._drop_if_unused(entry)
 
     def end_allocated(self, cache: Cache) -> None:
         """Ends a cache if it was allocated here. Does nothing for a registered cache or one of another manager."""
-        with self._lock:
+        with self._lock.current:
             entry = self._entries.get(cache.cache_id)
             if entry is not None and entry.cache is cache and entry.accounted_bytes > 0:  # 0: registered
                 self.end(cache.cache_id)
 
     def remove_key(self, key: CacheKey | BlocksCacheKey) -> None:
         """Removes a key, and with the last key of an ended cache its memory. Does nothing if no cache has the key."""
-        with self._lock:
+        with self._lock.current:
             entry = self._entries.get(self._cache_of.get(key.identity, 0))  # 0 is never an id
             if entry is not None:
                 self._remove_keys(entry, {key.identity})
                 self._drop_if_unused(entry)
 
-    def lend(self, key: Sequence[str | int]) -> Loan:
-        """Lends a cache to a transfer.
+    def acquire(self, key: Sequence[str | int]) -> CacheReference:
+        """Finds the cache of a key, and keeps its memory until ``release``.
 
         Args:
-            key: The identity of a key, or "id", the id of a cache, and a row.
+            key: The identity of a key; or "id", the id of a cache, and a row.
 
         Raises:
             LLMException: LLM_KV_CACHE_NOT_EXIST for no such cache, LLM_PARAM_INVALID for one that other processes may
                 not access.
         """
         kind, *numbers = key
-        with self._lock:
+        with self._lock.current:
             by_id = kind == "id"
             cache_id = int(numbers[0]) if by_id else self._cache_of.get(tuple(key), 0)  # 0 is never an id
             entry = self._entries.get(cache_id)
@@ -169,56 +169,56 @@ class CacheTable:
                     f"cache {cache_id} was registered with remote_accessible=False, the default in host memory"
                 )
             row = int(numbers[1]) if by_id else entry.keys[tuple(key)]
-            entry.loans += 1
-            # As LLM-DataDist: a pull removes the key of a request, not of a prefix, of blocks or of registered memory.
+            entry.references += 1
+            # As in LLM-DataDist, a pull removes the key of a request, but not of a prefix, of blocks or of registered memory.
             allocated = entry.accounted_bytes > 0
             named = [name for name, of in entry.keys.items() if of == row and allocated and _is_of_request(name)]
-            return Loan(entry.cache, entry.tensors, row, named[0] if named else None)
+            return CacheReference(entry.cache, entry.tensors, row, named[0] if named else None)
 
-    def lend_memory(self, address: int, size: int) -> Loan:
-        """Lends the cache that a range of memory lies in. The row is 0, and no key is removed.
+    def acquire_memory(self, address: int, size: int) -> CacheReference:
+        """Finds the cache that contains a range of memory. The row is 0, and no key is removed.
 
         Raises:
             LLMException: LLM_KV_CACHE_NOT_EXIST if no cache that other processes may access has all of it.
         """
-        with self._lock:
+        with self._lock.current:
             for entry in self._entries.values():
                 if entry.ended or not entry.remote_accessible:
                     continue
                 for tensor in entry.tensors:
                     if tensor.data_ptr() <= address and address + size <= tensor.data_ptr() + tensor.nbytes:
-                        entry.loans += 1
-                        return Loan(entry.cache, entry.tensors, 0, None)
+                        entry.references += 1
+                        return CacheReference(entry.cache, entry.tensors, 0, None)
         raise llm_error(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, f"no cache has {size} bytes at address {address}")
 
-    def take_back(self, loan: Loan, pulled: Collection[int] | None) -> None:
-        """Ends a loan, and with the last one the memory of an ended cache that has no keys left.
+    def release(self, reference: CacheReference, pulled: Collection[int] | None) -> None:
+        """Ends a reference. The last one releases the memory of an ended cache that has no keys left.
 
         Args:
-            loan: The loan.
-            pulled: The tensors of the row that were read, by index, if that may remove its key. It is removed when all
-                have been.
+            reference: The reference.
+            pulled: The indices of the tensors whose row was read, or None if the key has to stay. The key is removed when
+                all tensors have been read.
         """
-        with self._lock:
-            entry = self._entries.get(loan.cache.cache_id)
-            if entry is None:  # the table has been closed
+        with self._lock.current:
+            entry = self._entries.get(reference.cache.cache_id)
+            if entry is None:  # the registry has been closed
                 return
-            entry.loans -= 1
-            if pulled is not None and loan.key in entry.keys:
-                done = entry.pulled.setdefault(loan.key, set())
+            entry.references -= 1
+            if pulled is not None and reference.key in entry.keys:
+                done = entry.pulled.setdefault(reference.key, set())
                 done.update(pulled)
-                if len(done) >= loan.cache.cache_desc.num_tensors:
-                    self._remove_keys(entry, {loan.key})
+                if len(done) >= entry.cache.num_tensors:
+                    self._remove_keys(entry, {reference.key})
             self._drop_if_unused(entry)
 
     def close(self) -> None:
         """Ends every cache, with or without keys. No more can be added."""
-        with self._lock:
+        with self._lock.current:
             self._closed = True
             ended, self._entries, self._cache_of = self._entries, {}, {}
             for entry in ended.values():
-                entry.cache._release()
-                self.released(entry.cache)
+                entry.cache.release()
+                self._on_release(entry.cache)
 
     def _checked(self, keys: Sequence[CacheKey | BlocksCacheKey]) -> dict[Hashable, int]:
         if self._closed:
@@ -244,10 +244,10 @@ class CacheTable:
             entry.keys.pop(identity, None)
 
     def _drop_if_unused(self, entry: _Entry) -> None:
-        unused = entry.ended and not entry.keys and entry.loans == 0
+        unused = entry.ended and not entry.keys and entry.references == 0
         if unused and self._entries.pop(entry.cache.cache_id, None) is not None:
             self._used[entry.cache.cache_desc.placement] -= entry.accounted_bytes
-            self.released(entry.cache)
+            self._on_release(entry.cache)
 
 
 def _is_of_request(identity: Hashable) -> bool:

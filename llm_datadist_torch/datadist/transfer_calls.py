@@ -1,32 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls of CacheManager that reach caches of other processes: their arguments are checked here."""
+"""The calls of CacheManager on caches of other processes, with the checks of their arguments."""
 
 import importlib.util
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .cache import Cache
 from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
-from .checks import INT32, INT64, UINT32, UnservedCall, check_int, check_type, describe
+from .checks import INT64, UINT32, check_int, check_kind, check_type
 from .log import error_context, logger
+from .registry import CacheRegistry
 from .status import LLMStatusCode, llm_error, param_invalid
 from .transfer_types import (
     CacheTask,
     LayerSynchronizer,
     TransferConfig,
     TransferWithCacheKeyConfig,
-    check_layer_range,
+    checked_layers,
     cluster_of,
 )
+from .unserved import UnservedCall
 
 if TYPE_CHECKING:
+    from ..remote.links import Links
     from ..remote.transfers import Transfers
 
-_LAYER_ARGUMENTS = ("src_layer_range", "dst_layer_range", "tensor_num_per_layer")
 
-
-class RemoteCalls:
-    """Pull and push of caches between linked processes. See docs/remote.md.
+class TransferCalls:
+    """Transfers of caches between linked processes. See docs/remote.md.
 
     All raise, besides the errors of every call of CacheManager:
 
@@ -34,11 +36,40 @@ class RemoteCalls:
     - LLM_KV_CACHE_NOT_EXIST if the key names no cache there;
     - LLM_TIMEOUT after ``sync_kv_timeout``, and LLM_LINK_FAILED if the peer is lost: the link has ended then, and what the
       destination range holds is undefined;
-    - LLM_FEATURE_NOT_ENABLED without NIXL.
+    - LLM_FEATURE_NOT_ENABLED without NIXL;
+    - LLM_PARAM_INVALID for a cache whose tensors differ in shape or dtype.
+
+    Args:
+        registry: The caches of this process, for its peers.
+        timeout_ms: Milliseconds that a transfer may take.
     """
 
-    _transfers: "Transfers | None" = None
-    _finalized = False
+    def __init__(self, registry: CacheRegistry, timeout_ms: int) -> None:
+        self._registry, self._timeout_ms = registry, timeout_ms
+        self._links: Links | None = None
+        self._transfers: Transfers | None = None
+        self._finalized = False
+
+    def open_links(self, cluster_id: int) -> "Links":
+        """Creates the links of this process, none at first, which all transfers use. For LLMDataDist.
+
+        Args:
+            cluster_id: The id of this process.
+
+        Raises:
+            LLMException: LLM_FEATURE_NOT_ENABLED without NIXL.
+        """
+        _check_nixl()
+        from ..remote.links import Links
+        from ..remote.transfers import Transfers
+
+        self._links = Links(cluster_id, self._registry)
+        self._transfers = Transfers(self._links, self._timeout_ms)
+        return self._links
+
+    def _close_links(self) -> None:
+        if self._links is not None:
+            self._links.close(time.monotonic() + self._timeout_ms / 1000)
 
     def pull_cache(
         self,
@@ -46,7 +77,10 @@ class RemoteCalls:
         cache: Cache,
         batch_index: int = 0,
         size: int = -1,
-        **kwargs: Any,
+        *,
+        src_layer_range: range | None = None,
+        dst_layer_range: range | None = None,
+        tensor_num_per_layer: int = 2,
     ) -> None:
         """Reads a row of a cache of another process into a row of ``cache``, and waits for completion.
 
@@ -56,16 +90,17 @@ class RemoteCalls:
             cache_key: The row to read.
             cache: The cache to write to, not a blocks cache.
             batch_index: The row to write to, a uint32.
-            size: The bytes to read from the begin of the row, of each tensor, or -1 for as many as a row of ``cache`` has.
-            kwargs: ``src_layer_range`` and ``dst_layer_range``, the layers to read and to write, as ranges of step 1 or
-                None for all; ``tensor_num_per_layer``, by default 2.
+            size: The bytes to read from the start of the row of each tensor, or -1 for as many as a row of ``cache`` has.
+            src_layer_range: The layers to read, a range of step 1, or None for all.
+            dst_layer_range: The layers to write, as many.
+            tensor_num_per_layer: The tensors of a layer.
         """
         with error_context("pull_cache"):
             check_type("cache_key", cache_key, CacheKey, CacheKeyByIdAndIndex)
             _check_cache("cache", cache, blocks=False)
             check_int("batch_index", batch_index, UINT32)
             check_int("size", size, INT64)
-            layers = _layers(**_only_layers(kwargs))
+            layers = checked_layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             self._linked(cache_key.cluster_id).pull_cache(cache_key, cache, batch_index, size, layers)
         logger.debug("pull_cache: %s to cache %d row %d", cache_key, cache.cache_id, batch_index)
 
@@ -75,7 +110,10 @@ class RemoteCalls:
         dst_cache: Cache,
         src_blocks: Sequence[int] = (),
         dst_blocks: Sequence[int] = (),
-        **kwargs: Any,
+        *,
+        src_layer_range: range | None = None,
+        dst_layer_range: range | None = None,
+        tensor_num_per_layer: int = 2,
     ) -> None:
         """Reads blocks of a cache of another process into blocks of ``dst_cache``, and waits for completion.
 
@@ -84,7 +122,7 @@ class RemoteCalls:
             dst_cache: The blocks cache to write to.
             src_blocks: The blocks to read; empty for a contiguous cache, whose row fills the blocks in their order.
             dst_blocks: The blocks to write, as many.
-            kwargs: As for ``pull_cache``.
+            src_layer_range, dst_layer_range, tensor_num_per_layer: As for ``pull_cache``.
         """
         with error_context("pull_blocks"):
             check_type("src_cache_key", src_cache_key, CacheKey, CacheKeyByIdAndIndex, BlocksCacheKey)
@@ -92,7 +130,7 @@ class RemoteCalls:
             read, written = _blocks("src_blocks", src_blocks), _blocks("dst_blocks", dst_blocks)
             if read or isinstance(src_cache_key, BlocksCacheKey):
                 _check_same_length(read, written)
-            layers = _layers(**_only_layers(kwargs))
+            layers = checked_layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             transfers = self._linked(src_cache_key.cluster_id)
             if written:
                 transfers.pull_blocks(src_cache_key, dst_cache, read, written, layers)
@@ -114,17 +152,15 @@ class RemoteCalls:
             dst_cache_key: The row to write to.
             src_cache: The cache to read from, not a blocks cache.
             src_batch_index: The row to read, a uint32.
-            src_layer_range: The layers to read, a range of step 1, or None for all.
-            dst_layer_range: The layers to write, as many.
-            size: The bytes to write to the begin of the row, of each tensor, or -1 for as many as a row of ``src_cache``.
-            tensor_num_per_layer: The tensors of a layer.
+            src_layer_range, dst_layer_range, tensor_num_per_layer: As for ``pull_cache``.
+            size: The bytes to write to the start of the row of each tensor, or -1 for as many as a row of ``src_cache`` has.
         """
         with error_context("push_cache"):
             check_type("dst_cache_key", dst_cache_key, CacheKeyByIdAndIndex)
             _check_cache("src_cache", src_cache, blocks=False)
             check_int("src_batch_index", src_batch_index, UINT32)
             check_int("size", size, INT64)
-            layers = _layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
+            layers = checked_layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             transfers = self._linked(dst_cache_key.cluster_id)
             transfers.push_cache(dst_cache_key, src_cache, src_batch_index, size, layers)
         logger.debug("push_cache: cache %d row %d to %s", src_cache.cache_id, src_batch_index, dst_cache_key)
@@ -146,16 +182,14 @@ class RemoteCalls:
             src_cache: The blocks cache to read from.
             src_blocks: The blocks to read.
             dst_blocks: The blocks to write, as many.
-            src_layer_range: As for ``push_cache``.
-            dst_layer_range: As for ``push_cache``.
-            tensor_num_per_layer: The tensors of a layer.
+            src_layer_range, dst_layer_range, tensor_num_per_layer: As for ``pull_cache``.
         """
         with error_context("push_blocks"):
             check_type("dst_cache_key", dst_cache_key, BlocksCacheKey, CacheKeyByIdAndIndex)
             _check_cache("src_cache", src_cache, blocks=True)
             read, written = _blocks("src_blocks", src_blocks), _blocks("dst_blocks", dst_blocks)
             _check_same_length(read, written)
-            layers = _layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
+            layers = checked_layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             self._linked(dst_cache_key.cluster_id).push_blocks(dst_cache_key, src_cache, read, written, layers)
         logger.debug("push_blocks: cache %d to %s, %d blocks", src_cache.cache_id, dst_cache_key, len(read))
 
@@ -182,10 +216,10 @@ class RemoteCalls:
                 of ``src_cache``, if it is a blocks cache.
 
         Returns:
-            The transfer, which has its results. What it meets does not raise.
+            The running transfer, which collects the results. Errors after the start do not raise: they are in the results.
         """
         with error_context("transfer_cache_async"):
-            check_type("src_cache", src_cache, Cache)
+            _check_cache("src_cache", src_cache)
             check_type("layer_synchronizer", layer_synchronizer, LayerSynchronizer)
             check_type("transfer_configs", transfer_configs, list, tuple)
             if not transfer_configs:
@@ -198,7 +232,7 @@ class RemoteCalls:
                 check_int("dst_block_memory_size", dst_block_memory_size, (0, INT64[1]))
             if bool(read) != src_cache.is_blocks_cache or (read and len(read) != len(written)):
                 raise param_invalid(
-                    "src_block_indices must be given for a blocks cache alone, and dst_block_indices be as many, got "
+                    "src_block_indices must be given for a blocks cache only, with as many dst_block_indices, got "
                     f"{len(read)} and {len(written)}"
                 )
             for config in transfer_configs:
@@ -217,7 +251,7 @@ class RemoteCalls:
         if self._finalized:
             raise llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the manager is finalized")
         if self._transfers is None:
-            check_nixl()
+            _check_nixl()
             raise llm_error(
                 LLMStatusCode.LLM_NOT_YET_LINK,
                 f"there is no link to cluster {cluster_id}; call link_clusters of the LLMDataDist of this manager",
@@ -225,8 +259,7 @@ class RemoteCalls:
         return self._transfers
 
 
-def check_nixl() -> None:
-    """Raises LLM_FEATURE_NOT_ENABLED without NIXL."""
+def _check_nixl() -> None:
     if importlib.util.find_spec("nixl_cu12") is None:
         raise llm_error(
             LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
@@ -234,11 +267,18 @@ def check_nixl() -> None:
         )
 
 
-def _check_cache(name: str, cache: Cache, *, blocks: bool) -> None:
+def _check_cache(name: str, cache: Cache, *, blocks: bool | None = None) -> None:
+    """Refuses a cache of the wrong kind (None: both are right), or one whose tensors differ."""
     check_type(name, cache, Cache)
-    if cache.is_blocks_cache != blocks:
-        kinds = ("a blocks cache", "a contiguous one") if blocks else ("a contiguous cache", "a blocks cache")
-        raise param_invalid(f"{name} must be {kinds[0]}, got {kinds[1]}")
+    if blocks is not None:
+        check_kind(name, cache.is_blocks_cache, blocks=blocks)
+    if len(cache.cache_descs) > 1:
+        first, other = cache.cache_descs[:2]
+        raise param_invalid(
+            f"{name}: tensors[{first.num_tensors}] must have the shape and dtype of tensors[0], {first.dims} and "
+            f"{first.torch_dtype}, got {other.dims} and {other.torch_dtype}: only equal tensors can be sent to or read "
+            "from another process; make a cache of each group of equal tensors"
+        )
 
 
 def _blocks(name: str, blocks: Sequence[int]) -> list[int]:
@@ -253,21 +293,3 @@ def _check_same_length(src_blocks: list[int], dst_blocks: list[int]) -> None:
         raise param_invalid(
             f"src_blocks and dst_blocks must have the same length, got {len(src_blocks)} and {len(dst_blocks)}"
         )
-
-
-def _only_layers(kwargs: dict[str, Any]) -> dict[str, Any]:
-    for name in kwargs:
-        if name not in _LAYER_ARGUMENTS:
-            raise TypeError(f"unexpected argument {name!r}; there are {', '.join(_LAYER_ARGUMENTS)}")
-    return kwargs
-
-
-def _layers(
-    src_layer_range: range | None = None, dst_layer_range: range | None = None, tensor_num_per_layer: int = 2
-) -> tuple[range | None, range | None, int]:
-    check_layer_range("src_layer_range", src_layer_range)
-    check_layer_range("dst_layer_range", dst_layer_range)
-    check_int("tensor_num_per_layer", tensor_num_per_layer, INT32)
-    if tensor_num_per_layer < 1:
-        raise param_invalid(f"tensor_num_per_layer ({describe(tensor_num_per_layer)}) must be greater than 0")
-    return src_layer_range, dst_layer_range, tensor_num_per_layer

@@ -4,7 +4,7 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .cache_keys import BlocksCacheKey, CacheKeyByIdAndIndex
 from .checks import INT32, UINT32, UINT64, check_int, check_type
@@ -17,8 +17,8 @@ class TransferConfig:
 
     Args:
         dst_cluster_id: The cluster of the process, a uint64.
-        dst_addrs: The address of each tensor of the layers, as many as are read: in the memory of caches that the process
-            has allocated, or registered for access by others. Without blocks, the address of the row itself.
+        dst_addrs: The address of each tensor of the layers that are read, in memory of caches that the process has
+            allocated, or registered with remote access. Without blocks, the address of the row itself.
         src_layer_range: The layers to read, or None for all.
         src_batch_index: The row to read, a uint32.
 
@@ -91,12 +91,16 @@ class LayerSynchronizer(ABC):
         """
 
 
-@dataclass(eq=False)
 class CacheTask:
-    """A transfer in the background, from ``CacheManager.transfer_cache_async``."""
+    """A transfer in the background, made by ``CacheManager.transfer_cache_async``.
 
-    _results: list[LLMStatusCode | None] = field(default_factory=list, init=False, repr=False)
-    _done: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
+    Args:
+        results: The code of each config, None until a layer of it has been written. The transfer updates the list.
+        done: Set at the end of the transfer.
+    """
+
+    def __init__(self, results: Sequence[LLMStatusCode | None], done: threading.Event) -> None:
+        self._results, self._done = results, done
 
     def synchronize(self, timeout_in_millis: int | None = None) -> LLMStatusCode:
         """Waits for the end of the transfer.
@@ -116,7 +120,7 @@ class CacheTask:
         return next((code for code in codes if code is not LLMStatusCode.LLM_SUCCESS), LLMStatusCode.LLM_SUCCESS)
 
     def get_results(self, timeout_in_millis: int | None = None) -> list[LLMStatusCode | None]:
-        """Waits like ``synchronize``, and returns the code of each config: None if nothing of it has been moved."""
+        """Waits like ``synchronize``, and returns the code of each config: None if nothing of it has been written."""
         if not self._wait(timeout_in_millis):
             return [LLMStatusCode.LLM_TIMEOUT if code is not None else None for code in self._results]
         return list(self._results)
@@ -137,3 +141,15 @@ def check_layer_range(name: str, layers: range | None) -> None:
     check_type(name, layers, range)
     if layers.step != 1 or not 0 <= layers.start < layers.stop:
         raise param_invalid(f"{name} ({layers}) must have the step 1, begin at 0 or later, and not be empty")
+
+
+def checked_layers(
+    src_layer_range: range | None, dst_layer_range: range | None, tensor_num_per_layer: int
+) -> tuple[range | None, range | None, int]:
+    """The layer arguments of a pull or push. Raises the errors of ``check_layer_range``."""
+    check_layer_range("src_layer_range", src_layer_range)
+    check_layer_range("dst_layer_range", dst_layer_range)
+    check_int("tensor_num_per_layer", tensor_num_per_layer, INT32)
+    if tensor_num_per_layer < 1:
+        raise param_invalid(f"tensor_num_per_layer ({tensor_num_per_layer}) must be greater than 0")
+    return src_layer_range, dst_layer_range, tensor_num_per_layer

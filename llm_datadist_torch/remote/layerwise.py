@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..datadist.cache import Cache
 from ..datadist.log import logger
-from ..datadist.status import LLMException, LLMStatusCode, llm_error
+from ..datadist.status import LLMException, LLMStatusCode, param_invalid
 from ..datadist.transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
 from .transfers import Transfers
 
@@ -24,7 +24,7 @@ def start(
     dst_blocks: list[int],
     block_bytes: int | None,
 ) -> CacheTask:
-    """Checks what can be checked before a layer is there, and starts the thread.
+    """Checks what can be checked before a layer has been computed, and starts the thread.
 
     Raises:
         LLMException: LLM_KV_CACHE_NOT_EXIST for a cache that has ended, LLM_NOT_YET_LINK without a link, LLM_PARAM_INVALID
@@ -32,45 +32,41 @@ def start(
     """
     count, odd = divmod(cache.cache_desc.num_tensors, _TENSORS_PER_LAYER)
     if odd:
-        raise llm_error(
-            LLMStatusCode.LLM_PARAM_INVALID, f"src_cache must have an even num_tensors, got {2 * count + 1}"
-        )
+        raise param_invalid(f"src_cache must have an even num_tensors, got {2 * count + 1}")
     for index, config in enumerate(configs):
         layers = _layers(config, count)
         if layers.stop > count:
-            raise llm_error(
-                LLMStatusCode.LLM_PARAM_INVALID,
-                f"transfer_configs[{index}]: src_layer_range ({layers}) out of range [0, {count}), the layers of src_cache",
+            raise param_invalid(
+                f"transfer_configs[{index}]: src_layer_range ({layers}) out of range [0, {count}), the layers of src_cache"
             )
         if isinstance(config, TransferConfig) and len(config.dst_addrs) != _TENSORS_PER_LAYER * len(layers):
-            raise llm_error(
-                LLMStatusCode.LLM_PARAM_INVALID,
+            raise param_invalid(
                 f"transfer_configs[{index}]: dst_addrs must hold {_TENSORS_PER_LAYER * len(layers)} addresses, one for each "
-                f"tensor of the layers, got {len(config.dst_addrs)}",
+                f"tensor of the layers, got {len(config.dst_addrs)}"
             )
         transfers.check("src_cache", cache, config)
-    task = CacheTask()
-    task._results = [None] * len(configs)
+    results: list[LLMStatusCode | None] = [None] * len(configs)
+    done = threading.Event()
 
     def run() -> None:
         try:
             for layer in range(
                 min(_layers(c, count).start for c in configs), max(_layers(c, count).stop for c in configs)
             ):
-                if all(code not in (None, LLMStatusCode.LLM_SUCCESS) for code in task._results):
+                if all(code not in (None, LLMStatusCode.LLM_SUCCESS) for code in results):
                     return
                 if not synchronizer.synchronize_layer(layer, transfers.timeout_ms):
                     logger.error("transfer_cache_async: layer %d was not computed", layer)
-                    _fail(task, LLMStatusCode.LLM_FAILED)
+                    _fail(results, LLMStatusCode.LLM_FAILED)
                     return
                 for index, config in enumerate(configs):
-                    if layer in _layers(config, count) and task._results[index] in (None, LLMStatusCode.LLM_SUCCESS):
-                        task._results[index] = _write(layer, config)
+                    if layer in _layers(config, count) and results[index] in (None, LLMStatusCode.LLM_SUCCESS):
+                        results[index] = _write(layer, config)
         except Exception:  # of the caller's synchronizer
             logger.exception("transfer_cache_async")
-            _fail(task, LLMStatusCode.LLM_FAILED)
+            _fail(results, LLMStatusCode.LLM_FAILED)
         finally:
-            task._done.set()
+            done.set()
 
     def _write(layer: int, config: Config) -> LLMStatusCode:
         try:
@@ -81,12 +77,12 @@ def start(
             return error.status_code
 
     threading.Thread(target=run, name="llm_datadist transfer_cache_async", daemon=True).start()
-    return task
+    return CacheTask(results, done)
 
 
 def _layers(config: Config, count: int) -> range:
     return range(count) if config.src_layer_range is None else config.src_layer_range
 
 
-def _fail(task: CacheTask, code: LLMStatusCode) -> None:
-    task._results = [code if result in (None, LLMStatusCode.LLM_SUCCESS) else result for result in task._results]
+def _fail(results: list[LLMStatusCode | None], code: LLMStatusCode) -> None:
+    results[:] = [code if result in (None, LLMStatusCode.LLM_SUCCESS) else result for result in results]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the rows of a cache are, and the ranges of bytes that a transfer moves."""
+"""Where the rows of a cache are, and arithmetic on ranges of bytes."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..datadist.cache import Cache, CacheDesc
+from ..datadist.cache import Cache
+from ..datadist.cache_desc import CacheDesc
 from ..datadist.status import param_invalid
 
 Numbers = npt.NDArray[np.uint64]
@@ -43,7 +44,7 @@ class Layout:
     on_host: bool
 
     def to_message(self) -> dict[str, Any]:
-        """For JSON. Planes at equal distances, as in a stacked cache, are three numbers."""
+        """For JSON. Planes at equal distances, as in a stacked cache, become three numbers: first address, step, count."""
         message = {name: value for name, value in vars(self).items() if name != "bases"}
         steps = np.diff(self.bases.astype(np.int64))
         even = len(steps) > 0 and bool((steps == steps[0]).all())
@@ -85,7 +86,7 @@ def layout_of(tensors: Sequence[Tensor], cache: Cache) -> Layout:
     """The layout of a cache.
 
     Args:
-        tensors: Its tensors, which an ended cache has no more. The rows of each have been checked to be contiguous.
+        tensors: Its tensors, kept by the caller because an ended cache has none. Each row is contiguous.
         cache: The cache.
 
     Raises:
@@ -121,7 +122,7 @@ def dtype_name(desc: CacheDesc) -> str:
 
 
 def merged(local: Numbers, remote: Numbers, lengths: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """The same ranges, with those that follow each other on both sides made one."""
+    """Merges ranges that follow each other on both sides."""
     gap = (local[1:] != local[:-1] + lengths[:-1]) | (remote[1:] != remote[:-1] + lengths[:-1])
     first = np.flatnonzero(np.concatenate(([True], gap)))
     return local[first], remote[first], np.add.reduceat(lengths, first)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from ..datadist.status import LLMException, LLMStatusCode, llm_error
 
 
-class Listeners:
+class Listener:
     """Listens at some addresses, none at first. Not thread-safe.
 
     Args:
@@ -25,7 +25,7 @@ class Listeners:
         """Listens at these addresses, and no longer at others.
 
         Raises:
-            LLMException: LLM_FAILED if one cannot be had.
+            LLMException: LLM_FAILED if an address cannot be used.
         """
         self.close()
         try:
@@ -38,7 +38,7 @@ class Listeners:
             threading.Thread(target=self._accept, args=(listener,), name="llm_datadist listener", daemon=True).start()
 
     def close(self) -> None:
-        """Listens no longer."""
+        """Stops listening."""
         sockets, self._sockets = self._sockets, []
         for listener in sockets:
             with contextlib.suppress(OSError):
@@ -52,7 +52,7 @@ class Listeners:
             except OSError:
                 if listener not in self._sockets:
                     return
-                time.sleep(0.1)  # no descriptors are left, perhaps for a moment
+                time.sleep(0.1)  # the process is out of descriptors, perhaps only for a moment
                 continue
             threading.Thread(
                 target=self._accepted, args=(connected,), name="llm_datadist greeting", daemon=True

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The caches of this process that take part in transfers: their layouts, and their memory registered with the engine."""
+"""The caches of this process that take part in transfers: their layouts, and their registrations with the engine."""
 
-import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ..datadist.cache import Cache
-from ..datadist.fork import renew_lock_in_children
+from ..datadist.fork import ForkSafeLock
 from ..datadist.memory import check_served
 from ..datadist.status import LLMStatusCode, llm_error, param_invalid
 from .layout import Layout, layout_of
@@ -44,8 +43,7 @@ class LocalCaches:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._lock = threading.RLock()
-        renew_lock_in_children(self)
+        self._lock = ForkSafeLock()
         # Without the tensors: an ended cache must not keep its memory.
         self._known: weakref.WeakKeyDictionary[Cache, tuple[list[int], Layout, Memory | None]]
         self._known = weakref.WeakKeyDictionary()
@@ -69,28 +67,28 @@ class LocalCaches:
         return self.of(cache, tensors)
 
     def of(self, cache: Cache, tensors: Sequence[Tensor]) -> LocalCache:
-        """A cache whose tensors the caller has, as it may have ended meanwhile. Raises the errors of ``find``."""
+        """A cache that may have ended, whose tensors the caller has kept. Raises the errors of ``find``."""
         addresses = [tensor.data_ptr() for tensor in tensors]
-        with self._lock:
+        with self._lock.current:
             known = self._known.get(cache)
             if known is None or known[0] != addresses:
                 check_served(tensors[0].device)
                 try:
-                    # Copies nothing, and refuses what the ops refuse: rows that are not contiguous, other devices.
+                    # Copies nothing. Refuses what the ops refuse, such as rows that are not contiguous.
                     unversioned = [tensor.data for tensor in tensors]
                     ops.copy_cache_batch(unversioned, unversioned, _NO_COPIES, batch_dim=cache.batch_dim)
                 except ValueError as error:
                     raise param_invalid(str(error).removeprefix("copy_cache_batch: ")) from error
                 layout = layout_of(tensors, cache)
                 if known is not None and known[2] is not None:
-                    self._engine.forget(known[2])
+                    self._engine.deregister(known[2])
                 known = (addresses, layout, self._engine.register(tensors) if layout.on_host else None)
                 self._known[cache] = known
         return LocalCache(tensors, known[1], known[2])
 
-    def forget(self, cache: Cache) -> None:
+    def deregister(self, cache: Cache) -> None:
         """Ends the registration of a cache whose memory is about to be released."""
-        with self._lock:
+        with self._lock.current:
             known = self._known.pop(cache, None)
         if known is not None and known[2] is not None:
-            self._engine.forget(known[2])
+            self._engine.deregister(known[2])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transfer engine: NIXL behind what the rest of this folder needs of it. Another engine would have this interface.
+"""The transfer engine NIXL. Another engine would have the same interface.
 
 Note [Progress]: NIXL's own progress thread polls without a pause, which costs a core for as long as the process lives. So
-it is off, and whatever waits makes progress: the process that reads or writes in ``Transfer.wait``, and its peer in
-``Engine.progress`` for as long as it lends memory (``Server.run``). An idle process polls nothing.
+it is off, and NIXL makes progress only when it is called. The process that reads or writes calls it in ``Request.wait``, its
+peer in ``Link._serve`` for as long as it has exports. An idle process polls nothing.
 """
 
 import logging
@@ -27,7 +27,7 @@ _SHORTEST_SLEEP, _LONGEST_SLEEP = 20e-6, 1e-3
 
 
 class Memory:
-    """Memory that has been registered with the engine, until ``forget``."""
+    """Memory that has been registered with the engine, until ``deregister``."""
 
     def __init__(self, descriptors: Any, metadata: bytes) -> None:
         self.descriptors, self.metadata = descriptors, metadata
@@ -66,7 +66,7 @@ class Engine:
 
     @property
     def metadata(self) -> bytes:
-        """How a peer reaches this agent. Has no memory that is registered later."""
+        """How a peer reaches this agent. Does not cover memory that is registered later."""
         metadata: bytes = self._agent.get_agent_metadata()
         return metadata
 
@@ -101,17 +101,17 @@ class Engine:
         self._registered.add(memory)
         return memory
 
-    def forget(self, memory: Memory) -> None:
+    def deregister(self, memory: Memory) -> None:
         """Ends a registration."""
         if memory in self._registered:
             self._registered.discard(memory)
             self._agent.deregister_memory(memory.descriptors)
 
     def progress(self) -> None:
-        """Answers what peers ask of this agent. See Note [Progress]."""
+        """Lets NIXL answer what peers ask of this agent. See Note [Progress]."""
         self._agent.update_notifs()
 
-    def start(self, operation: str, peer: str, local: Addresses, remote: Addresses) -> "Transfer":
+    def start(self, operation: str, peer: str, local: Addresses, remote: Addresses) -> "Request":
         """Starts to read from a peer, or to write to it.
 
         Args:
@@ -122,18 +122,18 @@ class Engine:
         """
         agent: Any = self._agent
         descriptors = [agent.get_xfer_descs(ranges, "DRAM") for ranges in (local, remote)]
-        return Transfer(agent, agent.initialize_xfer(operation, *descriptors, peer))
+        return Request(agent, agent.initialize_xfer(operation, *descriptors, peer))
 
 
-class Transfer:
-    """Reads or writes in flight."""
+class Request:
+    """A read or write in flight."""
 
     def __init__(self, agent: Any, handle: Any) -> None:
         self._agent, self._handle = agent, handle
         self._state: str = agent.transfer(handle)
 
     def done(self) -> bool:
-        """Whether the transfer has ended. Raises RuntimeError if it failed."""
+        """Whether the request has ended. Raises RuntimeError if it failed."""
         if self._state == "PROC":
             self._state = self._agent.check_xfer_state(self._handle)
         if self._state == "ERR":
@@ -145,10 +145,10 @@ class Transfer:
 
         Args:
             deadline: When to give up, by ``time.monotonic``.
-            lost: Whether the peer is gone, so that waiting is of no use.
+            lost: Whether the peer is gone.
 
         Returns:
-            False if the transfer is still in flight.
+            False if the request is still in flight.
         """
         begin, pause = time.monotonic(), _SHORTEST_SLEEP
         while not self.done():
@@ -161,5 +161,5 @@ class Transfer:
         return True
 
     def release(self) -> None:
-        """Frees the handle. Only after the end: NIXL may report as cancelled what still writes."""
+        """Frees the handle. Call it only after the end: NIXL may report a request as cancelled that still writes."""
         self._handle.release()

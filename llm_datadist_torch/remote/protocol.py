@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Control connections between processes: framed JSON messages, authenticated, each with a deadline.
 
-The standard library's multiprocessing.connection does the framing and the authentication. NIXL has a listener too, but it
-listens on every interface, and lets everybody in.
+The standard library's multiprocessing.connection does the framing and the authentication. NIXL's own listener is not used:
+it listens on every interface and admits everybody.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
 
 
 class Closed(Exception):
-    """The other end closed the connection, or is no peer."""
+    """The other end has closed the connection, or does not speak this protocol."""
 
 
 class Channel:
@@ -67,7 +67,7 @@ class Channel:
 
         Raises:
             Closed: The connection is closed.
-            TimeoutError: The other end takes nothing more.
+            TimeoutError: The other end does not read.
         """
         self._set_timeout(socket.SO_SNDTIMEO, deadline)
         try:
@@ -114,6 +114,11 @@ class Channel:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
+    def close_descriptors(self) -> None:
+        """Closes the connection in this process only: the process that this one was forked from keeps it."""
+        self._socket.close()
+        self._connection.close()
+
     def _set_timeout(self, option: int, deadline: float | None) -> None:
         """Lets reads or writes of the connection fail with BlockingIOError after the deadline; None: never."""
         left = 0.0 if deadline is None else max(deadline - time.monotonic(), 1e-3)
@@ -132,12 +137,13 @@ def connect(address: tuple[str, int], deadline: float) -> Channel:
         TimeoutError: No answer.
     """
     try:
-        channel = Channel(socket.create_connection(address, timeout=max(deadline - time.monotonic(), 1e-3)))
+        connected = socket.create_connection(address, timeout=max(deadline - time.monotonic(), 1e-3))
+        connected.settimeout(None)
+        channel = Channel(connected)
     except TimeoutError:
         raise
     except OSError as error:
         raise Closed(f"{address[0]}:{address[1]}: {error}") from error
-    channel._socket.settimeout(None)
     try:
         channel.authenticate(deadline, listener=False)
     except BaseException:
@@ -146,11 +152,10 @@ def connect(address: tuple[str, int], deadline: float) -> Channel:
     return channel
 
 
-def _forget_in_child() -> None:
-    # A child that keeps the connections of its parent open would hide the end of the parent from the peers.
+def _close_in_child() -> None:
+    # If a child kept the connections of its parent open, the peers would not see the end of the parent.
     for channel in _channels:
-        channel._socket.close()
-        channel._connection.close()
+        channel.close_descriptors()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_close_in_child)

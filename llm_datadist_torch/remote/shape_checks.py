@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a call against the caches of both processes. All raise LLM_PARAM_INVALID, before a byte moves."""
+"""Checks of a call against the caches of both processes. All raise LLM_PARAM_INVALID, before any byte is transferred."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
+from ..datadist.checks import check_kind
 from ..datadist.status import param_invalid
 from .layout import Layout
 
@@ -13,8 +14,8 @@ Key = CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey
 
 
 @dataclass(frozen=True)
-class ByAddress:
-    """Memory of a peer, inside caches that it lets others write: rows at the same distances from each address.
+class AddressKey:
+    """Memory of a peer, inside caches that other processes may write: rows at the same distances from each address.
 
     Attributes:
         cluster_id: The peer.
@@ -33,7 +34,7 @@ class ByAddress:
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers that a call moves. Layer ``i`` is tensors ``[i * tensor_num_per_layer, (i + 1) * tensor_num_per_layer)``.
+    """The layers that a call transfers. Layer ``i`` is tensors ``[i * tensor_num_per_layer, (i + 1) * tensor_num_per_layer)``.
 
     Args:
         src: The layers to read, or None for all.
@@ -86,22 +87,16 @@ def check_row(name: str, index: int, layout: Layout, cache: str) -> None:
 
 
 def check_size(size: int, layout: Layout, cache: str) -> int:
-    """The bytes to move: ``size``, or the row of the cache for -1."""
+    """The bytes to transfer: ``size``, or the row of the cache for -1."""
     size = layout.row_bytes if size == -1 else size
     if not 0 < size <= layout.row_bytes:
         raise param_invalid(f"size ({size}) must be -1 or in [1, {layout.row_bytes}], the bytes of a row of {cache}")
     return size
 
 
-def check_kind(cache: str, layout: Layout, *, blocks: bool) -> None:
-    if layout.is_blocks != blocks:
-        kinds = "a blocks cache", "a contiguous cache"
-        raise param_invalid(f"{cache} must be {kinds[not blocks]}, got {kinds[blocks]}")
-
-
 def check_blocks(name: str, blocks: Sequence[int], layout: Layout, cache: str, *, distinct: bool = False) -> None:
     """Blocks of one cache; ``distinct`` for those that are written."""
-    check_kind(cache, layout, blocks=True)
+    check_kind(cache, layout.is_blocks, blocks=True)
     for block in blocks:
         if not 0 <= block < layout.batch_size:
             raise param_invalid(f"{name}: block {block} out of range [0, {layout.batch_size}), the blocks of {cache}")
@@ -131,9 +126,9 @@ def row_in_blocks(row_bytes: int, block_bytes: int, blocks: int, name: str) -> t
     return offsets, [min(block_bytes, row_bytes - offset) for offset in offsets]
 
 
-def key_in_message(key: Key | ByAddress) -> list[Any]:
-    """A key as a peer looks it up: ``Lender``."""
-    if isinstance(key, ByAddress):
+def key_in_message(key: Key | AddressKey) -> list[Any]:
+    """A key as a peer looks it up: ``Exports``."""
+    if isinstance(key, AddressKey):
         return ["addresses", list(key.addresses), key.row_bytes, key.rows, key.dtype]
     if isinstance(key, CacheKeyByIdAndIndex):
         return ["id", key.cache_id, key.batch_index]

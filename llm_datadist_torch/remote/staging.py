@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pinned buffers through which the caches of a device are sent and received, in pieces. The engine reaches host memory alone.
+"""Pinned buffers for the caches of a device, because the engine reaches host memory only.
 
-Two slots: while the engine moves one piece, the device copies the next or the last one.
+There are two slots: while the engine transfers one piece, the device copies the next or the last one.
 """
 
 import functools
@@ -36,7 +36,7 @@ class Staging:
 
     def close(self) -> None:
         """Releases the buffer."""
-        self._engine.forget(self.memory)
+        self._engine.deregister(self.memory)
 
     def copy(
         self,
@@ -57,20 +57,20 @@ class Staging:
         cut = cuts[piece]
         starts = (part.addresses(cache.layout)[source[cut]] + begin[cut]).astype(np.int64)
         staged, own = _views(self._buffer[piece % SLOTS], cache.tensors, starts, sizes[cut].astype(np.int64))
-        for dst, src in _grouped(*((own, staged) if to_device else (staged, own))):
-            try:
-                done = ops.copy_cache_blocking(dst, src, 0, 0, 0, -1, None, batch_dim=1, timeout_ms=timeout_ms)
-            except ValueError as error:
-                raise param_invalid(str(error)) from error
-            except (RuntimeError, MemoryError) as error:
-                raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
-            if not done:
-                raise llm_error(LLMStatusCode.LLM_TIMEOUT, f"the device has not copied a piece within {timeout_ms} ms")
+        dst, src = (own, staged) if to_device else (staged, own)
+        try:
+            done = ops.copy_cache_blocking(dst, src, 0, 0, 0, -1, None, batch_dim=1, timeout_ms=timeout_ms)
+        except ValueError as error:
+            raise param_invalid(str(error)) from error
+        except (RuntimeError, MemoryError) as error:
+            raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
+        if not done:
+            raise llm_error(LLMStatusCode.LLM_TIMEOUT, f"the device has not copied a piece within {timeout_ms} ms")
 
 
 @functools.lru_cache(maxsize=8)
 def pieces(planes: int, lengths: tuple[int, ...]) -> tuple[Indices, Numbers, Numbers, list[slice]]:
-    """Cuts a part into pieces that fit a slot. Both ends of a link come to the same ones.
+    """Cuts a part into pieces that fit a slot. Both ends of a link get the same pieces.
 
     Returns:
         The ranges of all pieces, as ``layout.split`` returns them, and the ranges of each piece.
@@ -113,13 +113,3 @@ def _views(
         position += count * size
         first = last + 1
     return staged, own
-
-
-def _grouped(dst: list[Tensor], src: list[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """Lists of tensors of one shape, as an op takes them."""
-    shapes: dict[torch.Size, tuple[list[Tensor], list[Tensor]]] = {}
-    for d, s in zip(dst, src, strict=True):
-        into, out_of = shapes.setdefault(d.shape, ([], []))
-        into.append(d)
-        out_of.append(s)
-    return list(shapes.values())

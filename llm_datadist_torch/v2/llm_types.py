@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """llm_datadist.v2.llm_types."""
 
-from ..datadist.cache import Cache, CacheDesc, Placement
+from ..datadist.cache import Cache
+from ..datadist.cache_desc import CacheDesc, Placement
 from ..datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from ..datadist.transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
-from ..datadist.v1_names import KvCache, MemInfo, Memtype, RegisterMemStatus
+from ..datadist.unserved import KvCache, MemInfo, Memtype, RegisterMemStatus
 
 __all__ = [
     "BlocksCacheKey",

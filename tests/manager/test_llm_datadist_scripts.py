@@ -25,4 +25,5 @@ def test_only_the_import_changes(script: str, device: str) -> None:
 def test_scripts_make_every_local_call() -> None:
     code = "".join(script.read_text() for script in FOLDER.glob("*.py"))
     calls = [name for name in vars(CacheManager) if name[0] != "_" and callable(getattr(CacheManager, name))]
+    calls.remove("finalize")  # LLM-DataDist has that in LLMDataDist alone
     assert not [name for name in calls if f"manager.{name}(" not in code]

@@ -95,7 +95,7 @@ print(code_of(manager.allocate_cache, desc, [CacheKey(0, 1)]), free_caches())
     assert printed(code) == [outcome]
 
 
-def test_nested_call_at_every_line_of_the_table() -> None:
+def test_nested_call_at_every_line_of_the_registry() -> None:
     """At each line another call is made first, as by a destructor or a signal handler."""
     code = """
 def allocate():
@@ -212,8 +212,8 @@ held = manager.allocate_cache(desc)
 entered, leave = threading.Event(), threading.Event()
 def hold():
     with contextlib.ExitStack() as stack:
-        for owner in fork._owners:
-            stack.enter_context(owner._lock)
+        for lock in fork._locks:
+            stack.enter_context(lock.current)
         entered.set()
         leave.wait()
 
@@ -227,7 +227,7 @@ if child == 0:
     print(free_caches(), flush=True)
     datadist.finalize()
     os._exit(0)
-print(len(fork._owners) >= 3, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(len(fork._locks) >= 3, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 leave.set()
 """
     assert printed(code) == ["4", "True 0"]

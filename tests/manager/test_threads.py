@@ -121,7 +121,7 @@ class TestThreads:
         manager = CacheManager(LLMConfig(sync_kv_timeout=50))
         held = manager.allocate_cache(CacheDesc(1, (4, 8), DataType.DT_FLOAT, Placement.HOST))
         first = threading.Thread(target=manager.copy_cache, args=(held, held, 0, 1))
-        last = threading.Thread(target=lambda: (manager._finalize(), events.append("finalized")))
+        last = threading.Thread(target=lambda: (manager.finalize(), events.append("finalized")))
         first.start()
         try:
             assert entered.wait(60)

@@ -20,6 +20,8 @@ CODE = 507018
 
 PATIENT = CacheManager(LLMConfig(sync_kv_timeout=60_000))
 
+needs_two_npus = pytest.mark.skipif(torch.npu.device_count() < 2, reason="this machine has one NPU")
+
 
 def scattered(
     count: int, *shape: int, device: str = "npu", seed: int = 0, pinned: bool = False, backward: bool = False

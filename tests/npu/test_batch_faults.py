@@ -163,6 +163,7 @@ print("OK")
     assert done.stdout == "OK\n", done.stderr
 
 
+@pytest.mark.assumption("torch_npu's task queue runs nothing in a forked child")
 def test_fork_after_use() -> None:
     """torch_npu's task queue has no thread in a child, so queued work never runs there: the manager reports a timeout.
     (torch_npu's own synchronize would wait forever.) Copies on the CPU work."""

@@ -27,6 +27,7 @@ def views_of_one(stacked: Tensor, where: str) -> list[Tensor]:
     return list(place([stacked], where)[0])
 
 
+@pytest.mark.assumption("Device, pinned and pageable memory are copied in every direction")
 @pytest.mark.parametrize("to", PLACES)
 @pytest.mark.parametrize("source", PLACES)
 class TestEveryDirection:

@@ -6,7 +6,7 @@ import time
 import ascend_sim
 import pytest
 import torch
-from npu_utils import CODE, PATIENT, caches, check_manager_copy, run_python, scattered
+from npu_utils import CODE, PATIENT, caches, check_manager_copy, needs_two_npus, run_python, scattered
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
 
 from llm_datadist_torch import Cache, LLMException, LLMStatusCode
@@ -136,6 +136,8 @@ print([counts[f"aclrtCreate{{what}}"] - counts[f"aclrtDestroy{{thing}}"]
         assert not ascend_sim.copies()
         assert_same_bytes(held.tensors, cache(2, 4, 8))
 
+    @needs_two_npus
+    @pytest.mark.assumption("The host copies from and to an NPU that is not the current one")
     @pytest.mark.parametrize("to_host", [True, False])
     def test_host_copies_of_another_device(self, to_host: bool) -> None:
         on_npu = Cache.from_tensors(cache(2, 4, 8, device="npu:1"))
@@ -202,6 +204,7 @@ assert_same_bytes(dst, expected)
         copy_cache(dst, src, 1, 2)
         assert_same_bytes(dst, expected)
 
+    @pytest.mark.assumption("A process may end with copies in flight")
     def test_exit_with_copies_in_flight(self) -> None:
         done = run_python("""
 from utils import *

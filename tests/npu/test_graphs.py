@@ -20,6 +20,7 @@ def write(tensors: list[Tensor], seed: int) -> None:
 
 
 class TestNPUGraph:
+    @pytest.mark.assumption("A captured copy is replayed on the bytes that are there then")
     @pytest.mark.parametrize(
         "make", [lambda seed: cache(3, *SMALL, device="npu", seed=seed), lambda seed: scattered(9, *SMALL, seed=seed)]
     )
@@ -50,6 +51,7 @@ class TestNPUGraph:
         torch.npu.synchronize()
         assert_same_bytes(dst, expected)
 
+    @pytest.mark.assumption("A copy between pinned memory and the device can be captured")
     @pytest.mark.parametrize("to_device", [True, False])
     def test_pinned_host_memory(self, to_device: bool) -> None:
         on_npu, on_host = cache(2, *SMALL, device="npu"), [t.pin_memory() for t in cache(2, *SMALL, seed=1)]

@@ -8,6 +8,7 @@ import re
 import ascend_sim
 import pytest
 import torch
+from npu_utils import needs_two_npus
 from utils import assert_same_bytes, cache, copy_cache, reference_copy
 
 from llm_datadist_torch import Cache, CacheDesc, CacheManager, DataType, LLMConfig, LLMException, LLMStatusCode
@@ -45,6 +46,7 @@ def test_device_id_out_of_range(number: int) -> None:
         assert refusal.value.status_code is LLMStatusCode.LLM_PARAM_INVALID
 
 
+@needs_two_npus
 def test_last_device_id() -> None:
     (stack,) = CacheManager(LLMConfig(device_id=1)).allocate_cache(DESC).tensors
     assert stack.device == torch.device("npu:1")

@@ -9,7 +9,7 @@ import time
 import ascend_sim
 import pytest
 import torch
-from npu_utils import block_the_queue, scattered, stalled_device, synchronisations
+from npu_utils import block_the_queue, needs_two_npus, scattered, stalled_device, synchronisations
 from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, to_host
 
 
@@ -64,6 +64,7 @@ def test_order_with_earlier_and_later_work() -> None:
     assert_same_bytes([rows[-1]], [first])
 
 
+@pytest.mark.assumption("Copies run after the earlier and before the later work of their stream")
 def test_order_on_a_running_stream() -> None:
     a, b, c = (filled(1, 1024, device="npu", seed=seed) for seed in range(3))
     for round_ in range(200):
@@ -123,6 +124,7 @@ def test_tensors_on_a_device_other_than_the_current_one(on_host: str) -> None:
     assert_same_bytes(dst, expected)
 
 
+@needs_two_npus
 def test_two_npus_are_refused() -> None:
     dst, src = cache(2, 4, 8, device="npu:0"), cache(2, 4, 8, device="npu:1")
     with pytest.raises(ValueError, match=r"copy_cache: expected dst and src on one NPU, .* got npu:0 and npu:1"):

@@ -161,6 +161,7 @@ assert_same_bytes(dst.tensors, expected)
         done = run_python(self.RUN, TASK_QUEUE_ENABLE=mode)
         assert done.stdout == "LLM_TIMEOUT True\n", done.stdout + done.stderr
 
+    @pytest.mark.assumption("A blocking copy to pageable memory runs during a capture in another thread")
     def test_during_a_capture_in_another_thread(self) -> None:
         on_npu, on_host = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
         dst, src = Cache.from_tensors(on_host), Cache.from_tensors(on_npu)

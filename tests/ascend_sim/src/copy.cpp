@@ -6,7 +6,6 @@
 
 #include "call.h"
 #include "capture.h"
-#include "defect.h"
 #include "device.h"
 #include "memory.h"
 #include "throttle.h"
@@ -116,15 +115,6 @@ aclError RunCopies(const std::vector<Copy>& copies) {
   return ACL_SUCCESS;
 }
 
-// Plain copies between host and device are exempt: torch_npu makes them of any size.
-bool Misaligned(const Copy& copy) {
-  const bool plain = copy.height == 1 && std::string(copy.name) == "aclrtMemcpyAsync";
-  if (plain && copy.kind != ACL_MEMCPY_DEVICE_TO_DEVICE) return false;
-  const uintptr_t pitches = copy.height > 1 ? copy.dpitch | copy.spitch : 0;
-  const uintptr_t all = reinterpret_cast<uintptr_t>(copy.dst) | reinterpret_cast<uintptr_t>(copy.src) | copy.width;
-  return (all | pitches) % 64 != 0;
-}
-
 bool Pageable(const Copy& copy) { return !FindRegion(copy.dst) || !FindRegion(copy.src); }
 
 // Checks the copy against the allocation table, and turns ACL_MEMCPY_DEFAULT into the kind the pointers mean.
@@ -164,9 +154,6 @@ aclError SubmitCopies(Stream& stream, std::vector<Copy> copies) {
     if (const aclError error = CheckCopy(&copy, device)) return error;
     if (copy.kind == ACL_MEMCPY_HOST_TO_HOST)
       return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, std::string(copy.name) + ": host to host is not supported");
-    if (Has(Defect::kAlign64) && Misaligned(copy))
-      return Refuse(ACL_ERROR_RT_PARAM_INVALID,
-                    std::string(copy.name) + ": not aligned to 64 bytes, ASCEND_SIM_DEFECT");
   }
   const char* name = copies.front().name;
   const bool pageable = std::any_of(copies.begin(), copies.end(), Pageable);

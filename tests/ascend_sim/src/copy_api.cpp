@@ -2,7 +2,6 @@
 #include "call.h"
 #include "capture.h"
 #include "copy.h"
-#include "defect.h"
 #include "device.h"
 
 using namespace ascend_sim;
@@ -24,7 +23,6 @@ aclError CheckCount(const char* name, std::size_t dest_max, std::size_t count) {
 
 aclError CheckStrided(const Copy& copy) {
   const std::string name = copy.name;
-  if (Has(Defect::kRefuses2d)) return Refuse(ACL_ERROR_INVALID_PARAM, name + ": refused, ASCEND_SIM_DEFECT");
   const bool to_device_from_device = copy.kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
   if (copy.kind != ACL_MEMCPY_HOST_TO_DEVICE && copy.kind != ACL_MEMCPY_DEVICE_TO_HOST && !to_device_from_device)
     return Refuse(ACL_ERROR_INVALID_PARAM, name + ": kind " + std::to_string(copy.kind) + " is not supported");
@@ -82,9 +80,7 @@ aclError aclrtMemcpy2dAsync(void* dst, size_t dpitch, const void* src, size_t sp
   if (const aclError error = CheckStrided(copy)) return error;
   aclError error;
   const auto stream = Stream::Find(handle, &error);
-  Copy done = copy;
-  if (Has(Defect::kIgnoresPitch)) done.dpitch = width;
-  return stream ? SubmitCopies(*stream, {done}) : error;
+  return stream ? SubmitCopies(*stream, {copy}) : error;
 }
 #endif
 

@@ -3,7 +3,6 @@
 
 #include "call.h"
 #include "capture.h"
-#include "defect.h"
 #include "stream.h"
 
 using namespace ascend_sim;
@@ -119,7 +118,6 @@ aclError aclrtStreamWaitEvent(aclrtStream stream_handle, aclrtEvent handle) {
   std::shared_ptr<Marker> marker;
   if ((error = GetMarker(handle, &marker)) || !marker) return error;
   if ((error = JoinCapture(*stream, *marker))) return error;
-  if (Has(Defect::kIgnoresWaits)) return ACL_SUCCESS;
   return stream->Submit({__func__, nullptr, marker, nullptr});
 }
 

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Bumps the version counters of dst, so that autograd does not use saved values that were overwritten, and refuses a
+// dst that requires grad. Done here once, under the key that PyTorch has for it, for every op and device. The key is
+// above tensors that wrap others: only the outer ones require grad.
+
+#include <ATen/core/IListRef.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/library.h>
+
+#include "call.h"
+#include "../plan/checks.h"
+
+namespace llm_datadist {
+namespace {
+
+void bump_versions(const c10::List<at::Tensor>& tensors) {
+  for (const at::Tensor& tensor : tensors) {
+    if (!tensor.is_inference()) {
+      tensor.unsafeGetTensorImpl()->bump_version();
+    }
+  }
+}
+
+void bump_version(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  // Holds the list, because the kernel pops the arguments. dst is the first argument of every op.
+  const c10::List<at::Tensor> dst = torch::jit::peek(*stack, 0, op.schema().arguments().size()).toTensorList();
+  check_grad(context_of(op, *stack), tensors_of(dst));
+  try {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
+  } catch (const c10::ValueError&) {
+    throw;  // a refused call has written nothing
+  } catch (const c10::NotImplementedError&) {
+    throw;
+  } catch (...) {
+    bump_versions(dst);  // a kernel that fails may have written some of the bytes
+    throw;
+  }
+  bump_versions(dst);
+}
+
+}  // namespace
+}  // namespace llm_datadist
+
+// The kernel above does all that autograd needs. PyTorch's default for ops without a formula would look at every tensor
+// of the lists again.
+TORCH_LIBRARY_IMPL(llm_datadist, Autograd, m) {
+  for (const char* op : llm_datadist::kOps) {
+    m.impl(op, torch::CppFunction::makeFallthrough());
+  }
+}
+
+TORCH_LIBRARY_IMPL(llm_datadist, ADInplaceOrView, m) {
+  for (const char* op : llm_datadist::kOps) {
+    m.impl(op, torch::CppFunction::makeFromBoxedFunction<&llm_datadist::bump_version>());
+  }
+}
