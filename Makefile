@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every target does its own set-up, also on a fresh clone. Three environments: .venv-lint has the linters and formatters
-# and needs no build, .venv has torch, .venv-npu has torch_npu as well and runs it on the simulated Ascend runtime of
-# tests/ascend_sim.
+# Every target does its own set-up, also on a fresh clone. Two environments: .venv has the linters, and torch where a target
+# needs it; .venv-npu has torch_npu as well, and runs it on the simulated Ascend runtime of tests/ascend_sim.
 
 PYTHON ?= python3
 SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
+# Some processes at once; the tests of a file stay in one of them.
+PARALLEL := -m pytest -q -n auto --maxprocesses=4 --dist loadfile
+# Says what fails, and nothing else: pip's warnings and notices are about pip.
+PIP_INSTALL := pip install --quiet --quiet
+step = @printf '%s\n' '$(1) ...'
 # Runs $(2) under a heading, and prints its time.
 part = @printf '\n======== %s ========\n' '$(1)'; begin=$$(date +%s); $(2) && \
 	printf '======== %s: passed in %d s ========\n' '$(1)' $$(($$(date +%s) - begin))
 
-.PHONY: build demo demo-remote test test-npu quick docs sanitize fuzz mutate mutate-python bench lint format typecheck
+.PHONY: build demo demo-remote test test-npu quick docs sanitize fuzz bench lint format typecheck
 
 build: .venv/.built .venv-npu/.built
 
@@ -27,8 +31,8 @@ test:
 	$(call part,lint,$(MAKE) --no-print-directory lint)
 	$(call part,build,$(MAKE) --no-print-directory build)
 	$(call part,types,$(MAKE) --no-print-directory typecheck)
-	$(call part,CPU tests,.venv/bin/python -m pytest)
-	$(call part,NPU tests,$(SIMULATED) .venv-npu/bin/python -m pytest)
+	$(call part,CPU tests,.venv/bin/python $(PARALLEL))
+	$(call part,NPU tests,$(SIMULATED) .venv-npu/bin/python $(PARALLEL))
 
 # On real NPUs, with CANN's set_env.sh sourced: all tests but those that need the handle on the simulated runtime, whose
 # number pytest prints. At the end come the assumptions about the runtime with their verdicts, also in
@@ -39,7 +43,7 @@ test-npu:
 
 # The tests worth running while working: under a minute.
 quick: .venv/.built
-	.venv/bin/python -m pytest -q -m 'not slow'
+	.venv/bin/python $(PARALLEL) -m 'not slow'
 
 # README.md, docs/ and the API reference as one site, build/docs/index.html. A link or name that leads nowhere is an error.
 docs: .venv/.built
@@ -51,19 +55,10 @@ docs: .venv/.built
 sanitize: .venv/.built
 	$(MAKE) -C tests/cpp PYTHON=$(CURDIR)/.venv/bin/python sanitize
 
-# Random calls against a byte model, for FUZZ_SECONDS each as shipped and under AddressSanitizer; FUZZ_CASE repeats one.
+# Many more random calls than `make test` makes, as shipped and under AddressSanitizer.
 fuzz: .venv/.built
+	.venv/bin/python -m pytest --hypothesis-profile=long tests/test_properties.py
 	$(MAKE) -C tests/cpp PYTHON=$(CURDIR)/.venv/bin/python fuzz
-
-# Puts mistakes into the C++ code, one at a time, and reports those that no test finds. Takes hours, and needs a checkout
-# without changes. SUITES: core, npu.
-mutate: .venv-npu/.built
-	.venv/bin/python tests/mutation/mutate.py $(SUITES)
-
-# The same for the Python code, by mutmut; `.venv/bin/mutmut results` lists what survived. One thread: it forks.
-mutate-python: .venv/.built
-	.venv/bin/pip install --quiet mutmut==3.8.1
-	OMP_NUM_THREADS=1 .venv/bin/mutmut run
 
 # Takes some minutes, on a machine with nothing else to do. The figures are written to build/bench as well.
 # docs/growth.svg is drawn anew.
@@ -75,46 +70,51 @@ bench: .venv-npu/.built
 	$(SIMULATED) .venv-npu/bin/python benchmarks/copy_cache.py --json build/bench/copy_cache_npu.json
 
 # Every hook of .pre-commit-config.yaml. One that can repair a file does so, and fails.
-lint: .venv-lint/.built
-	.venv-lint/bin/pre-commit run --all-files --show-diff-on-failure
+lint: .venv/.lint
+	.venv/bin/pre-commit run --all-files --show-diff-on-failure
 
-format: .venv-lint/.built
-	.venv-lint/bin/ruff check --fix
-	.venv-lint/bin/ruff format
-	git ls-files '*.cpp' '*.h' | xargs .venv-lint/bin/clang-format -i
+format: .venv/.lint
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+	git ls-files '*.cpp' '*.h' | xargs .venv/bin/clang-format -i
 
 # Not among the hooks: it needs the types of torch.
 typecheck: .venv/.built
 	.venv/bin/mypy
 
-.venv-lint/.built: pyproject.toml
-	$(PYTHON) -m venv .venv-lint
-	.venv-lint/bin/pip install --quiet --upgrade 'pip>=25.1'
-	.venv-lint/bin/pip install --quiet --group lint
-	touch $@
+.venv/.lint: pyproject.toml
+	$(call step,Installing the linters into .venv)
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/$(PIP_INSTALL) --upgrade 'pip>=25.1'
+	@.venv/bin/$(PIP_INSTALL) --group lint
+	@touch $@
 
 # torch first and by its exact version: a range would be resolved to a build for another accelerator.
-.venv/.torch:
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet torch==2.13.0 numpy ninja 'setuptools>=77'
-	touch $@
+.venv/.torch: | .venv/.lint
+	$(call step,Installing torch into .venv)
+	@.venv/bin/$(PIP_INSTALL) torch==2.13.0 numpy ninja 'setuptools>=77'
+	@touch $@
 
 .venv-npu/.torch:
-	$(PYTHON) -m venv .venv-npu
-	.venv-npu/bin/pip install --quiet torch==2.13.0 torch_npu==2.13.0 numpy ninja 'setuptools>=77'
-	touch $@
+	$(call step,Installing torch and torch_npu into .venv-npu)
+	@$(PYTHON) -m venv .venv-npu
+	@.venv-npu/bin/$(PIP_INSTALL) torch==2.13.0 torch_npu==2.13.0 numpy ninja 'setuptools>=77'
+	@touch $@
 
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 
 .venv/.built: .venv/.torch $(SOURCES)
-	.venv/bin/pip install --quiet --no-build-isolation --editable '.[dev]'
-	touch $@
+	$(call step,Building the package in .venv)
+	@.venv/bin/$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@
 
 # After .venv: both build in this tree, and at once they would be in each other's way.
-.venv-npu/.built: .venv-npu/.torch .venv/.built $(SOURCES) $(wildcard tests/ascend_sim/src/*.* tests/ascend_sim/src/*/*)
-	.venv-npu/bin/pip install --quiet --no-build-isolation --editable '.[bench,demo,test]'
-	$(MAKE) --silent -C tests/ascend_sim PYTHON=$(CURDIR)/.venv-npu/bin/python
-	touch $@
+.venv-npu/.built: .venv-npu/.torch .venv/.built $(SOURCES) $(wildcard tests/ascend_sim/src/*.*)
+	$(call step,Building the package in .venv-npu)
+	@.venv-npu/bin/$(PIP_INSTALL) --no-build-isolation --editable '.[bench,demo,test]'
+	$(call step,Building the simulated Ascend runtime)
+	@$(MAKE) --silent --jobs=2 -C tests/ascend_sim PYTHON=$(CURDIR)/.venv-npu/bin/python
+	@touch $@
 
 .PHONY: matrix test-aarch64 wheels
 
@@ -130,7 +130,6 @@ test-aarch64:
 
 # Into dist/: a wheel for each torch and each processor, and their checksums.
 wheels: .venv/.built
-	.venv/bin/pip install --quiet --upgrade 'pip>=25.1'
-	.venv/bin/pip install --quiet --group wheels
+	.venv/bin/$(PIP_INSTALL) --group wheels
 	.venv/bin/python tools/wheels.py $(VERSIONS)
 	.venv/bin/python tools/wheels.py --aarch64 $(or $(VERSIONS),2.7.1 2.8.0 2.9.0 2.10.0)

@@ -44,10 +44,11 @@ def cache(
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """A copy in host memory with the same strides. It copies the whole storage: to gather a view is to compute."""
+    """A copy in host memory with the same strides, gaps and all: to gather a view is to compute."""
     tensor = tensor.detach()
-    whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
-    return whole.to("cpu", copy=True).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    extent = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    flat = tensor.as_strided((extent if tensor.numel() else 0,), (1,))
+    return flat.to("cpu", copy=True).as_strided(tensor.shape, tensor.stride(), 0)
 
 
 def as_bytes(tensor: Tensor) -> Tensor:

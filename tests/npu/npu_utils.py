@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import ascend_sim
 import pytest
 import torch
+from fresh_process import run_code
 from torch import Tensor
 from utils import assert_same_bytes, copy_cache, copy_cache_batch, filled, reference_batch, reference_copy, run, table
 
@@ -135,6 +136,14 @@ def seconds_to_timeout(manager: CacheManager, dst: Cache, src: Cache) -> float:
     return time.monotonic() - started
 
 
-def run_python(program: str, code: int = 0, **env: str | None) -> subprocess.CompletedProcess[str]:
-    """Runs a Python program with the handle on the simulated runtime, as utils.run does."""
-    return run("python", "-c", f"import torch, ascend_sim, llm_datadist_torch\n{program}", code=code, **env)
+IMPORTS = "import torch, ascend_sim, llm_datadist_torch\n"
+
+
+def run_forked(program: str, code: int = 0, **env: str | None) -> subprocess.CompletedProcess[str]:
+    """Runs a Python program in a process that has not used the runtime yet. It ends without torch_npu's exit handlers."""
+    return run_code(IMPORTS + program, code, **env)
+
+
+def run_python(program: str, **env: str | None) -> subprocess.CompletedProcess[str]:
+    """Runs a Python program that depends on how a process starts or ends. That takes seconds."""
+    return run("python", "-c", IMPORTS + program, **env)

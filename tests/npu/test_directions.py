@@ -10,7 +10,16 @@ import pytest
 import torch
 from npu_utils import PATIENT, block_the_queue, scattered, wait_for_copies
 from torch import Tensor
-from utils import assert_same_bytes, cache, check_copy, copy_cache, filled, reference_copy
+from utils import (
+    assert_same_bytes,
+    cache,
+    check_copy,
+    copy_cache,
+    copy_cache_batch,
+    filled,
+    reference_batch,
+    reference_copy,
+)
 
 from llm_datadist_torch import Cache
 
@@ -66,16 +75,28 @@ class TestRightAfterTheCall:
 
     @pytest.mark.simulated
     @pytest.mark.parametrize("blocked", [False, pytest.param(True, marks=pytest.mark.task_queue)])
-    def test_pageable_source_may_be_written(self, blocked: bool) -> None:
-        """Also before the task runs, where the task queue is blocked."""
+    @pytest.mark.parametrize("pinned", [0, 1])
+    def test_pageable_source_may_be_written(self, blocked: bool, pinned: int) -> None:
+        """Also before the task runs, where the task queue is blocked; also where a part of the list is pinned."""
         dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
+        src[:pinned] = [tensor.pin_memory() for tensor in src[:pinned]]
         expected = reference_copy(dst, src, 1, 2)
         with ascend_sim.stall_device(0):
             if blocked:
                 block_the_queue()
             copy_cache(dst, src, 1, 2)
-            for tensor in src:
+            for tensor in src[pinned:]:
                 tensor.fill_(0)
+        assert_same_bytes(dst, expected)
+
+    @pytest.mark.simulated
+    def test_copies_may_be_written(self) -> None:
+        dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, device="npu", seed=1)
+        copies = torch.tensor([(1, 2, 0, -1), (0, 3, 4, 8)])
+        expected = reference_batch(dst, src, copies.tolist())
+        with ascend_sim.stall_device(0):
+            copy_cache_batch(dst, src, copies)
+            copies.fill_(-9)
         assert_same_bytes(dst, expected)
 
     @pytest.mark.simulated
@@ -189,20 +210,6 @@ def test_pageable_memory_is_released_by_a_later_call(blocking: bool) -> None:
         else:
             copy_cache(src, src, 1, 2)
     assert gone
-
-
-@pytest.mark.simulated
-def test_pinned_and_pageable_memory_in_one_list() -> None:
-    """One pageable tensor makes the call gather all of them."""
-    dst, src = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
-    src[0] = src[0].pin_memory()
-    expected = reference_copy(dst, src, 1, 2)
-    torch.npu.synchronize()
-    with ascend_sim.stall_device(0):
-        copy_cache(dst, src, 1, 2)
-        src[1].fill_(7)
-    torch.npu.synchronize()
-    assert_same_bytes(dst, expected)
 
 
 def test_internal_format_is_refused() -> None:

@@ -5,7 +5,16 @@ import pytest
 import torch
 from npu_utils import check_one_replay, scattered
 from torch import Tensor
-from utils import assert_same_bytes, cache, copy_cache, copy_cache_batch, filled, reference_batch, reference_copy
+from utils import (
+    assert_same_bytes,
+    cache,
+    copy_cache,
+    copy_cache_batch,
+    filled,
+    reference_batch,
+    reference_copy,
+    to_host,
+)
 from versions import NPUGRAPH_EX
 
 from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
@@ -20,51 +29,59 @@ def write(tensors: list[Tensor], seed: int) -> None:
 
 
 class TestNPUGraph:
+    def check(self, dst: list[Tensor], src: list[Tensor], *rows: int) -> None:
+        graph = torch.npu.NPUGraph()
+        before = [to_host(tensor) for tensor in dst]
+        with torch.npu.graph(graph):
+            copy_cache(dst, src, *rows)
+        torch.npu.synchronize()
+        assert_same_bytes(dst, before)  # capture runs nothing
+        for seed in (10, 20):
+            write(src, seed)
+            torch.npu.synchronize()
+            expected = reference_copy(dst, src, *rows)
+            graph.replay()
+            torch.npu.synchronize()
+            assert_same_bytes(dst, expected)
+
     @pytest.mark.assumption("A captured copy is replayed on the bytes that are there then")
     @pytest.mark.parametrize(
         "make", [lambda seed: cache(3, *SMALL, device="npu", seed=seed), lambda seed: scattered(9, *SMALL, seed=seed)]
     )
     def test_replays_on_new_data(self, make: object) -> None:
-        dst, src = make(0), make(1)
-        graph = torch.npu.NPUGraph()
-        before = reference_copy(dst, dst)
-        with torch.npu.graph(graph):
-            copy_cache(dst, src, 1, 2)
-        torch.npu.synchronize()
-        assert_same_bytes(dst, before)  # capture runs nothing
-        for seed in (10, 20):
-            write(src, seed)
-            expected = reference_copy(dst, src, 1, 2)
-            graph.replay()
-            torch.npu.synchronize()
-            assert_same_bytes(dst, expected)
+        self.check(make(0), make(1), 1, 2)
 
     def test_range_that_partly_overlaps_its_source(self) -> None:
         buffer = filled(1, 200, device="npu")
-        dst, src = [buffer[:, 10:110]], [buffer[:, :100]]
-        graph = torch.npu.NPUGraph()
-        with torch.npu.graph(graph):
-            copy_cache(dst, src)
-        write([buffer], 5)
-        expected = reference_copy(dst, src)
-        graph.replay()
-        torch.npu.synchronize()
-        assert_same_bytes(dst, expected)
+        self.check([buffer[:, 10:110]], [buffer[:, :100]], 0, 0)
 
     @pytest.mark.assumption("A copy between pinned memory and the device can be captured")
     @pytest.mark.parametrize("to_device", [True, False])
     def test_pinned_host_memory(self, to_device: bool) -> None:
         on_npu, on_host = cache(2, *SMALL, device="npu"), [t.pin_memory() for t in cache(2, *SMALL, seed=1)]
-        dst, src = (on_npu, on_host) if to_device else (on_host, on_npu)
+        self.check(*((on_npu, on_host) if to_device else (on_host, on_npu)), 1, 2)
+
+    @pytest.mark.assumption(
+        "A captured batch is replayed on the bytes that are there then, and owns its staging buffer"
+    )
+    @pytest.mark.parametrize("make", [lambda: [filled(3, 4, 8, device="npu")], lambda: scattered(3, 4, 8)])
+    def test_graph_owns_its_copies_and_its_staging_buffer(self, make: object) -> None:
+        held = make()
+        batch_dim = held[0].dim() - 2
+        copies = torch.tensor([(0, 1, 0, -1), (1, 2, 0, -1), (2, 0, 0, -1), (3, 0, 4, 8)])
+        rows = copies.tolist()
         graph = torch.npu.NPUGraph()
         with torch.npu.graph(graph):
-            copy_cache(dst, src, 1, 2)
-        write(src, 7)
-        torch.npu.synchronize()
-        expected = reference_copy(dst, src, 1, 2)
-        graph.replay()
-        torch.npu.synchronize()
-        assert_same_bytes(dst, expected)
+            copy_cache_batch(held, held, copies, batch_dim=batch_dim)
+        copies.fill_(-7)  # they were read at capture
+        others = [torch.empty(2**20, dtype=torch.uint8, device="npu") for _ in range(4)]
+        for _ in range(3):
+            expected = reference_batch(held, held, rows, batch_dim=batch_dim)
+            for other in others:  # none may get the staging buffer of the graph
+                other.copy_(torch.full((2**20,), 255, dtype=torch.uint8))
+            graph.replay()
+            torch.npu.synchronize()
+            assert_same_bytes(held, expected)
 
     @pytest.mark.parametrize("name", ["dst", "src"])
     def test_pageable_host_memory_is_refused(self, name: str) -> None:
@@ -96,39 +113,24 @@ class TestCompile:
             compiled(dst, src, row)
             assert_same_bytes(dst, expected)
 
-    def check_npugraph_ex(self, dst: list[Tensor], src: list[Tensor], batch_dim: int, function: object) -> None:
-        """Compiles and calls. From the second call on, each is one graph replay without a copy command."""
-        compiled = torch.compile(function, fullgraph=True, backend="npugraph_ex", dynamic=False)
-        compiled()
-        for seed in (3, 4, 5):
-            write(src, seed)
-            expected = reference_copy(dst, src, 3, 1, batch_dim=batch_dim)
-            check_one_replay(compiled)
-            assert_same_bytes(dst, expected)
-
     @pytest.mark.simulated
     @pytest.mark.skipif(not NPUGRAPH_EX, reason="its torchair binds functions of CANN that are not simulated")
     def test_npugraph_ex_with_caches(self) -> None:
-        """Cache objects mark the addresses of their tensors as static, so users need not."""
+        """Cache objects mark the addresses of their tensors as static, so users need not. From the second call on, each
+        is one graph replay without a copy command. test_order.py has bare tensors.
+        """
         dst, src = (Cache.from_tensors(filled(3, *SMALL, device="npu", seed=seed), batch_dim=1) for seed in (0, 1))
 
         def function() -> None:
             copy_cache(dst.tensors, src.tensors, 3, 1, batch_dim=dst.batch_dim)
 
-        self.check_npugraph_ex(dst.tensors, src.tensors, 1, function)
-
-    @pytest.mark.simulated
-    @pytest.mark.skipif(not NPUGRAPH_EX, reason="its torchair binds functions of CANN that are not simulated")
-    def test_npugraph_ex_with_bare_tensors(self) -> None:
-        """As docs/contract.md tells users who hold the tensors themselves."""
-        dst, src = cache(2, *SMALL, device="npu"), cache(2, *SMALL, device="npu", seed=1)
-        for tensor in dst + src:
-            torch._dynamo.mark_static_address(tensor)
-
-        def function() -> None:
-            copy_cache(dst, src, 3, 1)
-
-        self.check_npugraph_ex(dst, src, 0, function)
+        compiled = torch.compile(function, fullgraph=True, backend="npugraph_ex", dynamic=False)
+        compiled()
+        for seed in (3, 4, 5):
+            write(src.tensors, seed)
+            expected = reference_copy(dst.tensors, src.tensors, 3, 1, batch_dim=1)
+            check_one_replay(compiled)
+            assert_same_bytes(dst.tensors, expected)
 
     def run_batches(self, batches: list[Tensor], backend: str) -> None:
         held = Cache.from_tensors(filled(3, *SMALL, device="npu"), batch_dim=1)

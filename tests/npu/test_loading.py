@@ -8,30 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
 from utils import ROOT, TESTS, run
 
 from llm_datadist_torch._native import library
-
-
-def test_with_everything() -> None:
-    assert torch._C._dispatch_has_kernel_for_dispatch_key("llm_datadist::copy_cache", "PrivateUse1")
-
-
-def test_torch_npu_without_a_runtime() -> None:
-    failed = run("python", "-c", "import llm_datadist_torch", code=1, LD_LIBRARY_PATH=None)
-    for part in (
-        "importing torch failed",
-        "cannot open shared object file",
-        "set_env.sh",
-        "TORCH_DEVICE_BACKEND_AUTOLOAD=0",
-    ):
-        assert part in failed.stderr
-
-
-def test_torch_npu_without_a_runtime_and_without_autoload() -> None:
-    code = "import llm_datadist_torch, torch; t = torch.ones(2, 2); llm_datadist_torch.copy_cache([t], [t], 0, 1)"
-    run("python", "-c", code, TORCH_DEVICE_BACKEND_AUTOLOAD="0", LD_LIBRARY_PATH=None)
 
 
 def test_built_against_another_torch_npu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -74,5 +53,5 @@ def test_builds_without_a_runtime() -> None:
 
 def test_library_holds_no_paths_of_the_build_machine() -> None:
     content = library.NPU_LIBRARY.read_bytes()
-    assert b"csrc/npu/copy_kernel.cpp" in content
+    assert re.search(rb"\bcsrc/npu/\w+\.cpp\b", content)
     assert f"{ROOT}/".encode() not in content and f"{sys.prefix}/".encode() not in content

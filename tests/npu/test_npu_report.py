@@ -5,7 +5,7 @@ import json
 from importlib.metadata import version
 
 import pytest
-from npu_utils import run_python
+from npu_utils import run_forked
 from utils import run
 
 from llm_datadist_torch._native import library
@@ -13,6 +13,7 @@ from llm_datadist_torch._native import library
 INSTALLED = f"torch_npu {version('torch_npu')}"
 BUILT_WITH = json.dumps({name: library.release(version(name)) for name in ("torch", "torch_npu")})
 MODULE = ("python", "-m", "llm_datadist_torch")
+RUN = "import runpy, sys; sys.argv[1:] = []; runpy.run_module('llm_datadist_torch', run_name='__main__')"
 
 
 @pytest.mark.simulated
@@ -27,7 +28,7 @@ MODULE = ("python", "-m", "llm_datadist_torch")
     ],
 )
 def test_working_installation(soc: str, text: str) -> None:
-    report = run(*MODULE, ASCEND_SIM_SOC=soc, ASCEND_SIM_DEVICES="3").stdout
+    report = run_forked(RUN, ASCEND_SIM_SOC=soc, ASCEND_SIM_DEVICES="3").stdout
     for part in (
         f"{library.NPU_LIBRARY}, built with {BUILT_WITH}\n",
         "NPUs: 3\n",
@@ -39,40 +40,43 @@ def test_working_installation(soc: str, text: str) -> None:
 
 
 def test_torch_npu_not_imported() -> None:
-    report = run(*MODULE, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
+    """Without autoload, no runtime is needed."""
+    report = run(*MODULE, TORCH_DEVICE_BACKEND_AUTOLOAD="0", LD_LIBRARY_PATH=None).stdout
     assert INSTALLED in report
     assert "torch_npu has not been imported: the CPU alone\n" in report
+    assert "copy_cache on cpu: the bytes are right\n" in report
     assert str(library.NPU_LIBRARY) not in report
 
 
 @pytest.mark.simulated
 def test_device_fails() -> None:
     """TASK_QUEUE_ENABLE=0: the failing call itself raises."""
-    code = """
-import runpy
-ascend_sim.fail_call("aclrtMemcpy2dAsync", 507015)
-runpy.run_module("llm_datadist_torch", run_name="__main__")
-"""
-    report = run_python(code, code=1, TASK_QUEUE_ENABLE="0").stdout
+    fault = "ascend_sim.fail_call('aclrtMemcpy2dAsync', 507015)\n"
+    report = run_forked(fault + RUN, code=1, TASK_QUEUE_ENABLE="0").stdout
     assert "copy_cache on cpu: the bytes are right\nBROKEN: copy_cache on npu:0: RuntimeError: " in report
     assert "failed with code 507015" in report
 
 
 def test_no_runtime() -> None:
-    """The final error, not only an earlier one of the chain, names the library that was not found."""
+    """The final error, not only an earlier one of the chain, names the library that was not found, and what helps."""
     stderr = run(*MODULE, code=1, LD_LIBRARY_PATH=None).stderr
     error = stderr[stderr.rindex("ImportError: llm_datadist_torch") :]
-    for part in (".so: cannot open shared object file", "set_env.sh", "Found: llm_datadist_torch", INSTALLED):
+    for part in (
+        "importing torch failed",
+        ".so: cannot open shared object file",
+        "set_env.sh",
+        "TORCH_DEVICE_BACKEND_AUTOLOAD=0",
+        "Found: llm_datadist_torch",
+        INSTALLED,
+    ):
         assert part in error
 
 
 def test_op_without_an_npu_kernel() -> None:
     """As with an NPU library from an older build."""
-    code = """
-import runpy
+    newer = """
 library = torch.library.Library("llm_datadist", "FRAGMENT")
 library.define("newer() -> ()")
 library.impl("newer", lambda: None, "CPU")
-runpy.run_module("llm_datadist_torch", run_name="__main__")
 """
-    assert "BROKEN: kernels of llm_datadist::newer: CPU\n" in run_python(code, code=1).stdout
+    assert "BROKEN: kernels of llm_datadist::newer: CPU\n" in run_forked(newer + RUN, code=1).stdout

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from npu_utils import run_python
+from npu_utils import run_forked
 from versions import KNOWS_ASCEND950
 
 from llm_datadist_torch import LLMException, LLMStatusCode
@@ -23,7 +23,7 @@ for dst, src in ((on_npu, on_npu), (on_cpu, on_npu), (on_npu, on_cpu), (on_cpu, 
 """
 
 
-# torch_npu fills tensors on a 950 with operators, which the simulated runtime does not have.
+# torch_npu fills tensors on a 950 with operators that the simulated runtime does not have.
 UNFILLED = """
 from llm_datadist_torch import *
 held = CacheManager().allocate_cache(CacheDesc(2, (4, 8), DataType.DT_FLOAT))
@@ -63,13 +63,13 @@ def test_not_served(soc: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.simulated
 def test_the_runtime_is_asked() -> None:
-    done = run_python(CODE, ASCEND_SIM_SOC="Ascend910_9391")
+    done = run_forked(CODE, ASCEND_SIM_SOC="Ascend910_9391")
     assert done.stdout == "copied\n" * 4, done.stdout + done.stderr
-    done = run_python(CODE, ASCEND_SIM_SOC="Ascend310P3")
+    done = run_forked(CODE, ASCEND_SIM_SOC="Ascend310P3")
     text = "npu:0 is an Ascend310P3, which is not served; served are Ascend910B*, Ascend910_93*, Ascend950*"
     assert done.stdout == f"copy_cache: {text} [LLM_FEATURE_NOT_ENABLED]\n" * 3 + "copied\n", done.stdout + done.stderr
 
 
 @pytest.mark.skipif(not KNOWS_ASCEND950, reason="this torch_npu refuses to start on an Ascend950")
 def test_ascend950() -> None:
-    assert run_python(UNFILLED, ASCEND_SIM_SOC="Ascend950PR_9589").stdout == "copied on npu:0\n"
+    assert run_forked(UNFILLED, ASCEND_SIM_SOC="Ascend950PR_9589").stdout == "copied on npu:0\n"

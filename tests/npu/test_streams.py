@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stream order: the op does not wait, and runs after earlier and before later work of the current stream.
+"""Streams: the op does not wait, and runs on the current stream of the device of its tensors.
 
-This file runs in one mode of torch_npu's task queue. test_queue_modes.py runs it in the others.
+test_order.py has the order among kernels. This file runs in one mode of torch_npu's task queue, and test_queue_modes.py
+runs it in the others.
 """
 
 import time
@@ -10,7 +11,7 @@ import ascend_sim
 import pytest
 import torch
 from npu_utils import block_the_queue, needs_two_npus, scattered, stalled_device, synchronisations
-from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, to_host
+from utils import assert_same_bytes, cache, copy_cache, copy_cache_batch, filled, nothing_written, reference_copy
 
 
 @pytest.mark.simulated
@@ -53,48 +54,6 @@ def test_never_synchronises() -> None:
 
 
 @pytest.mark.simulated
-def test_order_with_earlier_and_later_work() -> None:
-    """A chain of copies that each read what the previous one wrote. Half of them are torch's own."""
-    rows = [filled(1, 64, device="npu", seed=seed) for seed in range(41)]
-    first = to_host(rows[0])
-    with ascend_sim.stall_device(0):
-        for link in range(0, 40, 2):
-            copy_cache([rows[link + 1]], [rows[link]])
-            rows[link + 2].copy_(rows[link + 1])
-    assert_same_bytes([rows[-1]], [first])
-
-
-@pytest.mark.assumption("Copies run after the earlier and before the later work of their stream")
-def test_order_on_a_running_stream() -> None:
-    a, b, c = (filled(1, 1024, device="npu", seed=seed) for seed in range(3))
-    for round_ in range(200):
-        a.copy_(filled(1, 1024, seed=round_).pin_memory(), non_blocking=True)
-        copy_cache([b], [a])
-        c.copy_(b)
-    assert_same_bytes([c], [filled(1, 1024, seed=199)])
-
-
-@pytest.mark.simulated
-def test_two_streams_ordered_by_events() -> None:
-    a, b, c = (filled(4, 64, device="npu", seed=seed) for seed in range(3))
-    expected = to_host(a)
-    one, two = torch.npu.Stream(), torch.npu.Stream()
-    torch.npu.synchronize()
-    with ascend_sim.stall_stream(one.npu_stream):
-        with torch.npu.stream(one):
-            for row in range(4):
-                copy_cache([b], [a], row, row)
-            written = one.record_event()
-        with torch.npu.stream(two):
-            two.wait_event(written)
-            for row in range(4):
-                copy_cache([c], [b], row, row)
-        assert not two.query()
-    torch.npu.synchronize()
-    assert_same_bytes([c], [expected])
-
-
-@pytest.mark.simulated
 def test_the_current_stream_is_used() -> None:
     a, b = (filled(4, 64, device="npu", seed=seed) for seed in range(2))
     stream = torch.npu.Stream()
@@ -129,3 +88,12 @@ def test_two_npus_are_refused() -> None:
     dst, src = cache(2, 4, 8, device="npu:0"), cache(2, 4, 8, device="npu:1")
     with pytest.raises(ValueError, match=r"copy_cache: expected dst and src on one NPU, .* got npu:0 and npu:1"):
         copy_cache(dst, src, 1, 2)
+
+
+@pytest.mark.parametrize("device", ["npu", "cpu"])
+def test_copies_on_the_device_are_refused(device: str) -> None:
+    """Reading them would wait for the device."""
+    dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
+    copies = torch.tensor([(1, 0, 0, -1)]).to("npu")
+    with nothing_written(*dst, *src), pytest.raises(ValueError, match="expected copies on the CPU, got npu:0"):
+        copy_cache_batch(dst, src, copies)

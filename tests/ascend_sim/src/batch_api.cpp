@@ -93,12 +93,4 @@ aclError aclrtMemcpyBatchAsync(void** dsts, size_t* dest_maxs, void** srcs, size
   return Submit({__func__, dsts, dest_maxs, srcs, sizes, count, attrs, attr_starts, attr_count}, fail_index, stream);
 }
 
-aclError aclrtMemcpyBatchAsyncV2(void** dsts, size_t* dest_maxs, void** srcs, size_t* sizes, size_t count,
-                                 aclrtMemcpyBatchAttr* attrs, size_t* attr_starts, size_t attr_count,
-                                 aclrtStream stream) {
-  ACL_CALL();
-  size_t fail_index;
-  return Submit({__func__, dsts, dest_maxs, srcs, sizes, count, attrs, attr_starts, attr_count}, &fail_index, stream);
-}
-
 }  // extern "C"

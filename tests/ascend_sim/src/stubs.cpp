@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Functions that only have to exist: the loader binds them, or torch_npu looks them up while it starts. Parameters are
-// left out where no caller needs them.
+// Functions that only have to exist: the loader binds them, or torch_npu looks them up while it starts. Those that a
+// test must not take for working are refused with a line on stderr. Parameters are left out where no caller needs them.
 #include <unistd.h>
 
 #include <cstdarg>
@@ -11,6 +11,13 @@
 
 #define SUCCEEDS(name) \
   extern "C" aclError name() { return ascend_sim::EnterCall(#name); }
+
+#define NOT_SIMULATED(name)                                                              \
+  extern "C" aclError name() {                                                           \
+    ACL_CALL();                                                                          \
+    std::fprintf(stderr, "ascend_sim: " #name " is not simulated\n");                    \
+    return ascend_sim::Refuse(ACL_ERROR_FEATURE_UNSUPPORTED, #name " is not simulated"); \
+  }
 
 #define RETURNS_HANDLE(name)      \
   extern "C" const void* name() { \
@@ -86,3 +93,29 @@ extern "C" int32_t MsprofReportAdditionalInfo() { return 0; }
 extern "C" int32_t MsprofReportCompactInfo() { return 0; }
 extern "C" uint64_t MsprofGetHashId() { return 0; }
 extern "C" uint64_t MsprofSysCycleTime() { return 0; }
+
+// Kernels, virtual memory.
+NOT_SIMULATED(aclrtBinaryGetFunction)
+NOT_SIMULATED(aclrtBinaryLoadFromData)
+NOT_SIMULATED(aclrtGetFunctionAddr)
+NOT_SIMULATED(rtDevBinaryRegister)
+NOT_SIMULATED(rtFunctionRegister)
+NOT_SIMULATED(rtGetC2cCtrlAddr)
+NOT_SIMULATED(rtKernelLaunch)
+
+NOT_SIMULATED(aclrtReserveMemAddress)
+NOT_SIMULATED(aclrtReleaseMemAddress)
+NOT_SIMULATED(aclrtMallocPhysical)
+NOT_SIMULATED(aclrtFreePhysical)
+NOT_SIMULATED(aclrtMapMem)
+NOT_SIMULATED(aclrtUnmapMem)
+NOT_SIMULATED(aclrtMemExportToShareableHandle)
+NOT_SIMULATED(aclrtMemImportFromShareableHandle)
+NOT_SIMULATED(aclrtMemSetPidToShareableHandle)
+NOT_SIMULATED(aclrtProcessReport)
+
+// torch_npu calls these where it finds no aclnn function.
+extern "C" aclError aclopCompileAndExecute(const char* op) {
+  ACL_CALL();
+  return ascend_sim::RefuseOperator(op);
+}
