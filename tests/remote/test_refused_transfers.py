@@ -100,7 +100,7 @@ def test_wrong_types(pair: Pair) -> None:
         with pytest.raises(TypeError) as refusal:
             call(*args)
         assert str(refusal.value) == f"{call.__name__}: {text}"
-    with pytest.raises(TypeError, match="unexpected argument 'layers'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'layers'"):
         pull(key, held, layers=1)
     for call, given, wanted in ((pull, blocks, "contiguous"), (manager.pull_blocks, held, "blocks")):
         refused(INVALID, f"must be a {wanted}", call, key, given)
