@@ -18,7 +18,7 @@ from torch import Tensor
 BUFFERS, BUFFER_BYTES = 3, 256
 DTYPES = (torch.uint8, torch.float16, torch.float32, torch.complex128)
 HOSTILE = (2**63 - 1, 2**63 - 8, -(2**63), 2**32, 2**31, -2, -1)
-Numbers = tuple[int, int, int, int]  # dst_batch_index, src_batch_index, offset, size
+Numbers = tuple[int, ...]  # dst_batch_index, src_batch_index, offset, size, and for some calls an offset for src
 Ranges = list[tuple[int, range, int, range]]  # dst buffer, dst bytes, src buffer, src bytes
 
 
@@ -108,16 +108,21 @@ class Call:
             if view.shape[dim] > 1 and view.strides[dim] * view.dtype.itemsize < view.row_bytes(dim):
                 yield "(one row) apart"
 
-    def _reasons_of_numbers(self, d: View, s: View, to: int, of: int, offset: int, size: int) -> Iterator[str]:
+    def _reasons_of_numbers(
+        self, d: View, s: View, to: int, of: int, offset: int, size: int, src_offset: int | None = None
+    ) -> Iterator[str]:
         for name, view, index in (("dst", d, to), ("src", s, of)):
             if not 0 <= index < view.shape[self.batch_dim]:
                 yield f"{name}_batch_index ({index}) out of range [0, {view.shape[self.batch_dim]})"
         rows = d.row_bytes(self.batch_dim), s.row_bytes(self.batch_dim)
-        if not 0 <= offset < min(rows):
-            yield f"offset ({offset}) out of range [0, "
+        offsets = offset, offset if src_offset is None else src_offset
+        for begin, row in zip(offsets, rows, strict=True):
+            if not 0 <= begin < row:
+                yield f"offset ({begin}) out of range [0, "
+        nbytes = rows[1] - offsets[1] if size == -1 else size
         if size == 0 or size < -1:
             yield f"size ({size}) must be greater than 0"
-        elif offset + (rows[1] - offset if size == -1 else size) > min(rows):
+        elif any(begin + nbytes > row for begin, row in zip(offsets, rows, strict=True)):
             yield "runs past the row of "
 
     def ranges(self) -> Ranges | None:
@@ -129,15 +134,15 @@ class Call:
             leading = d.shape[: self.batch_dim]
             if math.prod(leading) > BUFFER_BYTES:
                 return None
-            for to, of, offset, size in self.copies:
-                if any(self._reasons_of_numbers(d, s, to, of, offset, size)):
+            for copy in self.copies:
+                if any(self._reasons_of_numbers(d, s, *copy)):
                     continue
-                nbytes = s.row_bytes(self.batch_dim) - offset if size == -1 else size
+                to, of, offset, size, src_offset = (*copy, copy[2])[:5]
+                nbytes = s.row_bytes(self.batch_dim) - src_offset if size == -1 else size
                 for index in itertools.product(*map(range, leading)):
                     begin = (
-                        (view.offset + sum(map(int.__mul__, (*index, row), view.strides))) * view.dtype.itemsize
-                        + offset
-                        for view, row in ((d, to), (s, of))
+                        (view.offset + sum(map(int.__mul__, (*index, row), view.strides))) * view.dtype.itemsize + first
+                        for view, row, first in ((d, to, offset), (s, of, src_offset))
                     )
                     d_bytes, s_bytes = (range(first, first + nbytes) for first in begin)
                     found.append((d.buffer, d_bytes, s.buffer, s_bytes))
@@ -152,16 +157,6 @@ def writers(ranges: Ranges) -> dict[tuple[int, int], int] | None:
             if found.setdefault((buffer, byte), number) != number:
                 return None
     return found
-
-
-def reads_what_another_writes(ranges: Ranges, written: dict[tuple[int, int], int]) -> bool:
-    """Whether a range reads a byte that another one changes."""
-    in_place = [(d_buffer, d) == (s_buffer, s) for d_buffer, d, s_buffer, s in ranges]
-    return any(
-        (writer := written.get((buffer, byte), number)) != number and not in_place[writer]
-        for number, (_, _, buffer, s) in enumerate(ranges)
-        for byte in s
-    )
 
 
 def apply(ranges: Ranges, buffers: list[Tensor]) -> list[Tensor]:
@@ -206,17 +201,17 @@ def lists(draw: st.DrawFn, count: int, rank: int, dtype: torch.dtype) -> list[Vi
 
 
 @st.composite
-def copies(draw: st.DrawFn, dst: list[View], src: list[View], batch_dim: int) -> Numbers:
+def copies(draw: st.DrawFn, dst: list[View], src: list[View], batch_dim: int, two_offsets: bool) -> Numbers:
     """Numbers inside every row, so that only the layout and the overlap decide, or any numbers."""
     every = dst + src
     batch, row = min(view.shape[batch_dim] for view in every), min(view.row_bytes(batch_dim) for view in every)
     if draw(st.integers(0, 5)):
-        offset = draw(st.just(0) | st.integers(0, row - 1))
-        index = st.integers(0, batch - 1)
-        return draw(index), draw(index), offset, draw(st.just(-1) | st.integers(1, row - offset))
+        offsets = [draw(st.just(0) | st.integers(0, row - 1)) for _ in range(1 + two_offsets)]
+        index, size = st.integers(0, batch - 1), draw(st.just(-1) | st.integers(1, row - max(offsets)))
+        return draw(index), draw(index), offsets[0], size, *offsets[1:]
     index = st.integers(-1, batch) | st.sampled_from(HOSTILE)
     length = st.integers(-1, row + 1) | st.sampled_from(HOSTILE)
-    return draw(index), draw(index), draw(length), draw(length)
+    return draw(index), draw(index), draw(length), draw(length), *([draw(length)] * two_offsets)
 
 
 @st.composite
@@ -235,12 +230,16 @@ def calls(draw: st.DrawFn, *, batch: bool) -> Call:
     else:
         src = draw(lists(count, rank, dtype))
     src = draw(st.permutations(src)) if draw(st.integers(0, 7)) == 0 else src
-    numbers = draw(st.lists(copies(dst, src, batch_dim), min_size=1, max_size=5 if batch else 1))
+    for index in range(count):  # the dtype of a pair: its elements may only become smaller, so that they fit
+        other = draw(st.sampled_from([None, *(d for d in DTYPES if d.itemsize < dst[index].dtype.itemsize)]))
+        if other is not None:
+            dst[index], src[index] = replace(dst[index], dtype=other), replace(src[index], dtype=other)
+    two_offsets = batch and draw(st.booleans())
+    numbers = draw(st.lists(copies(dst, src, batch_dim, two_offsets), min_size=1, max_size=5 if batch else 1))
     if batch and draw(st.booleans()):  # a permutation of the rows, or a part of one
-        offset, size = numbers[0][2:]
         rows = min(view.shape[batch_dim] for view in dst + src)
         pairs = zip(draw(st.permutations(range(rows))), draw(st.permutations(range(rows))), strict=True)
-        numbers = [(to, of, offset, size) for to, of in pairs][: draw(st.integers(1, rows))]
+        numbers = [(to, of, *numbers[0][2:]) for to, of in pairs][: draw(st.integers(1, rows))]
     call = Call(dst, src, batch_dim, numbers, [BUFFER_BYTES] * BUFFERS)
     if draw(st.integers(0, 7)) == 0:
         spoil(draw, call)

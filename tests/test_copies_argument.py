@@ -47,8 +47,8 @@ ROW = (1, 0, 0, -1)
 # The copies argument and the text of its refusal. Tensors are [4, 8] float32.
 REFUSED = {
     "another dtype": (table([ROW]).int(), "expected copies of dtype Long (int64), got Int"),
-    "one dimension": (table([ROW])[0], "expected copies of shape [n, 4], got [4]"),
-    "three numbers": (table([ROW])[:, :3], "expected copies of shape [n, 4], got [1, 3]"),
+    "one dimension": (table([ROW])[0], "expected copies of shape [n, 4] or [n, 5], got [4]"),
+    "three numbers": (table([ROW])[:, :3], "expected copies of shape [n, 4] or [n, 5], got [1, 3]"),
     "sparse": (table([ROW]).to_sparse(), "expected copies to have the strided layout, got Sparse"),
     "shrunk": (resized(table([ROW, ROW])), "expected copies to lie inside its storage of 63 bytes"),
     "a later copy": (table([ROW, (0, -1, 0, -1)]), "copies[1]: src_batch_index (-1) out of range [0, 4)"),

@@ -184,7 +184,5 @@ def test_a_copy_needs_no_memory() -> None:
         clear.write("5")  # resets the peak to the resident memory
     before = peak()
     copy_cache([dst], [src], 1, 0)
-    overlapping = dst[:, 1:].as_strided((2, size - 1), (size, 1), 1)
-    copy_cache([dst], [overlapping], 0, 0, 0, size - 1)
     assert peak() - before < size // 8
     assert dst[1].all()

@@ -125,7 +125,7 @@ def test_others_stay_apart(make: Callable[[], list[Tensor]]) -> None:
 
 def test_overlapping_views_are_refused_either_way(device: str) -> None:
     whole = filled(32, device=device)
-    views = [whole[start : start + 16].view(2, 8) for start in (0, 8)]
+    views = [whole[start : start + 16].view(2, 8) for start in (0, 4)]
     for tensors, batch_dim in ((views, 0), (Cache.from_tensors(views).tensors, 1)):
-        with nothing_written(whole), pytest.raises(ValueError, match=r"overlap|written"):
+        with nothing_written(whole), pytest.raises(ValueError, match=r"overlap|write the same bytes"):
             copy_cache(tensors, tensors, 0, 1, batch_dim=batch_dim)

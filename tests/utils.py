@@ -127,7 +127,7 @@ def nothing_written(*tensors: Tensor) -> Iterator[None]:
 
 def table(copies: Sequence[Sequence[int]]) -> Tensor:
     """The copies argument of copy_cache_batch."""
-    return torch.tensor(copies, dtype=torch.int64).view(-1, 4)
+    return torch.tensor(copies, dtype=torch.int64).view(-1, len(copies[0]) if copies else 4)
 
 
 def whole_rows(dst_rows: Tensor, src_rows: Tensor) -> Tensor:
