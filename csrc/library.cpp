@@ -23,8 +23,9 @@ TORCH_LIBRARY(llm_datadist, m) {
       "SymInt offset=0, SymInt size=-1, SymInt? req_id=None, *, int batch_dim=0) -> ()",
       tags);
 
-  // Many copies, one in each row of an int64 CPU tensor of shape [n, 4], in the order of copy_cache's numbers. A
-  // tensor, because a list of ints would be part of a compiled graph.
+  // Many copies, one in each row of an int64 CPU tensor: of shape [n, 4], in the order of copy_cache's numbers, or of
+  // shape [n, 5], with an offset for src at the end. A tensor, because a list of ints would be part of a compiled
+  // graph.
   m.def(
       "copy_cache_batch(Tensor(a!)[] dst, Tensor[] src, Tensor copies, SymInt? req_id=None, *, int batch_dim=0) -> ()",
       tags);

@@ -32,22 +32,22 @@ def copy_cache(
     defines what that page leaves open.
 
     Args:
-        dst: The tensors to write to, of the same dtype and on the same device. Each has the shape ``[..., batch, ...]``.
-            Each row is one contiguous range of bytes. Rows do not overlap; there may be gaps between them.
-        src: The tensors to read from: as many as in dst, with the same dtype and the same sizes before ``batch_dim``.
-            Batch sizes and row sizes may differ from dst's if the slice exists on both sides. It may be the same cache
-            as dst, or views of it.
+        dst: The tensors to write to, on one device. Each has the shape ``[..., batch, ...]``. They may differ in dtype and
+            row size. Each row is one contiguous range of bytes. Rows do not overlap; there may be gaps between them.
+        src: The tensors to read from, on one device: as many as in dst. ``src[i]`` has the dtype of ``dst[i]`` and the
+            same sizes before ``batch_dim``. Batch sizes and row sizes may differ from dst's if the slice exists on both
+            sides. It may be the same cache as dst, or views of it.
         dst_batch_index: The row to write to, in ``[0, batch of dst)``.
         src_batch_index: The row to read from, in ``[0, batch of src)``.
         offset: The start of the slice in each row, in bytes, on both sides. Need not be a multiple of the element size.
-        size: The length of the slice in bytes, or -1 for the rest of the source row.
+        size: The length of the slice in bytes, or -1 for the rest of the source row of each tensor.
         req_id: The request this call belongs to, for messages about the call. Its bits are read as a uint64.
         batch_dim: The dimension that is the batch, in ``[0, dimensions)``.
 
     Raises:
-        ValueError: An index, offset or size outside its range, lists of different length, dtypes that differ, rows that
-            are not contiguous, ranges that overlap such that the result would depend on the order of the copies, or a
-            dst tensor that requires grad with grad mode on. The text names the argument, its value and the rule.
+        ValueError: An index, offset or size outside its range, lists of different length, a pair of different dtypes,
+            rows that are not contiguous, a byte of dst that would be written twice, or a dst tensor that requires grad
+            with grad mode on. The text names the argument, its value and the rule.
             Nothing has been written.
         RuntimeError: An argument of the wrong type (from torch's schema check), or a failure of the device.
         NotImplementedError: The tensors are on a device without a kernel.
@@ -85,15 +85,16 @@ def copy_cache_batch(
     Args:
         dst: The tensors to write to, as for ``copy_cache``.
         src: The tensors to read from, as for ``copy_cache``.
-        copies: The copies, of shape ``[n, 4]`` and dtype int64, on the CPU; n may be 0. One row per copy, in the order
-            of ``copy_cache``: dst_batch_index, src_batch_index, offset, size. The last two are in bytes; ``size`` -1
+        copies: The copies, of shape ``[n, 4]`` or ``[n, 5]`` and dtype int64, on the CPU; n may be 0. One row per copy, in
+            the order of ``copy_cache``: dst_batch_index, src_batch_index, offset, size. A fifth number is the offset in
+            the source row; the third is then that in the destination row. Offsets and size are in bytes; ``size`` -1
             means the rest of the source row. The tensor is read during the call and may be changed afterwards.
         req_id: The request this call belongs to, for messages about the call. Its bits are read as a uint64.
         batch_dim: The dimension of the tensors that is the batch, in ``[0, dimensions)``.
 
     Raises:
-        ValueError: As for ``copy_cache``, except overlap; the text names the row, as ``copies[3]``. Also a ``copies`` of
-            another shape, dtype or device, and two copies that write the same byte. Nothing has been written.
+        ValueError: As for ``copy_cache``; the text names the row, as ``copies[3]``. Also a ``copies`` of another shape,
+            dtype or device. Nothing has been written.
         RuntimeError: An argument of the wrong type (from torch's schema check), a failure of the device, or no memory
             for the buffer.
         NotImplementedError: The tensors are on a device without a kernel.
@@ -103,6 +104,13 @@ def copy_cache_batch(
         >>> copy_cache_batch(cache, cache, torch.tensor([[0, 1, 0, -1], [1, 2, 0, -1], [2, 0, 0, -1]]))
         >>> cache[0].squeeze()
         tensor([1., 2., 0.])
+
+        A token of 4 bytes moves within row 0, from byte 8 to byte 0:
+
+        >>> tokens = [torch.tensor([[5.0, 6.0, 7.0]])]
+        >>> copy_cache_batch(tokens, tokens, torch.tensor([[0, 0, 0, 4, 8]]))
+        >>> tokens[0]
+        tensor([[7., 6., 7.]])
     """
     torch.ops.llm_datadist.copy_cache_batch.default(dst, src, copies, req_id, batch_dim=batch_dim)
 

@@ -1,31 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device fixture: tests of what an op does run on the device of their environment."""
+"""The device fixture: a test that has it runs in the CPU environment and in the NPU environment, others in one of them.
+
+The tests of npu/ and ascend_sim/ run in the NPU environment alone, all others without the fixture in the CPU
+environment alone.
+"""
 
 import importlib.util
+import os
 
 import pytest
 import torch
+from hypothesis import settings
 
 import llm_datadist_torch  # noqa: F401  (registers the ops)
 
 # Depends on what is installed, not on what works: where torch_npu is installed but broken, the tests fail.
 HAS_NPU = importlib.util.find_spec("torch_npu") is not None
-DEVICES = ["npu"] if HAS_NPU else ["cpu"]
-# Run in the CPU environment alone: the examples have other tests on the NPU; the rest do not depend on the device.
-ONCE = [
-    "test_counts.py",
-    "manager/test_logging.py",
-    "test_examples.py",
-    "test_packaging.py",
-    "test_plan.py",
-    "test_site.py",
-    "remote/test_link_life.py",
-    "remote/test_links.py",
-]
-collect_ignore = ONCE if HAS_NPU else ["ascend_sim", "npu"]
+NPU_FOLDERS = ["ascend_sim", "npu"]
+collect_ignore = [] if HAS_NPU else NPU_FOLDERS
+
+settings.register_profile("quick", max_examples=200 if HAS_NPU else 500, deadline=None, print_blob=True)
+settings.register_profile("long", settings.get_profile("quick"), max_examples=100_000)
+settings.load_profile("quick")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers share the processors
 
 
-@pytest.fixture(params=DEVICES)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def runs_here(item: pytest.Item) -> bool:
+        return not HAS_NPU or "device" in item.fixturenames or item.path.parent.name in NPU_FOLDERS
+
+    config.hook.pytest_deselected(items=[item for item in items if not runs_here(item)])
+    items[:] = filter(runs_here, items)
+
+
+@pytest.fixture(params=["npu" if HAS_NPU else "cpu"])
 def device(request: pytest.FixtureRequest) -> str:
     return request.param
 

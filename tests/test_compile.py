@@ -1,101 +1,146 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The op under torch.compile, torch.export and torch.library.opcheck."""
+"""Both ops under torch.compile, torch.export and torch.library.opcheck."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from compile_utils import OPCHECKS, assert_no_cache_is_cloned, check_compiled
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor.utils import run_and_get_code
-from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy
+from utils import (
+    assert_same_bytes,
+    cache,
+    copy_cache,
+    copy_cache_batch,
+    filled,
+    reference_batch,
+    reference_copy,
+    table,
+    whole_rows,
+)
 from versions import STRIDES_TAG
 
 from llm_datadist_torch import Cache
 
+ops = torch.ops.llm_datadist
+OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+SWAP = table([(0, 1, 0, -1), (1, 0, 0, -1), (3, 2, 4, 8)])
+STACKED, PAIR = [filled(3, 4, 8)], (cache(2, 4, 8), cache(2, 4, 8))
+BLOCKING = {"batch_dim": 0, "timeout_ms": 1000}
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
-class TestOpcheck:
-    def test_list(self) -> None:
-        torch.library.opcheck(copy_cache, (cache(3, 4, 8), cache(3, 2, 8), 3, 1, 4, 8, 7), test_utils=OPCHECKS)
-
-    def test_stacked(self) -> None:
-        args = ([filled(3, 4, 8)], [filled(3, 2, 8)], 3, 1)
-        torch.library.opcheck(copy_cache, args, {"batch_dim": 1}, test_utils=OPCHECKS)
-
-    def test_defaults(self) -> None:
-        torch.library.opcheck(copy_cache, (cache(1, 4, 8), cache(1, 4, 8)), test_utils=OPCHECKS)
-
-    def test_tags(self) -> None:
-        for op in (copy_cache, torch.ops.llm_datadist.copy_cache_batch.default):
-            assert {torch.Tag.pt2_compliant_tag, STRIDES_TAG} <= set(op.tags)
-
-    def test_blocking_op(self) -> None:
-        args = (cache(2, 4, 8), cache(2, 2, 8), 3, 1, 0, -1, None)
-        op = torch.ops.llm_datadist._copy_cache_blocking.default
-        # It blocks, so it has no fake kernel and is not traceable.
-        torch.library.opcheck(op, args, {"batch_dim": 0, "timeout_ms": 1000}, test_utils=OPCHECKS[:2])
+# The op, its arguments, and how many of the checks are for it.
+OPCHECKED = {
+    "list": (copy_cache, (cache(3, 4, 8), cache(3, 2, 8), 3, 1, 4, 8, 7), {}, 4),
+    "stacked": (copy_cache, ([filled(3, 4, 8)], [filled(3, 2, 8)], 3, 1), {"batch_dim": 1}, 4),
+    "defaults": (copy_cache, (cache(1, 4, 8), cache(1, 4, 8)), {}, 4),
+    "batch": (copy_cache_batch, (cache(3, 4, 8), cache(3, 4, 8), SWAP, 7), {}, 4),
+    "no copies": (copy_cache_batch, (cache(3, 4, 8), cache(3, 4, 8), SWAP[:0], 7), {}, 4),
+    "batch of stacks": (copy_cache_batch, (STACKED, [filled(3, 4, 8)], SWAP), {"batch_dim": 1}, 4),
+    # The last check clones each argument: two tensors where there was one.
+    "batch of one stack": (copy_cache_batch, (STACKED, STACKED, SWAP), {"batch_dim": 1}, 3),
+    # They block, so they have no fake kernel and are not traceable.
+    "blocking": (ops._copy_cache_blocking.default, (*PAIR, 3, 1, 0, -1, None), BLOCKING, 2),
+    "batch, blocking": (ops._copy_cache_batch_blocking.default, (*PAIR, SWAP, None), BLOCKING, 2),
+}
 
 
-def lists(dst: list[Tensor], src: list[Tensor], row: int) -> None:
-    copy_cache(dst, src, row, 1)
+@pytest.mark.parametrize("name", OPCHECKED)
+def test_opcheck(name: str) -> None:
+    op, args, kwargs, checks = OPCHECKED[name]
+    torch.library.opcheck(op, args, kwargs, test_utils=OPCHECKS[:checks])
 
 
-def one_list(tensors: list[Tensor], row: int) -> None:
-    copy_cache(tensors, tensors, row, 1)
+def test_tags() -> None:
+    for op in (copy_cache, copy_cache_batch):
+        assert {torch.Tag.pt2_compliant_tag, STRIDES_TAG} <= set(op.tags)
 
 
-def stacked(dst: Tensor, src: Tensor, row: int) -> None:
-    copy_cache([dst], [src], row, 1, batch_dim=1)
+def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "inductor") -> str:
+    """Runs a function eagerly and compiled, on copies of the same arguments, and compares all tensors afterwards.
+
+    Views of one storage are views of one storage in each copy too.
+
+    Returns:
+        The code that Inductor generated, if it is the backend.
+    """
+    eager_args, compiled_args = deepcopy(args), deepcopy(args)
+    eager_result = function(*eager_args)
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    code: list[str] = []
+    if backend == "inductor":
+        result, code = run_and_get_code(compiled, *compiled_args)
+    else:
+        result = compiled(*compiled_args)
+    tensors = [torch.utils._pytree.tree_leaves(tree) for tree in ((eager_args, eager_result), (compiled_args, result))]
+    eager, actual = ([leaf for leaf in leaves if isinstance(leaf, Tensor)] for leaves in tensors)
+    assert_same_bytes(actual, eager)
+    return "\n".join(code)
 
 
-def one_stack(stack: Tensor, row: int) -> None:
-    copy_cache([stack], [stack], row, 1, batch_dim=1)
+def assert_no_cache_is_cloned(code: str) -> None:
+    """Checks that the generated wrapper makes no tensor: these functions only copy between their arguments."""
+    call = re.search(r"^( *)def call\(.*\n(?:\1 +.*\n|\n)+", code, re.MULTILINE)
+    assert call is not None
+    wrapper = call.group()
+    assert "torch.ops.llm_datadist.copy_cache" in wrapper
+    for made in ("empty_strided", "clone", "copy_("):
+        assert made not in wrapper, f"{made} in the generated code:\n{wrapper}"
 
 
-def keys_and_values(layers: list[Tensor], row: int) -> None:
-    keys, values = [kv[0] for kv in layers], [kv[1] for kv in layers]
-    copy_cache(keys, keys, row, 1)
-    copy_cache(values, values, row, 1)
+def both(dst: list[Tensor], src: list[Tensor], row: int, copies: Tensor, batch_dim: int = 0) -> None:
+    copy_cache(dst, src, row, 1, batch_dim=batch_dim)
+    copy_cache_batch(dst, src, copies, batch_dim=batch_dim)
 
 
-def values_to_keys(dst: list[Tensor], src: list[Tensor], row: int) -> None:
-    copy_cache([kv[0] for kv in dst], [kv[1] for kv in src], row, 1)
+def one_list(tensors: list[Tensor], row: int, copies: Tensor) -> None:
+    both(tensors, tensors, row, copies)
 
 
-def two_calls(tensors: list[Tensor], row: int) -> None:
-    copy_cache(tensors, tensors, row, 0)
-    copy_cache(tensors, tensors, row + 1, row)
+def keys_and_values(layers: list[Tensor], row: int, copies: Tensor) -> None:
+    for part in (0, 1):
+        one_list([kv[part] for kv in layers], row, copies)
 
 
-def new_keys(layers: list[Tensor], keys: Tensor, position: Tensor, row: int) -> None:
+def keys_of_values(dst: list[Tensor], src: list[Tensor], row: int, copies: Tensor) -> None:
+    both([kv[0] for kv in dst], [kv[1] for kv in src], row, copies)
+
+
+def two_calls(tensors: list[Tensor], row: int, copies: Tensor) -> None:
+    one_list(tensors, row, copies)
+    one_list(tensors, row + 1, copies)
+
+
+def new_keys(layers: list[Tensor], keys: Tensor, position: Tensor, row: int, copies: Tensor) -> None:
     """As in a model: new keys are written to the cache at a position, then a row is copied."""
     for layer in layers:
         layer.index_copy_(1, position, keys)
-    copy_cache(layers, layers, row, 1)
+    one_list(layers, row, copies)
 
 
-def interleaved_layers(whole: Tensor, row: int) -> None:
-    layers = [whole[:, layer] for layer in range(3)]
-    copy_cache(layers, layers, row, 1)
-
-
-# The function, and its arguments.
+# The function, and its arguments, to which a row and copies are added.
 GRAPHS: dict[str, tuple[Any, ...]] = {
-    "two lists": (lists, cache(3, 4, 8), cache(3, 4, 8, seed=1), 2),
-    "one list": (one_list, cache(3, 4, 8), 2),
-    "stacked": (stacked, filled(3, 4, 8), filled(3, 4, 8, seed=1), 2),
-    "one stack": (one_stack, filled(3, 4, 8), 2),
-    "keys and values sliced in the graph": (keys_and_values, cache(3, 2, 4, 8), 2),
-    "slices of two caches": (values_to_keys, cache(3, 2, 4, 8), cache(3, 2, 4, 8, seed=1), 2),
-    "two calls in a row": (two_calls, cache(3, 4, 8), 1),
-    "update and copy": (new_keys, cache(2, 4, 8, 3), filled(4, 1, 3, seed=1), torch.tensor([2]), 3),
-    "layers of one buffer": (lists, list(filled(3, 4, 8)), list(filled(3, 4, 8, seed=1)), 2),
-    "interleaved layers sliced in the graph": (interleaved_layers, filled(4, 3, 8), 2),
+    "two lists": (both, cache(3, 4, 8), cache(3, 4, 8, seed=1)),
+    "one list": (one_list, cache(3, 4, 8)),
+    "stacked": (lambda dst, src, *numbers: both([dst], [src], *numbers, 1), *STACKED, filled(3, 4, 8, seed=1)),
+    "one stack": (lambda stack, *numbers: both([stack], [stack], *numbers, 1), *STACKED),
+    "keys and values sliced in the graph": (keys_and_values, cache(3, 2, 4, 8)),
+    "slices of two caches": (keys_of_values, cache(3, 2, 4, 8), cache(3, 2, 4, 8, seed=1)),
+    "two calls in a row": (two_calls, cache(3, 4, 8)),
+    "update and copy": (new_keys, cache(2, 4, 8, 3), filled(4, 1, 3, seed=1), torch.tensor([2])),
+    "layers of one buffer": (both, list(filled(3, 4, 8)), list(filled(3, 4, 8, seed=1))),
+    "interleaved layers sliced in the graph": (
+        lambda whole, *numbers: one_list([whole[:, layer] for layer in range(3)], *numbers),
+        filled(4, 3, 8),
+    ),
 }
 
 
@@ -106,19 +151,22 @@ class TestNoClone:
     @pytest.mark.parametrize("name", GRAPHS)
     def test_graph(self, name: str) -> None:
         function, *args = GRAPHS[name]
-        assert_no_cache_is_cloned(check_compiled(function, *args))
+        assert_no_cache_is_cloned(check_compiled(function, *args, 2, SWAP))
 
     @pytest.mark.xfail(strict=True, reason="Inductor clones all but one of the mutated inputs that share a storage")
     def test_interleaved_layers_sliced_outside_the_graph(self) -> None:
         """A limit of Inductor. docs/contract.md documents it, and how to avoid it."""
-        whole = filled(4, 3, 8)
-        expected = reference_copy([whole[:, 1]], [whole[:, 1]], 2, 1)
-        _, code = run_and_get_code(torch.compile(one_list, fullgraph=True), list(whole.unbind(1)), 2)
-        assert_same_bytes([whole[:, 1]], expected)
-        assert_no_cache_is_cloned("\n".join(code))
+        function = lambda tensors: copy_cache(tensors, tensors, 2, 1)  # noqa: E731
+        assert_no_cache_is_cloned(check_compiled(function, list(filled(4, 3, 8).unbind(1))))
 
-    def test_cache_objects(self) -> None:
-        dst, src = (Cache.from_tensors(filled(3, 4, 8, seed=seed), batch_dim=1) for seed in (0, 1))
+    @pytest.mark.parametrize("layers_dim", [None, 0, 1])
+    def test_cache_objects(self, layers_dim: int | None) -> None:
+        """A stacked tensor, and views that Cache holds as one: layers side by side or interleaved."""
+        if layers_dim is None:
+            dst, src = (Cache.from_tensors(filled(3, 4, 8, seed=seed), batch_dim=1) for seed in (0, 1))
+        else:
+            dst, src = (Cache.from_tensors(filled(4, 4, 8, seed=seed).unbind(layers_dim)) for seed in (0, 1))
+        assert len(dst.tensors) == 1
         expected = reference_copy(dst.tensors, src.tensors, 2, 1, batch_dim=1)
 
         def function(row: int) -> None:
@@ -129,44 +177,66 @@ class TestNoClone:
         assert_same_bytes(dst.tensors, expected)
 
 
+def between_in_place_ops(dst: list[Tensor], src: list[Tensor]) -> Tensor:
+    src[0].add_(1)
+    copy_cache(dst, src, 2, 1)
+    dst[0].mul_(2)
+    return dst[0] + src[0]
+
+
+def between_reads(tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    before = tensors[0] * 2
+    copy_cache(tensors, tensors, 2, 1)
+    return before, tensors[0] * 2
+
+
+def of_a_source_made_in_the_graph(dst: list[Tensor], x: Tensor) -> Tensor:
+    y = x.relu()
+    copy_cache(dst, [y], 1, 2)
+    return dst[0] + y
+
+
+def of_an_earlier_clone(tensor: Tensor) -> Tensor:
+    """With pytorch issue 198031, dst and its earlier clone may be one tensor in the kernel. One call is safe."""
+    earlier = tensor + 0  # Inductor drops this as a no-op
+    copy_cache([tensor], [earlier], 0, 1)
+    return tensor * 1
+
+
+def batch_of_an_earlier_clone(tensor: Tensor, copies: Tensor) -> Tensor:
+    earlier = tensor + 0
+    copy_cache_batch([tensor], [earlier], copies)
+    return tensor * 1
+
+
+def beam_search(stacked: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The copies depend on the scores of the same step."""
+    beams = scores.topk(4).indices
+    stacked.add_(1)
+    copy_cache_batch([stacked], [stacked], whole_rows(torch.arange(4), beams), batch_dim=1)
+    after = stacked * 2
+    stacked.mul_(3)
+    return beams, after
+
+
+ORDERED = {
+    between_in_place_ops: ([torch.ones(4, 8)], [torch.rand(4, 8)]),
+    between_reads: ([torch.rand(4, 8)],),
+    of_a_source_made_in_the_graph: ([torch.rand(4, 8)], torch.randn(4, 8)),
+    of_an_earlier_clone: (torch.rand(4, 8),),
+    batch_of_an_earlier_clone: (torch.rand(4, 8), whole_rows(torch.arange(4), torch.tensor([1, 2, 0, 2]))),
+    beam_search: (torch.rand(3, 4, 8), torch.tensor([3.0, 1.0, 4.0, 2.0])),
+}
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-class TestOrder:
-    """A graph keeps the order of the op and the writes before and after it."""
+def test_order(backend: str) -> None:
+    """A graph keeps the order of the op and of the reads and writes before and after it."""
 
-    def test_after_an_in_place_op_and_before_another(self, backend: str) -> None:
-        def function(dst: list[Tensor], src: list[Tensor], row: int) -> Tensor:
-            src[0].add_(1)
-            copy_cache(dst, src, row, 1)
-            dst[0].mul_(2)
-            return dst[0] + src[0]
+    def every_function(*args: tuple[Any, ...]) -> list[Any]:
+        return [function(*own) for function, own in zip(ORDERED, args, strict=True)]
 
-        check_compiled(function, [torch.ones(4, 8)], [torch.rand(4, 8)], 2, backend=backend)
-
-    def test_reads_on_both_sides_of_it(self, backend: str) -> None:
-        def function(tensors: list[Tensor], row: int) -> tuple[Tensor, Tensor]:
-            before = tensors[0] * 2
-            copy_cache(tensors, tensors, row, 1)
-            return before, tensors[0] * 2
-
-        check_compiled(function, [torch.rand(4, 8)], 2, backend=backend)
-
-    def test_source_made_in_the_graph(self, backend: str) -> None:
-        def function(dst: list[Tensor], x: Tensor) -> Tensor:
-            y = x.relu()
-            copy_cache(dst, [y], 1, 2)
-            return dst[0] + y
-
-        check_compiled(function, [torch.rand(4, 8)], torch.randn(4, 8), backend=backend)
-
-    def test_clone_taken_before_one_call(self, backend: str) -> None:
-        """With pytorch issue 198031, dst and its earlier clone may be one tensor in the kernel. One call is safe."""
-
-        def function(tensor: Tensor) -> Tensor:
-            earlier = tensor + 0  # Inductor drops this as a no-op
-            copy_cache([tensor], [earlier], 0, 1)
-            return tensor * 1
-
-        check_compiled(function, torch.rand(4, 8), backend=backend)
+    check_compiled(every_function, *ORDERED.values(), backend=backend)
 
 
 @pytest.mark.slow
@@ -185,14 +255,12 @@ def test_clone_taken_before_two_calls() -> None:
 
 @pytest.mark.slow
 class TestRecompiles:
-    """Numbers are SymInt: a new value does not recompile."""
+    """Numbers are SymInt, and copies a tensor: a new value does not recompile."""
 
     @pytest.mark.parametrize("stacked", [False, True])
     def test_50_calls_compile_at_most_4_times(self, stacked: bool) -> None:
-        def function(
-            dst: list[Tensor], src: list[Tensor], to: int, source: int, offset: int, size: int, req_id: int | None
-        ) -> None:
-            copy_cache(dst, src, to, source, offset, size, req_id, batch_dim=int(stacked))
+        def function(dst: list[Tensor], src: list[Tensor], *numbers: int | None) -> None:
+            copy_cache(dst, src, *numbers, batch_dim=int(stacked))
 
         shape = (3, 8, 16) if stacked else (8, 16)
         dst, src = (cache(1 if stacked else 3, *shape, seed=seed) for seed in (0, 1))
@@ -205,52 +273,81 @@ class TestRecompiles:
             assert_same_bytes(dst, expected)
         assert counter.frame_count <= 4
 
-    def test_refusal_inside_a_graph(self) -> None:
-        compiled = torch.compile(lambda dst, src, row: copy_cache(dst, src, row), fullgraph=True)
+    def test_other_copies(self) -> None:
+        def function(tensors: list[Tensor], copies: Tensor, req_id: int) -> None:
+            copy_cache_batch(tensors, tensors, copies, req_id)
+
+        tensors = cache(3, 40, 8)
+        generator = torch.Generator().manual_seed(0)
+        counter = CompileCounterWithBackend("inductor")
+        compiled = torch.compile(function, fullgraph=True, backend=counter)
+        for call in [*range(2, 40), 0]:  # a size of 0 is another graph, as for any op
+            copies = whole_rows(torch.randperm(40, generator=generator)[:call], torch.arange(call))
+            expected = reference_batch(tensors, tensors, copies.tolist())
+            compiled(tensors, copies, call)
+            assert_same_bytes(tensors, expected)
+        assert counter.frame_count <= 3
+
+
+@pytest.mark.slow
+class TestRefusals:
+    def test_inside_a_graph(self) -> None:
+        def function(dst: list[Tensor], src: list[Tensor], row: int, copies: Tensor) -> None:
+            copy_cache_batch(dst, src, copies)
+            copy_cache(dst, src, row)
+
+        compiled = torch.compile(function, fullgraph=True)
         dst, src = cache(2, 4, 8), cache(2, 4, 8, seed=1)
-        compiled(dst, src, 1)
-        compiled(dst, src, 2)
+        compiled(dst, src, 1, SWAP)
+        compiled(dst, src, 2, SWAP)
         expected = [d.clone() for d in dst]
         with pytest.raises(ValueError, match=r"dst_batch_index \(4\) out of range \[0, 4\)"):
-            compiled(dst, src, 4)
-        assert_same_bytes(dst, expected)
+            compiled(dst, src, 4, SWAP)
+        with pytest.raises(ValueError, match=r"copies\[1\]: src_batch_index \(4\) out of range \[0, 4\)"):
+            compiled(dst, src, 2, table([(0, 0, 0, -1), (1, 4, 0, -1), (2, 0, 0, -1)]))
+        assert_same_bytes(dst, reference_batch(expected, src, SWAP.tolist()))
 
-    def test_lists_are_checked_while_tracing(self) -> None:
-        compiled = torch.compile(lambda dst, src: copy_cache(dst, src), fullgraph=True)
+    def test_while_tracing(self) -> None:
         with pytest.raises(Exception, match=r"expected src\[0\] to have the dtype of dst\[0\]"):
-            compiled([torch.zeros(4, 8)], [torch.zeros(4, 8, dtype=torch.int32)])
+            torch.compile(copy_cache, fullgraph=True)([torch.zeros(4, 8)], [torch.zeros(4, 8, dtype=torch.int32)])
+        with pytest.raises(Exception, match=r"expected copies of shape \[n, 4\], got \[3, 5\]"):
+            torch.compile(copy_cache_batch, fullgraph=True)(*[cache(1, 4, 8)] * 2, torch.zeros(3, 5, dtype=torch.int64))
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("cache", torch.arange(64.0).view(2, 4, 8))
+
+    def forward(self, prefilled: Tensor, beams: Tensor) -> Tensor:
+        copy_cache([self.cache], [prefilled * 2], 3, 0, batch_dim=1)
+        copy_cache_batch([self.cache], [self.cache], whole_rows(torch.arange(4), beams), batch_dim=1)
+        return self.cache.sum(-1)
 
 
 class TestExport:
-    class Model(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("cache", torch.zeros(2, 4, 8))
+    ARGS = torch.arange(16.0).view(2, 1, 8), torch.tensor([1, 0, 3, 3])  # their sums are exact in any order
 
-        def forward(self, prefilled: Tensor) -> Tensor:
-            copy_cache([self.cache], [prefilled * 2], 3, 0, batch_dim=1)
-            return self.cache.sum(-1)
+    @pytest.fixture
+    def program(self) -> torch.export.ExportedProgram:
+        return torch.export.export(Model(), (torch.rand(2, 1, 8), torch.arange(4)))
 
-    def test_export_runs_the_op(self) -> None:
-        program = torch.export.export(self.Model(), (torch.rand(2, 1, 8),))
-        assert "llm_datadist.copy_cache" in str(program.graph)
-        prefilled = torch.rand(2, 1, 8)
-        assert torch.equal(program.module()(prefilled), self.Model()(prefilled))
+    def check(self, module: Callable[..., Tensor]) -> None:
+        assert torch.equal(module(*self.ARGS), Model()(*self.ARGS))
 
-    def test_exported_graph_can_be_saved(self, tmp_path: Any) -> None:
-        path = tmp_path / "model.pt2"
-        torch.export.save(torch.export.export(self.Model(), (torch.rand(2, 1, 8),)), path)
-        prefilled = torch.rand(2, 1, 8)
-        assert torch.equal(torch.export.load(path).module()(prefilled), self.Model()(prefilled))
+    def test_exported(self, program: torch.export.ExportedProgram) -> None:
+        for op in ("llm_datadist.copy_cache.", "llm_datadist.copy_cache_batch."):
+            assert op in str(program.graph)
+        self.check(program.module())
+
+    def test_decomposed(self, program: torch.export.ExportedProgram) -> None:
+        self.check(program.run_decompositions().module())
+
+    def test_saved(self, program: torch.export.ExportedProgram, tmp_path: Path) -> None:
+        torch.export.save(program, tmp_path / "model.pt2")
+        self.check(torch.export.load(tmp_path / "model.pt2").module())
 
     @pytest.mark.slow
-    def test_aot_inductor(self, tmp_path: Any) -> None:
-        program = torch.export.export(self.Model(), (torch.rand(2, 1, 8),))
+    def test_aot_inductor(self, program: torch.export.ExportedProgram, tmp_path: Path) -> None:
         path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
-        prefilled = torch.arange(16.0).view(2, 1, 8)  # their sums are exact in any order
-        assert torch.equal(torch._inductor.aoti_load_package(path)(prefilled), self.Model()(prefilled))
-
-    def test_decompositions_keep_the_op(self) -> None:
-        program = torch.export.export(self.Model(), (torch.rand(2, 1, 8),)).run_decompositions()
-        prefilled = torch.rand(2, 1, 8)
-        assert torch.equal(program.module()(prefilled), self.Model()(prefilled))
+        self.check(torch._inductor.aoti_load_package(path))

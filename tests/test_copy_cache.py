@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What copy_cache copies, compared with the plain PyTorch reference. See test_refusals.py for refused calls."""
+"""What both ops copy, compared with the plain PyTorch reference. See test_refusals.py for refused calls."""
 
 import pytest
 import torch
-from utils import assert_same_bytes, cache, check_copy, copy_cache, filled, reference_copy, to_host
+from torch import Tensor
+from utils import cache, check_batch, check_copy, copy_cache, filled, intra_op_threads
 
 DTYPES = [
     *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.bool, torch.complex64),
@@ -11,147 +12,177 @@ DTYPES = [
 ]
 
 
-class TestArguments:
-    def test_defaults_copy_row_0(self, device: str) -> None:
-        check_copy(cache(3, 4, 8, device=device), cache(3, 2, 8, device=device, seed=1))
-
-    @pytest.mark.parametrize("dst_index", [0, 1, 3])
-    @pytest.mark.parametrize("src_index", [0, 1])
-    def test_batch_indices(self, device: str, dst_index: int, src_index: int) -> None:
-        check_copy(cache(3, 4, 8, device=device), cache(3, 2, 8, device=device, seed=1), dst_index, src_index)
-
-    @pytest.mark.parametrize(
-        ("offset", "size"), [(0, 1), (1, 1), (3, 7), (0, 32), (5, 27), (31, 1), (0, -1), (5, -1), (31, -1)]
-    )
-    def test_byte_ranges(self, device: str, offset: int, size: int) -> None:
-        check_copy(cache(3, 4, 8, device=device), cache(3, 4, 8, device=device, seed=1), 2, 1, offset, size)
-
-    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    def test_any_dtype(self, device: str, dtype: torch.dtype) -> None:
-        dst, src = (cache(2, 3, 5, dtype=dtype, device=device, seed=seed) for seed in (0, 1))
-        check_copy(dst, src, 2, 1)
-
-    @pytest.mark.parametrize("src_row", [4, 8])
-    def test_rows_may_differ_in_size(self, device: str, src_row: int) -> None:
-        check_copy(cache(2, 4, 8, device=device), cache(2, 1, src_row, device=device, seed=1), 3, 0)
-        check_copy(cache(2, 4, 8, device=device), cache(2, 1, 16, device=device, seed=1), 3, 0, 4, 28)
-
-    def test_rows_may_differ_in_shape(self, device: str) -> None:
-        dst, src = filled(4, 2, 6, device=device), filled(4, 3, 4, device=device, seed=1)
-        expected = reference_copy([dst.view(4, 12)], [src.view(4, 12)], 1, 2)
-        copy_cache([dst], [src], 1, 2)
-        assert_same_bytes([dst], expected)
-
-    def test_tensors_of_one_list_may_differ_in_shape(self, device: str) -> None:
-        dst = [filled(4, 8, device=device), filled(6, 16, device=device)]
-        src = [filled(2, 8, device=device, seed=1), filled(3, 16, device=device, seed=1)]
-        check_copy(dst, src, 3, 1)
-        check_copy(dst, src, 3, 1, 4, 8)
-
-    @pytest.mark.parametrize("req_id", [None, 0, 7, -1, 2**63 - 1])
-    def test_req_id_changes_nothing(self, device: str, req_id: int | None) -> None:
-        check_copy(cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1), 1, 2, 0, -1, req_id)
-
-    def test_rows_of_one_element(self, device: str) -> None:
-        check_copy([filled(5, device=device)], [filled(5, device=device, seed=1)], 4, 2)
+@pytest.mark.parametrize(
+    "numbers", [(), (0, 1), (1, 0), (3, 1), *((1, 0, 0, -1, req) for req in (0, 7, -1, 2**63 - 1))]
+)
+def test_rows(device: str, numbers: tuple[int, ...]) -> None:
+    check_copy(cache(3, 4, 8, device=device), cache(3, 2, 8, device=device, seed=1), *numbers)
 
 
-class TestLayouts:
-    """Strides and storage offset decide where rows are. Bytes between rows are not written."""
-
-    def test_rows_further_apart_than_their_size(self, device: str) -> None:
-        dst, src = filled(4, 16, device=device), filled(6, 10, device=device, seed=1)
-        around = to_host(dst)
-        expected = reference_copy([around[:, 3:11]], [src[:, 1:9]], 2, 5)
-        check_copy([dst[:, 3:11]], [src[:, 1:9]], 2, 5)
-        around[:, 3:11] = expected[0]
-        assert_same_bytes([dst], [around])
-
-    def test_every_second_row(self, device: str) -> None:
-        dst, src = filled(8, 6, device=device), filled(8, 6, device=device, seed=1)
-        before = to_host(dst)
-        check_copy([dst[1::2]], [src[::2]], 3, 1)
-        assert_same_bytes([dst[::2]], [before[::2]])
-
-    def test_layers_interleaved_in_one_buffer(self, device: str) -> None:
-        dst, src = filled(4, 5, 6, device=device), filled(2, 5, 6, device=device, seed=1)
-        check_copy([dst[:, i] for i in range(5)], [src[:, i] for i in range(5)], 3, 1, 4, 8)
-
-    @pytest.mark.parametrize("order", ["forward", "backward", "shuffled"])
-    def test_views_of_one_buffer_in_any_order(self, device: str, order: str) -> None:
-        dst, src = filled(7, 4, 6, device=device), filled(7, 2, 6, device=device, seed=1)
-        layers = {"forward": range(7), "backward": range(6, -1, -1), "shuffled": [3, 0, 6, 1, 5, 2, 4]}[order]
-        check_copy([dst[i] for i in layers], [src[i] for i in layers], 2, 1)
-
-    def test_dense_rows_with_permuted_dimensions(self, device: str) -> None:
-        """offset and size count the bytes of a row in memory order."""
-        dst, src = filled(4, 3, 5, device=device), filled(4, 3, 5, device=device, seed=1)
-        expected = reference_copy([dst], [src], 1, 2, 8, 20)
-        copy_cache([dst.transpose(1, 2)], [src.transpose(1, 2)], 1, 2, 8, 20)
-        assert_same_bytes([dst], expected)
-
-    def test_batch_of_one_with_any_stride(self, device: str) -> None:
-        dst, src = filled(1, 8, device=device), filled(4, 8, device=device, seed=1)
-        check_copy([dst.as_strided((1, 8), (1, 1))], [src], 0, 3)
-
-    def test_row_dimension_of_one_with_any_stride(self, device: str) -> None:
-        dst, src = (filled(4, 16, device=device, seed=seed).as_strided((4, 1, 8), (16, 3, 1)) for seed in (0, 1))
-        check_copy([dst], [src], 1, 2)
-
-    def test_tensors_of_one_list_may_differ_in_strides(self, device: str) -> None:
-        padded, dense = filled(4, 16, device=device)[:, :8], filled(4, 8, device=device, seed=1)
-        others = cache(2, 4, 8, device=device, seed=2)
-        check_copy([dense, padded], others, 1, 2)
-        check_copy(others, [dense, padded], 2, 1)
-
-    def test_tensors_of_one_list_may_differ_in_rank(self, device: str) -> None:
-        """Its sizes and strides begin like those of the tensor before it, and its rows are shorter."""
-        dst, src = cache(2, 4, 16, device=device), cache(2, 4, 16, device=device, seed=1)
-        expected = [*reference_copy(dst[:1], src[:1], 1, 2), to_host(dst[1])]
-        expected[1][1, :8] = to_host(src[1])[2, :8]
-        views = [[side[0].as_strided((4, 8, 2), (16, 1, 8)), side[1][:, :8]] for side in (dst, src)]
-        copy_cache(*views, 1, 2)
-        assert_same_bytes(dst, expected)
-
-    def test_one_source_for_many_destinations(self, device: str) -> None:
-        src = filled(2, 8, device=device, seed=1)
-        check_copy(cache(3, 4, 8, device=device), [src] * 3, 1, 1)
-
-    def test_many_scattered_tensors(self, device: str) -> None:
-        dst, src = cache(300, 2, 6, device=device), cache(300, 3, 6, device=device, seed=1)
-        check_copy(dst[::-1], src, 1, 2)
+@pytest.mark.parametrize(
+    ("offset", "size"), [(0, 1), (1, 1), (3, 7), (0, 32), (5, 27), (31, 1), (0, -1), (5, -1), (31, -1)]
+)
+def test_byte_ranges(device: str, offset: int, size: int) -> None:
+    check_copy(cache(3, 4, 8, device=device), cache(3, 4, 8, device=device, seed=1), 2, 1, offset, size)
 
 
-class TestBatchDim:
-    """Dimensions before batch_dim act like separate tensors."""
+def test_a_part_of_longer_rows(device: str) -> None:
+    check_copy(cache(2, 4, 8, device=device), cache(2, 1, 16, device=device, seed=1), 3, 0, 4, 28)
 
-    def test_stacked_cache(self, device: str) -> None:
-        check_copy([filled(5, 4, 8, device=device)], [filled(5, 2, 8, device=device, seed=1)], 3, 1, 4, 9, batch_dim=1)
 
-    @pytest.mark.parametrize(("dst_batch", "src_batch"), [(1, 2), (2, 1), (1, 1)])
-    def test_without_gaps_on_one_side_or_both(self, device: str, dst_batch: int, src_batch: int) -> None:
-        dst, src = filled(5, dst_batch, 8, device=device), filled(5, src_batch, 8, device=device, seed=1)
-        check_copy([dst], [src], dst_batch - 1, src_batch - 1, batch_dim=1)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_any_dtype(device: str, dtype: torch.dtype) -> None:
+    dst, src = (cache(2, 3, 5, dtype=dtype, device=device, seed=seed) for seed in (0, 1))
+    check_copy(dst, src, 2, 1)
 
-    def test_key_and_value_blocks(self, device: str) -> None:
-        dst, src = (cache(3, 2, 6, 4, device=device, seed=seed) for seed in (0, 1))
-        check_copy(dst, src, 5, 2, batch_dim=1)
 
-    @pytest.mark.parametrize("permutation", [(0, 1, 2, 3), (1, 0, 2, 3), (0, 2, 1, 3), (2, 1, 0, 3)])
-    def test_many_leading_dimensions_in_any_order(self, device: str, permutation: tuple[int, ...]) -> None:
-        shape = [(2, 3, 4, 6)[permutation.index(dim)] for dim in range(4)]
-        dst, src = (filled(*shape, device=device, seed=seed).permute(permutation) for seed in (0, 1))
-        assert dst.shape == (2, 3, 4, 6)
-        check_copy([dst], [src], 3, 1, batch_dim=2)
+def layouts(device: str) -> dict[str, tuple[list[Tensor], list[Tensor], int]]:
+    """dst, src and batch_dim by what is special about them."""
 
-    def test_batch_is_the_last_dimension(self, device: str) -> None:
-        check_copy([filled(3, 4, device=device)], [filled(3, 4, device=device, seed=1)], 3, 1, batch_dim=1)
+    def one(*shape: int, seed: int = 0) -> Tensor:
+        return filled(*shape, device=device, seed=seed)
 
-    def test_heads_before_the_batch(self, device: str) -> None:
-        """[batch, heads, seq, dim] viewed as [heads, batch, seq, dim]: one call copies a slice of every head."""
-        dst, src = filled(4, 3, 5, 2, device=device), filled(2, 3, 5, 2, device=device, seed=1)
-        check_copy([dst.transpose(0, 1)], [src.transpose(0, 1)], 3, 1, 8, 16, batch_dim=1)
+    def several(count: int, *shape: int) -> list[Tensor]:
+        return cache(count, *shape, device=device, seed=9)
 
-    def test_broadcast_source(self, device: str) -> None:
-        src = filled(2, 8, device=device, seed=1).expand(3, 2, 8)
-        check_copy([filled(3, 4, 8, device=device)], [src], 1, 1, batch_dim=1)
+    def both(view: object, *shape: int) -> tuple[list[Tensor], list[Tensor]]:
+        return [view(one(*shape))], [view(one(*shape, seed=1))]
+
+    def parts(begins: tuple[int, int], shape: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        """Views of one buffer, from these bytes on."""
+        buffer = filled(160, dtype=torch.uint8, device=device)
+        return tuple([buffer[begin:][: torch.Size(shape).numel()].view(shape)] for begin in begins)
+
+    layers, more_layers, tokens = one(7, 4, 6), one(7, 4, 6, seed=1), one(4, 5, 6)
+    stack, swapped = one(3, 8, 4), several(2, 4, 8)
+    transposed = one(4, 3, 5, 2).transpose(0, 1)
+    padded, plain = [one(4, 8), one(4, 16)[:, :8]], several(2, 4, 8)
+    ranks = [[a.as_strided((4, 8, 2), (16, 1, 8)), b[:, :8]] for a, b in (several(2, 4, 16), several(2, 4, 16))]
+    return {
+        # Rows
+        "shorter rows of src": (several(2, 4, 8), several(2, 4, 5), 0),
+        "rows of other shapes": ([one(4, 2, 6)], [one(4, 3, 4)], 0),
+        "rows of one element": ([one(5)], [one(5, seed=1)], 0),
+        "tensors of several shapes": (
+            [one(6, 8), one(4, 3), one(7, 2, 2)],
+            [one(6, 8, seed=1), one(5, 3, seed=1), one(6, 4, seed=1)],
+            0,
+        ),
+        "rows further apart than their size": ([one(4, 16)[:, 3:11]], [one(6, 10)[:, 1:9]], 0),
+        "every second row": ([one(8, 6)[1::2]], [one(8, 6, seed=1)[::2]], 0),
+        "permuted dimensions in a row": (*both(lambda t: t.transpose(1, 2), 4, 3, 5), 0),
+        # A product with such a stride could overflow, which UndefinedBehaviorSanitizer reports.
+        "a batch of one with any stride": ([one(1, 8).as_strided((1, 8), (1, 1))], [one(4, 8, seed=1)], 0),
+        "a row dimension of one with any stride": (*both(lambda t: t.as_strided((4, 1, 8), (16, 3, 1)), 4, 16), 0),
+        "a leading dimension of one with any stride": (*both(lambda t: t.as_strided((1, 2, 4), (2**62, 4, 1)), 8), 1),
+        # Lists
+        "many tensors": (several(300, 2, 6)[::-1], several(300, 3, 6), 0),
+        "tensors that differ in strides": (padded, plain, 0),
+        "sources that differ in strides": (plain, padded, 0),
+        # The second one begins like the first, and its rows are shorter.
+        "tensors that differ in rank": (*ranks, 0),
+        "one source for many": (several(3, 4, 8), [one(2, 8)] * 3, 0),
+        "interleaved layers": (list(one(4, 5, 6).unbind(1)), list(one(4, 5, 6, seed=1).unbind(1)), 0),
+        **{
+            f"layers of one buffer, {order}": ([layers[i] for i in order], [more_layers[i] for i in order], 0)
+            for order in ((0, 1, 2, 3), (3, 2, 1, 0), (3, 0, 6, 1))
+        },
+        # Dimensions before the batch, which act like separate tensors
+        "stacked": ([one(5, 4, 8)], [one(5, 2, 8, seed=1)], 1),
+        **{
+            f"stacked, {d} and {s} rows": ([one(5, d, 8)], [one(5, s, 8, seed=1)], 1)
+            for d, s in ((1, 2), (2, 1), (1, 1))
+        },
+        "keys and values": (several(3, 2, 6, 4), several(3, 2, 6, 4), 1),
+        "the batch is the last dimension": (*both(lambda t: t, 3, 4), 1),
+        "heads before the batch": (*both(lambda t: t.transpose(0, 1), 4, 3, 5, 2), 1),
+        "a broadcast source": ([one(3, 4, 8)], [one(2, 8).expand(3, 2, 8)], 1),
+        **{
+            f"two leading dimensions, {order}": (
+                *both(lambda t, order=order: t.permute(order), *((2, 3, 4, 6)[order.index(dim)] for dim in range(4))),
+                2,
+            )
+            for order in ((0, 1, 2, 3), (1, 0, 2, 3), (0, 2, 1, 3), (2, 1, 0, 3))
+        },
+        # dst and src in one buffer
+        "one list": (plain, plain, 0),
+        "one stack": ([stack], [stack], 1),
+        "one cache of interleaved layers": (list(tokens.unbind(1)), list(tokens.unbind(1)), 0),
+        "one cache of heads before the batch": ([transposed], [transposed], 1),
+        "two parts of one stack": ([stack[:, :4]], [stack[:, 4:]], 1),
+        "tensors swapped between the lists": (swapped, swapped[::-1], 0),
+        **{f"rows {shift} bytes on": (*parts((0, shift), (8, 8)), 0) for shift in (1, 7, 8, 12)},
+    }
+
+
+@pytest.mark.parametrize("name", layouts("cpu"))
+def test_layouts(device: str, name: str) -> None:
+    dst, src, batch_dim = layouts(device)[name]
+    batch = min(tensor.shape[batch_dim] for tensor in dst + src)
+    last = (batch - 1, min(1, batch - 1))
+    check_copy(dst, src, *last, batch_dim=batch_dim)
+    check_copy(dst, src, *last[::-1], 1, 3, batch_dim=batch_dim)
+    cycle = [(row, (row + 1) % batch, 0, -1) for row in range(batch)]
+    check_batch(dst, src, cycle, batch_dim=batch_dim)
+
+
+class TestRangesThatOverlapTheirSources:
+    """The result is as if every source were read before any destination is written."""
+
+    @pytest.mark.parametrize("shift", [1, -1, 4, -4, 31, -31])
+    @pytest.mark.parametrize("rows", [1, 6])
+    def test_small(self, device: str, shift: int, rows: int) -> None:
+        buffer = filled(rows, 200, dtype=torch.uint8, device=device)
+        check_copy(*([buffer[:, begin : begin + 32].unsqueeze(1)] for begin in (50 + shift, 50)), batch_dim=1)
+
+    @pytest.mark.parametrize("shift", [1, -1, 64, -4096])
+    @pytest.mark.parametrize("size", [5_000, 1_000_000])
+    @pytest.mark.parametrize("rows", [1, 3])
+    def test_large(self, size: int, shift: int, rows: int) -> None:
+        """Large enough for several threads, and for a wrong direction of the copy to show."""
+        buffer = filled(rows, size + 10_000, dtype=torch.uint8)
+        check_copy(*([buffer[:, begin:][:, :size].unsqueeze(1)] for begin in (5_000 + shift, 5_000)), batch_dim=1)
+
+    def test_only_the_first_range_is_in_place(self, device: str) -> None:
+        buffer = filled(80, dtype=torch.uint8, device=device)
+        check_copy(*([buffer.as_strided((3, 1, 8), (pitch, 8, 1))] for pitch in (16, 24)), batch_dim=1)
+
+    def test_range_in_place_that_another_copy_reads(self, device: str) -> None:
+        a, b = cache(2, 4, 8, device=device)
+        check_copy([a, b], [a, a], 1, 1)
+
+    def test_disjoint_ranges_that_interleave(self, device: str) -> None:
+        """src ranges begin at 4, 12, 20, 28 and dst ranges at 0, 16, 32, 48."""
+        buffer = filled(64, dtype=torch.uint8, device=device)
+        dst, src = (buffer[begin:].as_strided((4, 1, 2), (pitch, 2, 1)) for begin, pitch in ((0, 16), (4, 8)))
+        check_copy([dst], [src], batch_dim=1)
+
+
+@pytest.mark.parametrize(
+    ("count", "row_bytes"),
+    [
+        *((1, size) for size in (262_144, 2_097_151, 2_097_152, 5_000_001, 17_000_001)),
+        *((3, 1_000_003), (160, 16_381), (7, 331_777), (2, 3_000_000)),
+    ],
+)
+def test_large_copies(count: int, row_bytes: int) -> None:
+    """From 2 MiB on several threads copy: sizes around every border between their parts."""
+    for threads in (1, 2, 3):
+        dst, src = (cache(count, 2, row_bytes, dtype=torch.uint8, seed=seed) for seed in (0, 1))
+        with intra_op_threads(threads):
+            check_copy(dst, src, 1, 0, 1)
+
+
+def test_a_copy_needs_no_memory() -> None:
+    def peak() -> int:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+    size = 128 * 2**20
+    dst, src = (torch.full((2, size), seed, dtype=torch.uint8) for seed in (0, 1))
+    with open("/proc/self/clear_refs", "w") as clear:
+        clear.write("5")  # resets the peak to the resident memory
+    before = peak()
+    copy_cache([dst], [src], 1, 0)
+    assert peak() - before < size // 8
+    assert dst[1].all()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLMDataDist: its lifetime, its manager, and the calls that it refuses."""
 
-import inspect
 import logging
 from collections.abc import Iterator
 
@@ -24,6 +23,7 @@ from llm_datadist_torch.datadist.log import warn_once
 
 DESC = CacheDesc(2, (4, 8), DataType.DT_FLOAT, Placement.HOST)
 OPTIONS = LLMConfig(enable_cache_manager=True).generate_options()
+INVALID = LLMStatusCode.LLM_PARAM_INVALID
 
 
 @pytest.fixture
@@ -43,7 +43,8 @@ def test_before_init_and_after_finalize(datadist: LLMDataDist) -> None:
     datadist.finalize()  # no effect
     datadist.init(OPTIONS)
     manager = datadist.cache_manager
-    assert isinstance(manager, CacheManager)
+    datadist.init({})  # no effect
+    assert isinstance(manager, CacheManager) and datadist.cache_manager is manager
     held = manager.allocate_cache(DESC)
     datadist.finalize()
     datadist.finalize()
@@ -58,11 +59,9 @@ def test_before_init_and_after_finalize(datadist: LLMDataDist) -> None:
 def test_every_call_after_finalize(datadist: LLMDataDist) -> None:
     datadist.init(OPTIONS)
     manager, other = datadist.cache_manager, CacheManager()
-    caches = {manager: None, other: None}
-    for owner in caches:
-        caches[owner] = owner.allocate_cache(DESC, [CacheKey(0, 1)]), owner.allocate_blocks_cache(DESC)
+    caches = [(m.allocate_cache(DESC, [CacheKey(0, 1)]), m.allocate_blocks_cache(DESC)) for m in (manager, other)]
     datadist.finalize()
-    for plain, blocks in caches.values():  # its own caches, which have ended, and those of another manager
+    for plain, blocks in caches:  # its own caches, which have ended, and those of another manager
         for call, *args in (
             (manager.copy_cache, plain, plain, 0, 1),
             (manager.copy_blocks, blocks, {0: [1]}),
@@ -79,13 +78,6 @@ def test_every_call_after_finalize(datadist: LLMDataDist) -> None:
         manager.remove_cache_key(CacheKey(0, 1))
 
 
-def test_init_twice(datadist: LLMDataDist) -> None:
-    datadist.init(OPTIONS)
-    manager = datadist.cache_manager
-    datadist.init({})
-    assert datadist.cache_manager is manager
-
-
 def test_only_one_is_initialised_at_a_time(datadist: LLMDataDist) -> None:
     datadist.init(OPTIONS)
     second = LLMDataDist(LLMRole.DECODER, 1)
@@ -100,12 +92,32 @@ def test_only_one_is_initialised_at_a_time(datadist: LLMDataDist) -> None:
 @pytest.mark.parametrize("options", [{}, {"llm.EnableCacheManager": "0"}])
 def test_manager_is_not_enabled(datadist: LLMDataDist, options: dict[str, str]) -> None:
     datadist.init(options)
-    refused(LLMStatusCode.LLM_PARAM_INVALID, "not enabled", lambda: datadist.cache_manager)
+    text = "not enabled: set LLMConfig.enable_cache_manager to True, or LLMConfig.local_comm_res to any string"
+    refused(INVALID, text.partition(": ")[0], lambda: datadist.cache_manager)
+    refused(INVALID, text.partition(": ")[2], lambda: datadist.cache_manager)
 
 
-def test_refused_options_initialise_nothing(datadist: LLMDataDist) -> None:
-    wrong = {"llm.EnableCacheManager": "yes"}
-    refused(LLMStatusCode.LLM_PARAM_INVALID, "llm.EnableCacheManager ('yes') must be 0 or 1", datadist.init, wrong)
+@pytest.mark.parametrize("value", ["", '{"version": "1.3"}'])
+def test_local_comm_res_enables_the_manager(datadist: LLMDataDist, value: str) -> None:
+    """Any value of it: many scripts have no other switch."""
+    config = LLMConfig()
+    assert config.local_comm_res == ""
+    config.local_comm_res = value
+    assert config.enable_cache_manager is False
+    assert config.generate_options() == {"llm.LocalCommRes": value}
+    datadist.init(config.generate_options())
+    assert datadist.cache_manager.allocate_cache(DESC).cache_id == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"llm.EnableCacheManager": "yes"}, "llm.EnableCacheManager ('yes') must be 0 or 1"),
+        ({"llm.LocalCommRes": "", "llm.EnableCacheManager": "0"}, "enable_cache_manager (False) must be True"),
+    ],
+)
+def test_refused_options_initialise_nothing(datadist: LLMDataDist, options: dict[str, str], text: str) -> None:
+    refused(INVALID, text, datadist.init, options)
     datadist.init(OPTIONS)
     assert datadist.cache_manager
 
@@ -121,15 +133,6 @@ def test_wrong_types(datadist: LLMDataDist) -> None:
             datadist.init(options)
 
 
-def test_every_setting_passes_through_the_options() -> None:
-    pool = '{"memory_size": 4096, "page_shift": 16}'
-    config = LLMConfig(sync_kv_timeout=5, device_id=3, enable_cache_manager=True, mem_pool_cfg=pool)
-    config.host_mem_pool_cfg = '{"memory_size": 8192}'
-    again = LLMConfig.from_options(config.generate_options())
-    assert again.generate_options() == config.generate_options()
-    assert again.memory_limits() == {Placement.DEVICE: (4096, "memory_size"), Placement.HOST: (8192, "memory_size")}
-
-
 def test_options_without_effect_are_logged_once(datadist: LLMDataDist, caplog: pytest.LogCaptureFixture) -> None:
     warn_once.cache_clear()
     for _ in range(2):
@@ -141,66 +144,17 @@ def test_options_without_effect_are_logged_once(datadist: LLMDataDist, caplog: p
     ]
 
 
-class TestLocalCommRes:
-    """Any value of it enables the cache manager: many scripts have no other switch."""
-
-    @pytest.mark.parametrize("value", ["", '{"version": "1.3"}'])
-    def test_enables_the_cache_manager(self, datadist: LLMDataDist, value: str) -> None:
-        config = LLMConfig()
-        assert config.local_comm_res == ""
-        config.local_comm_res = value
-        assert config.enable_cache_manager is False
-        assert config.generate_options() == {"llm.LocalCommRes": value}
-        datadist.init(config.generate_options())
-        assert datadist.cache_manager.allocate_cache(DESC).cache_id == 1
-
-    def test_with_the_cache_manager_disabled(self, datadist: LLMDataDist) -> None:
-        options = {"llm.LocalCommRes": "", "llm.EnableCacheManager": "0"}
-        refused(LLMStatusCode.LLM_PARAM_INVALID, "enable_cache_manager (False) must be True", datadist.init, options)
-
-    def test_the_error_says_what_enables_it(self, datadist: LLMDataDist) -> None:
-        datadist.init({})
-        text = "set LLMConfig.enable_cache_manager to True, or LLMConfig.local_comm_res to any string"
-        refused(LLMStatusCode.LLM_PARAM_INVALID, text, lambda: datadist.cache_manager)
-
-
-@pytest.mark.parametrize("text", ["", "0;1", "-1", "x"])
-def test_invalid_device_ids(text: str) -> None:
-    refused(LLMStatusCode.LLM_PARAM_INVALID, "ge.exec.deviceId", LLMConfig.from_options, {"ge.exec.deviceId": text})
-
-
-UNSERVED = {
-    CacheManager: {"remap_registered_memory": "register the memory anew"},
-    LLMDataDist: dict.fromkeys(("link", "unlink", "query_register_mem_status"), "_clusters"),
-}
-
-
 @pytest.mark.parametrize(
-    ("owner", "name", "instead"), [(owner, *item) for owner, names in UNSERVED.items() for item in names.items()]
+    ("name", "instead"),
+    [
+        ("remap_registered_memory", "register the memory anew"),
+        *((name, "_clusters") for name in ("link", "unlink", "query_register_mem_status")),
+    ],
 )
-def test_calls_that_cannot_be_served(owner: type, name: str, instead: str, datadist: LLMDataDist) -> None:
+def test_calls_that_cannot_be_served(name: str, instead: str, datadist: LLMDataDist) -> None:
     """They say what to use instead."""
-    target = CacheManager() if owner is CacheManager else datadist
+    target = CacheManager() if name == "remap_registered_memory" else datadist
     assert name in dir(target)
     refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, instead, getattr(target, name), 1, 2)
     with pytest.raises(LLMException, match=f"^{name} "):
         getattr(target, name)(anything=1)
-
-
-def test_signatures_of_the_local_calls() -> None:
-    """Names, order and defaults are those of LLM-DataDist."""
-    expected = {
-        "allocate_cache": {"cache_desc": ..., "cache_keys": ()},
-        "deallocate_cache": {"cache": ...},
-        "allocate_blocks_cache": {"cache_desc": ..., "blocks_cache_key": None},
-        "deallocate_blocks_cache": {"cache": ...},
-        "register_cache": {"cache_desc": ..., "addrs": ..., "cache_keys": (), "remote_accessible": None},
-        "register_blocks_cache": {"cache_desc": ..., "addrs": ..., "blocks_cache_key": None, "remote_accessible": None},
-        "unregister_cache": {"cache_id": ...},
-        "remove_cache_key": {"cache_key": ...},
-        "copy_blocks": {"cache": ..., "copy_block_info": ...},
-        "swap_blocks": {"src_cache": ..., "dst_cache": ..., "src_to_dst": ...},
-    }
-    for name, parameters in expected.items():
-        actual = list(inspect.signature(getattr(CacheManager, name)).parameters.values())[1:]
-        assert {p.name: ... if p.default is p.empty else p.default for p in actual} == parameters, name

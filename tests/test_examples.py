@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples run as documented, and their own checks can fail."""
+"""The examples run as documented, and their own checks can fail. See tests/npu and tests/remote for others."""
 
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from utils import ROOT, load_example, run
+from utils import load_example
 
-EXAMPLES = ROOT / "examples"
 REQUESTS, PREFIX, SUFFIX = 3, 48, 5
+Main = Callable[..., str]
 pytestmark = pytest.mark.slow
 
 
@@ -28,31 +28,34 @@ def model(prefix_sharing: ModuleType) -> torch.nn.Module:
     return prefix_sharing.make_model("cpu", PREFIX + SUFFIX + 2).requires_grad_(False)
 
 
-def output(name: str, *args: str) -> str:
-    """Runs a script as a user does, without access to a model hub."""
-    return run("python", EXAMPLES / f"{name}.py", *args, HF_HUB_OFFLINE="1").stdout
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Main:
+    """Runs the main function of a script. Returns what it prints."""
+
+    def run(module: ModuleType, *args: str) -> str:
+        monkeypatch.setattr("sys.argv", [module.__name__, "--device=cpu", *args])
+        assert not module.main()
+        return capsys.readouterr().out
+
+    return run
 
 
-class TestPrefixSharing:
-    @pytest.mark.parametrize(
-        ("args", "modes"), [(["--eager"], ["eager"]), (["--backend=aot_eager"], ["eager", "compiled"])]
-    )
-    def test_as_a_user_runs_it(self, args: list[str], modes: list[str]) -> None:
-        """aot_eager runs all of torch.compile but the C++ compiler, which takes long."""
-        sizes = (f"--requests={REQUESTS}", f"--prefix={PREFIX}", f"--suffix={SUFFIX}", "--decode=4", "--repeats=1")
-        lines = output("prefix_sharing", "--device=cpu", *sizes, *args).splitlines()
-        closing = r"OK: logits equal \(max abs diff (\S+)\); prefill (.+) faster, (\d+) of (\d+) prompt tokens"
-        found = re.match(closing, lines[-1])
-        assert found, lines
-        assert 0 <= float(found[1]) <= 1e-5
-        assert re.findall(r"\d+\.\dx \((\w+)\)", found[2]) == modes
-        assert int(found[3]) == (REQUESTS - 1) * PREFIX
-        assert int(found[4]) == REQUESTS * (PREFIX + SUFFIX)
-        rows = [line for line in lines if line.split()[0] in ("eager", "compiled")]
-        assert [row.split()[0] for row in rows] == modes
-        for row in rows:
-            tokens = [int(count) for count in re.findall(r"(\d+) tokens", row)]
-            assert tokens == [REQUESTS * (PREFIX + SUFFIX), PREFIX + REQUESTS * SUFFIX]
+def test_prefix_sharing(main: Main, prefix_sharing: ModuleType) -> None:
+    """aot_eager runs all of torch.compile but the C++ compiler, which takes long."""
+    sizes = (f"--requests={REQUESTS}", f"--prefix={PREFIX}", f"--suffix={SUFFIX}", "--decode=4", "--repeats=1")
+    lines = main(prefix_sharing, *sizes, "--backend=aot_eager").splitlines()
+    closing = r"OK: logits equal \(max abs diff (\S+)\); prefill (.+) faster, (\d+) of (\d+) prompt tokens"
+    found = re.match(closing, lines[-1])
+    assert found, lines
+    assert 0 <= float(found[1]) <= 1e-5
+    assert re.findall(r"\d+\.\dx \((\w+)\)", found[2]) == ["eager", "compiled"]
+    assert int(found[3]) == (REQUESTS - 1) * PREFIX
+    assert int(found[4]) == REQUESTS * (PREFIX + SUFFIX)
+    rows = [line for line in lines if line.split()[0] in ("eager", "compiled")]
+    assert [row.split()[0] for row in rows] == ["eager", "compiled"]
+    for row in rows:
+        tokens = [int(count) for count in re.findall(r"(\d+) tokens", row)]
+        assert tokens == [REQUESTS * (PREFIX + SUFFIX), PREFIX + REQUESTS * SUFFIX]
 
 
 def copies_nothing(*args: Any, **kwargs: Any) -> None:
@@ -91,27 +94,20 @@ class TestPrefixSharingChecksCanFail:
             assert prefix_sharing.check_decoded(*decoded) <= prefix_sharing.TOLERANCE
 
 
-class TestBeamSearch:
-    def test_as_a_user_runs_it(self) -> None:
-        moved, instead = re.findall(r"([\d.]+) MiB", output("beam_search", "--device=cpu"))
-        assert 0 < float(moved) < float(instead)
-
-    def test_check_can_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        module = load_example("beam_search")
-        monkeypatch.setattr(module.InPlaceCache, "reorder_cache", lambda self, beam_idx: None)
-        monkeypatch.setattr(sys, "argv", ["beam_search.py", "--device=cpu"])
-        with pytest.raises(AssertionError, match="other tokens than with transformers' own cache"):
-            module.main()
+def test_beam_search(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load_example("beam_search")
+    moved, instead = re.findall(r"([\d.]+) MiB", main(module))
+    assert 0 < float(moved) < float(instead)
+    monkeypatch.setattr(module.InPlaceCache, "reorder_cache", lambda self, beam_idx: None)
+    with pytest.raises(AssertionError, match="other tokens than with transformers' own cache"):
+        main(module)
 
 
-class TestPagedBlocks:
-    def test_as_a_user_runs_it(self) -> None:
-        assert len(re.findall("as they were", output("paged_blocks", "--device=cpu"))) == 4
-
-    @pytest.mark.parametrize(("broken", "what"), [("copy_blocks", "fork"), ("swap_blocks", "out and in")])
-    def test_checks_can_fail(self, monkeypatch: pytest.MonkeyPatch, broken: str, what: str) -> None:
-        module = load_example("paged_blocks")
-        monkeypatch.setattr(module, broken, lambda *args: None)
-        monkeypatch.setattr(sys, "argv", ["paged_blocks.py", "--device=cpu"])
-        with pytest.raises(AssertionError, match=f"{what}, blocks .*: other contents than before"):
-            module.main()
+def test_paged_blocks(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load_example("paged_blocks")
+    assert main(module).count("as they were") == 4
+    for broken, what in (("copy_blocks", "fork"), ("swap_blocks", "out and in")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, broken, lambda *args: None)
+            with pytest.raises(AssertionError, match=f"{what}, blocks .*: other contents than before"):
+                main(module)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fresh_process import run_code
 from torch.utils import cpp_extension
 from utils import TESTS, run
 
@@ -15,52 +16,40 @@ from llm_datadist_torch._native import library
 MIB = 2**20
 
 
+def test_names() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", llm_datadist_torch.__version__)
+    assert all(hasattr(llm_datadist_torch, name) for name in llm_datadist_torch.__all__)
+
+
 class TestImport:
-    def test_version(self) -> None:
-        assert re.fullmatch(r"\d+\.\d+\.\d+", llm_datadist_torch.__version__)
-
-    def test_all_names_exist(self) -> None:
-        assert all(hasattr(llm_datadist_torch, name) for name in llm_datadist_torch.__all__)
-
     def test_missing_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(library, "LIBRARY", TESTS / "libnone.so")
         with pytest.raises(ImportError, match=r"has no libnone\.so: .*libnone\.so does not exist"):
             library.load()
 
-    def test_library_that_does_not_load(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        broken = tmp_path / "libbroken.so"
-        broken.write_text("not a library")
-        library.built_with(broken).write_text("{}")
-        monkeypatch.setattr(library, "LIBRARY", broken)
-        with pytest.raises(ImportError, match="built against another version") as failure:
-            library.load()
-        assert isinstance(failure.value.__cause__, OSError)
-
-    def test_built_against_another_torch(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """Checked before the library is opened."""
-        old = tmp_path / "libold.so"
-        old.write_text("not a library")
-        library.built_with(old).write_text('{"torch": "2.6.0"}')
-        monkeypatch.setattr(library, "LIBRARY", old)
-        installed = re.escape(torch.__version__.partition("+")[0])
-        with pytest.raises(ImportError, match=rf"built against torch 2\.6\.0, and torch {installed}\S* is installed"):
-            library.load()
-
     @pytest.mark.parametrize(
-        ("version", "release"),
+        ("built_with", "text"),
         [
-            ("2.9.0", "2.9.0"),
-            ("2.9.0+cpu", "2.9.0"),
-            ("2.9.0.post9", "2.9.0"),
-            ("2.9.0.post9+cpu", "2.9.0"),
-            ("2.9.1", "2.9.1"),
-            ("2.15.0rc1+cpu", "2.15.0rc1"),
+            ("{}", "built against another version"),
+            # Checked before the library is opened.
+            ('{"torch": "2.6.0"}', r"built against torch 2\.6\.0, and torch \d+\.\S* is installed"),
         ],
     )
-    def test_release(self, version: str, release: str) -> None:
-        assert library.release(version) == release
+    def test_library_that_does_not_load(
+        self, built_with: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        broken = tmp_path / "libbroken.so"
+        broken.write_text("not a library")
+        library.built_with(broken).write_text(built_with)
+        monkeypatch.setattr(library, "LIBRARY", broken)
+        with pytest.raises(ImportError, match=text) as failure:
+            library.load()
+        assert built_with != "{}" or isinstance(failure.value.__cause__, OSError)
 
     def test_post_release_counts_as_its_release(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for version in ("2.9.0", "2.9.0+cpu", "2.9.0.post9", "2.9.0.post9+cpu"):
+            assert library.release(version) == "2.9.0"
+        assert (library.release("2.9.1"), library.release("2.15.0rc1+cpu")) == ("2.9.1", "2.15.0rc1")
         installed = library.version
         monkeypatch.setattr(library, "version", lambda name: library.release(installed(name)) + ".post9")
         library.load()
@@ -68,11 +57,14 @@ class TestImport:
     @pytest.mark.slow
     def test_broken_torch_npu(self, tmp_path: Path) -> None:
         """A torch_npu that cannot load makes `import torch` fail. The error says what to do."""
-        (tmp_path / "torch_npu").mkdir()
-        (tmp_path / "torch_npu/__init__.py").write_text("raise ImportError('libascendcl.so: cannot open')")
-        (tmp_path / "torch_npu-0.dist-info").mkdir()
-        (tmp_path / "torch_npu-0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torch_npu\nVersion: 0\n")
-        (tmp_path / "torch_npu-0.dist-info/entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:f\n")
+        info = tmp_path / "torch_npu-0.dist-info"
+        for file, text in (
+            (tmp_path / "torch_npu/__init__.py", "raise ImportError('libascendcl.so: cannot open')"),
+            (info / "METADATA", "Metadata-Version: 2.1\nName: torch_npu\nVersion: 0\n"),
+            (info / "entry_points.txt", "[torch.backends]\ntorch_npu = torch_npu:f\n"),
+        ):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
         path = {"PYTHONPATH": str(tmp_path)}
         failed = run("python", "-c", "import llm_datadist_torch", code=1, **path)
         for part in ("importing torch failed", "libascendcl.so", "set_env.sh", "TORCH_DEVICE_BACKEND_AUTOLOAD=0"):
@@ -80,10 +72,22 @@ class TestImport:
         run("python", "-c", "import llm_datadist_torch", TORCH_DEVICE_BACKEND_AUTOLOAD="0", **path)
 
 
-class TestThreads:
-    """The op uses torch's intra-op threads, and respects torch.set_num_threads."""
-
-    CODE = """
+@pytest.mark.parametrize(
+    ("threads", "size", "before", "added"),
+    [
+        (1, 64 * MIB, "", 0),
+        (2, 2 * MIB - 1, "", 0),
+        (2, 2 * MIB, "", 1),
+        (3, 64 * MIB, "", 2),
+        (64, 8 * MIB - 1, "", 0),
+        (64, 8 * MIB, "", 63),
+        (320, 39 * MIB, "", 0),
+        (3, 64 * MIB, "a.add_(1)", 0),  # the pool is shared with torch
+    ],
+)
+def test_intra_op_threads(threads: int, size: int, before: str, added: int) -> None:
+    """The op uses torch's threads. torch creates, and wakes, all of them or none: none for less than 128 KiB each."""
+    code = f"""
 import os, torch, llm_datadist_torch
 def tasks(): return len(os.listdir("/proc/self/task"))
 torch.set_num_threads({threads})
@@ -93,28 +97,7 @@ n = tasks()
 llm_datadist_torch.copy_cache([a], [b], size={size})
 print(tasks() - n)
 """
-
-    def threads_added(self, threads: int, size: int = -1, before: str = "") -> int:
-        return int(run("python", "-c", self.CODE.format(threads=threads, size=size, before=before)).stdout)
-
-    @pytest.mark.parametrize(
-        ("threads", "size", "added"),
-        [
-            (1, 64 * MIB, 0),
-            (2, 2 * MIB - 1, 0),
-            (2, 2 * MIB, 1),
-            (3, 64 * MIB, 2),
-            (64, 8 * MIB - 1, 0),
-            (64, 8 * MIB, 63),
-            (320, 39 * MIB, 0),
-        ],
-    )
-    def test_threads_are_bounded_by_bytes(self, threads: int, size: int, added: int) -> None:
-        """torch creates, and wakes, all of its threads or none: none for less than 128 KiB each."""
-        assert self.threads_added(threads, size) == added
-
-    def test_thread_pool_is_shared_with_torch(self) -> None:
-        assert self.threads_added(3, before="a.add_(1)") == 0
+    assert int(run_code(code).stdout) == added
 
 
 @pytest.mark.slow

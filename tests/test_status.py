@@ -9,37 +9,16 @@ import pytest
 from llm_datadist_torch import LLMException, LLMRole, LLMStatusCode, Placement
 from llm_datadist_torch.datadist.status import llm_error, param_invalid
 
-# The k of 0x5010B000 + k, from LLM-DataDist.
-NUMBERS = {
-    "LLM_WAIT_PROCESS_TIMEOUT": 1,
-    "LLM_KV_CACHE_NOT_EXIST": 2,
-    "LLM_REPEAT_REQUEST": 3,
-    "LLM_REQUEST_ALREADY_COMPLETED": 4,
-    "LLM_PARAM_INVALID": 5,
-    "LLM_ENGINE_FINALIZED": 6,
-    "LLM_NOT_YET_LINK": 7,
-    "LLM_ALREADY_LINK": 8,
-    "LLM_LINK_FAILED": 9,
-    "LLM_UNLINK_FAILED": 10,
-    "LLM_NOTIFY_PROMPT_UNLINK_FAILED": 11,
-    "LLM_CLUSTER_NUM_EXCEED_LIMIT": 12,
-    "LLM_PROCESSING_LINK": 13,
-    "LLM_DEVICE_OUT_OF_MEMORY": 14,
-    "LLM_PREFIX_ALREADY_EXIST": 15,
-    "LLM_PREFIX_NOT_EXIST": 16,
-    "LLM_SEQ_LENOVERLIMIT": 17,
-    "LLM_NO_FREE_BLOCK": 18,
-    "LLM_BLOCKS_OUT_OF_MEMORY": 19,
-    "LLM_EXIST_LINK": 24,
-    "LLM_FEATURE_NOT_ENABLED": 25,
-    "LLM_TIMEOUT": 26,
-    "LLM_LINK_BUSY": 27,
-    "LLM_OUT_OF_MEMORY": 28,
-}
+# In the order of their numbers, 0x5010B000 + 1 and so on, from LLM-DataDist. There are none for 20 to 23.
+NAMES = """LLM_WAIT_PROCESS_TIMEOUT LLM_KV_CACHE_NOT_EXIST LLM_REPEAT_REQUEST LLM_REQUEST_ALREADY_COMPLETED
+    LLM_PARAM_INVALID LLM_ENGINE_FINALIZED LLM_NOT_YET_LINK LLM_ALREADY_LINK LLM_LINK_FAILED LLM_UNLINK_FAILED
+    LLM_NOTIFY_PROMPT_UNLINK_FAILED LLM_CLUSTER_NUM_EXCEED_LIMIT LLM_PROCESSING_LINK LLM_DEVICE_OUT_OF_MEMORY
+    LLM_PREFIX_ALREADY_EXIST LLM_PREFIX_NOT_EXIST LLM_SEQ_LENOVERLIMIT LLM_NO_FREE_BLOCK LLM_BLOCKS_OUT_OF_MEMORY
+    20 21 22 23 LLM_EXIST_LINK LLM_FEATURE_NOT_ENABLED LLM_TIMEOUT LLM_LINK_BUSY LLM_OUT_OF_MEMORY"""
 
 
 def test_numbers() -> None:
-    expected = {name: 0x5010B000 + k for name, k in NUMBERS.items()}
+    expected = {name: 0x5010B000 + k for k, name in enumerate(NAMES.split(), 1) if not name.isdigit()}
     expected |= {"LLM_SUCCESS": 0, "LLM_FAILED": 0xFFFFFFFF, "LLM_UNKNOWN_ERROR": -1}
     expected |= {"LLM_DEVICE_MEM_ERROR": 507053, "LLM_SUSPECT_REMOTE_ERROR": 507057}  # numbers of ACL
     assert {code.name: int(code) for code in LLMStatusCode} == expected

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rest of PyTorch relies on: version counters, autograd, inference tensors, copy on write."""
+"""What the rest of PyTorch relies on: version counters, autograd, inference tensors, copy on write, the profiler."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.testing._internal.two_tensor import TwoTensor
 from utils import (
     as_bytes,
@@ -17,14 +20,13 @@ from utils import (
     table,
 )
 
+import llm_datadist_torch
+from llm_datadist_torch import Cache, CacheManager
 
-class TestTorch:
-    def test_version_counters_of_dst_are_bumped(self, device: str) -> None:
-        dst, src = cache(3, 4, 8, device=device), cache(3, 4, 8, device=device)
-        versions = [t._version for t in dst + src]
-        copy_cache(dst, src, 1, 2)
-        assert [t._version for t in dst + src] == [v + 1 for v in versions[:3]] + versions[3:]
+BATCH = table([(1, 2, 0, -1), (2, 0, 0, -1)])
 
+
+class TestAutograd:
     def test_autograd_detects_a_modified_saved_tensor(self) -> None:
         saved, weight = filled(4, 8), torch.ones(4, 8, requires_grad=True)
         loss = (weight * saved).sum()
@@ -32,16 +34,13 @@ class TestTorch:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
 
-    def test_requires_grad_is_allowed_under_no_grad(self) -> None:
+    def test_requires_grad(self) -> None:
+        """It is allowed in src, and under no_grad in dst."""
         dst, src = torch.zeros(4, 8, requires_grad=True), filled(4, 8)
         with torch.no_grad():
             check_copy([dst], [src], 1, 2)
-
-    def test_source_may_require_grad(self) -> None:
         dst, src = filled(4, 8), filled(4, 8, seed=1).requires_grad_()
-        expected = reference_copy([dst], [src.detach()], 1, 2)
-        copy_cache([dst], [src], 1, 2)
-        assert_same_bytes([dst], expected)
+        check_copy([dst], [src], 1, 2)
         assert not dst.requires_grad
 
     def test_requires_grad_of_wrapper_tensors_is_refused(self) -> None:
@@ -64,27 +63,24 @@ class TestTorch:
         # The call below reaches the kernel that bumps version counters, which inference tensors do not have.
         check_copy(dst, cache(2, 4, 8, device=device, seed=2), 1, 2)
 
+
+class TestKindsOfTensors:
     def test_conjugated_source_is_resolved(self) -> None:
         dst, src = filled(4, 2, dtype=torch.complex64), torch.randn(4, 2, dtype=torch.complex64)
         copy_cache([dst], [src.conj()], 1, 2)
         assert torch.equal(dst[1], src[2].conj())
 
-    def test_parameters_and_tuples_are_accepted(self) -> None:
-        dst = torch.nn.Parameter(filled(4, 8), requires_grad=False)
-        expected = reference_copy([dst], [filled(4, 8, seed=1)], 1, 2)
-        copy_cache((dst,), (filled(4, 8, seed=1),), 1, 2)
-        assert_same_bytes([dst], expected)
+    def test_parameters_and_tuples(self) -> None:
+        check_copy((torch.nn.Parameter(filled(4, 8), requires_grad=False),), (filled(4, 8, seed=1),), 1, 2)
 
     def test_meta_tensors_pass_through(self) -> None:
         meta = [torch.empty(4, 8, device="meta")]
         copy_cache(meta, meta, 1, 2)
 
     def test_python_function_is_the_op(self) -> None:
-        import llm_datadist_torch as package
-
         dst, src = cache(2, 3, 4, 8), cache(2, 3, 4, 8, seed=1)
         expected = reference_copy(dst, src, 1, 2, 3, 4, batch_dim=1)
-        package.copy_cache(dst, src, 1, 2, 3, 4, 5, batch_dim=1)
+        llm_datadist_torch.copy_cache(dst, src, 1, 2, 3, 4, 5, batch_dim=1)
         assert_same_bytes(dst, expected)
 
     def test_nan_bits_are_copied(self) -> None:
@@ -97,37 +93,62 @@ class TestTorch:
 class TestCopyOnWrite:
     """A lazily cloned tensor shares its bytes until it is written. The op must not write the shared bytes."""
 
-    def test_destination(self) -> None:
+    @pytest.mark.parametrize("batch", [False, True])
+    def test_destination(self, batch: bool) -> None:
         original, src = filled(4, 8), filled(4, 8, seed=1)
-        before, expected = original.clone(), reference_copy([original], [src], 1, 2)
-        lazy = torch._lazy_clone(original)
-        copy_cache([lazy], [src], 1, 2)
+        expected = reference_batch([original], [src], BATCH.tolist() if batch else [(1, 2, 0, -1)])
+        before, lazy = original.clone(), torch._lazy_clone(original)
+        copy_cache_batch([lazy], [src], BATCH) if batch else copy_cache([lazy], [src], 1, 2)
         assert_same_bytes([lazy, original], [*expected, before])
 
     def test_destination_that_is_a_source_too(self) -> None:
         """Materializing it changes its address, so that precedes the use of any address, in any order of the lists."""
         original, first, source = filled(4, 8), filled(4, 8, seed=1), filled(4, 8, seed=2)
-        lazy = torch._lazy_clone(original)
-        dst, src = [first, lazy], [original, source]
+        dst, src = [first, torch._lazy_clone(original)], [original, source]
         expected = [reference_copy([d], [s], 1, 2)[0] for d, s in zip(dst, src, strict=True)]
         copy_cache(dst, src, 1, 2)
         assert_same_bytes(dst, expected)
-        other = torch._lazy_clone(original)
-        with pytest.raises(ValueError, match=r"the range to write in dst\[1\] overlaps the range to read in src\[0\]"):
-            copy_cache([first, original], [original, other], 1, 1)
+        dst, src = [first, original], [original, torch._lazy_clone(original)]
+        expected = [reference_copy([d], [s], 1, 2)[0] for d, s in zip(dst, src, strict=True)]
+        copy_cache(dst, src, 1, 2)
+        assert_same_bytes(dst, expected)
 
     def test_source(self) -> None:
         """It is only read, so it is not materialized."""
         dst, original = filled(4, 8), filled(4, 8, seed=1)
-        expected = reference_copy([dst], [original], 1, 2)
         lazy = torch._lazy_clone(original)
+        expected = reference_copy([dst], [original], 1, 2)
         copy_cache([dst], [lazy], 1, 2)
         assert torch._C._is_cow_tensor(lazy)
         assert_same_bytes([dst], expected)
 
-    def test_destination_of_a_batch(self) -> None:
-        original, src, copies = filled(4, 8), filled(4, 8, seed=1), [(1, 2, 0, -1), (2, 0, 0, -1)]
-        before, expected = original.clone(), reference_batch([original], [src], copies)
-        lazy = torch._lazy_clone(original)
-        copy_cache_batch([lazy], [src], table(copies))
-        assert_same_bytes([lazy, original], [*expected, before])
+
+def by_manager(dst: list[torch.Tensor], src: list[torch.Tensor]) -> None:
+    CacheManager().copy_cache(Cache.from_tensors(dst), Cache.from_tensors(src), 1, 2, 0, 8, req_id=9)
+
+
+SWAP = table([(0, 1, 0, 20), (1, 0, 0, 20), (2, 3, 0, -1)])
+
+
+@pytest.mark.parametrize(
+    ("call", "op", "bytes_written"),
+    [
+        (lambda dst, src: copy_cache(dst, src, 1, 2), "copy_cache", "96 bytes"),
+        (lambda dst, src: copy_cache(dst, src, 1, 2, 3, 5, 7), "copy_cache", "15 bytes (req_id 7)"),
+        (lambda dst, src: copy_cache(dst, dst, 1, 1), "copy_cache", "0 bytes"),
+        # On an NPU they are first gathered in pinned memory, which does not count.
+        (lambda dst, src: copy_cache(dst[:1], [filled(4, 8)], 1, 2), "copy_cache", "32 bytes"),
+        (by_manager, "_copy_cache_blocking", "24 bytes (req_id 9)"),
+        # The 60 staged bytes do not count.
+        (lambda dst, src: copy_cache_batch(dst, dst, SWAP, 8), "copy_cache_batch", "216 bytes (req_id 8)"),
+    ],
+)
+def test_profiler(device: str, call: Callable, op: str, bytes_written: str) -> None:
+    """torch.profiler records the op, the bytes that it writes, and the request."""
+    dst, src = cache(3, 4, 8, device=device), cache(3, 4, 8, device=device, seed=1)
+    with profile(activities=[ProfilerActivity.CPU]) as trace:
+        call(dst, src)
+    found = [event.name for event in trace.events() if "copy_cache" in event.name]
+    assert found[0] == f"llm_datadist::{op}"
+    name = "copy_cache_batch" if "batch" in op else "copy_cache"
+    assert found.count(f"{name}: {bytes_written}") == 1

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -61,23 +62,42 @@ def assert_same_bytes(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> N
         assert torch.equal(as_bytes(a), as_bytes(e)), f"tensor {index} differs"
 
 
+def whole_storage(tensor: Tensor) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def _on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors in host memory. Those that share a storage share one there too."""
+    storages = {t.untyped_storage().data_ptr(): t for t in tensors}
+    copied = {address: whole_storage(t.detach()).to("cpu", copy=True) for address, t in storages.items()}
+    flat = [copied[t.untyped_storage().data_ptr()].untyped_storage() for t in tensors]
+    return [
+        torch.empty(0, dtype=t.dtype).set_(storage, t.storage_offset(), t.shape, t.stride())
+        for t, storage in zip(tensors, flat, strict=True)
+    ]
+
+
 def _row(tensor: Tensor, index: int, batch_dim: int) -> Tensor:
-    """A view of the bytes of a row, [dimensions before the batch..., bytes]. The row must be in C order."""
+    """A view of the bytes of a row in their order in memory: [dimensions before the batch..., bytes]."""
     row = tensor.select(batch_dim, index).unsqueeze(-1)
-    return row.view(*tensor.shape[:batch_dim], -1).view(torch.uint8)
+    order = sorted(range(batch_dim, row.dim()), key=lambda dim: -row.stride(dim) * (row.shape[dim] > 1))
+    return row.permute(*range(batch_dim), *order).view(*tensor.shape[:batch_dim], -1).view(torch.uint8)
 
 
 def reference_batch(
     dst: Sequence[Tensor], src: Sequence[Tensor], copies: Sequence[Sequence[int]], *, batch_dim: int = 0
 ) -> list[Tensor]:
-    """The expected contents of dst after a batch, as host tensors. Every copy reads src as it was before the call."""
-    before, result = [to_host(s) for s in src], [to_host(d) for d in dst]
-    for d, s in zip(result, before, strict=True):
+    """The expected contents of dst after a batch, as host tensors. Every source is read before anything is written."""
+    on_host = _on_host([*dst, *src])
+    moves = []
+    for d, s in zip(on_host[: len(dst)], on_host[len(dst) :], strict=True):
         for dst_index, src_index, offset, size in copies:
             row = _row(s, src_index, batch_dim)
             end = row.shape[-1] if size == -1 else offset + size
-            _row(d, dst_index, batch_dim)[..., offset:end] = row[..., offset:end]
-    return result
+            moves.append((_row(d, dst_index, batch_dim)[..., offset:end], row[..., offset:end].clone()))
+    for to, of in moves:
+        to.copy_(of)
+    return on_host[: len(dst)]
 
 
 def reference_copy(
@@ -97,7 +117,7 @@ def reference_copy(
 @contextlib.contextmanager
 def nothing_written(*tensors: Tensor) -> Iterator[None]:
     """Fails if the block changes a byte of the tensors' storages or a version counter."""
-    whole = [torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage()) for t in tensors]
+    whole = [whole_storage(t) for t in tensors]
     before = [as_bytes(w) for w in whole]
     versions = [t._version for t in tensors]
     yield
@@ -107,7 +127,7 @@ def nothing_written(*tensors: Tensor) -> Iterator[None]:
 
 def table(copies: Sequence[Sequence[int]]) -> Tensor:
     """The copies argument of copy_cache_batch."""
-    return torch.tensor(copies, dtype=torch.int64).view(-1, 4)
+    return torch.tensor(copies, dtype=torch.int64).view(-1, len(copies[0]) if copies else 4)
 
 
 def whole_rows(dst_rows: Tensor, src_rows: Tensor) -> Tensor:
@@ -115,27 +135,40 @@ def whole_rows(dst_rows: Tensor, src_rows: Tensor) -> Tensor:
     return torch.stack([dst_rows, src_rows, torch.zeros_like(dst_rows), torch.full_like(dst_rows, -1)], dim=1)
 
 
-def _check(call: Callable[[], object], dst: Sequence[Tensor], src: Sequence[Tensor], expected: list[Tensor]) -> None:
-    unchanged = [to_host(s) for s in src]
-    shared = {t.untyped_storage().data_ptr() for t in dst} & {t.untyped_storage().data_ptr() for t in src}
-    assert call() is None
+def check_batch(
+    dst: Sequence[Tensor],
+    src: Sequence[Tensor],
+    copies: Sequence[Sequence[int]],
+    *,
+    batch_dim: int = 0,
+    call: Callable[[], object] | None = None,
+) -> None:
+    """Calls copy_cache_batch, or another function, and compares the storages of dst and src with the reference."""
+    expected = reference_batch(dst, src, copies, batch_dim=batch_dim)
+    written = {t.untyped_storage().data_ptr() for t in dst}
+    unchanged = [t for t in src if t.untyped_storage().data_ptr() not in written]
+    before = [as_bytes(t) for t in unchanged]
+    assert (call or (lambda: copy_cache_batch(dst, src, table(copies), batch_dim=batch_dim)))() is None
     if hasattr(torch, "npu"):
         torch.npu.synchronize()  # dst may be pinned host memory, which the host reads without waiting
-    assert_same_bytes(dst, expected)
-    if not shared:
-        assert_same_bytes(src, unchanged)
+    assert_same_bytes([whole_storage(d.detach()) for d in dst], [whole_storage(e) for e in expected])
+    assert_same_bytes(unchanged, before)
 
 
-def check_copy(dst: Sequence[Tensor], src: Sequence[Tensor], *args: int | None, **kwargs: int) -> None:
-    """Calls copy_cache and compares dst with the reference. src must be unchanged, unless it shares memory with dst."""
-    expected = reference_copy(dst, src, *args[:4], batch_dim=kwargs.get("batch_dim", 0))
-    _check(lambda: copy_cache(dst, src, *args, **kwargs), dst, src, expected)
+def check_copy(dst: Sequence[Tensor], src: Sequence[Tensor], *args: int | None, batch_dim: int = 0) -> None:
+    """The same for copy_cache."""
+    numbers = (*args, *(0, 0, 0, -1)[len(args) :])[:4]
+    check_batch(dst, src, [numbers], batch_dim=batch_dim, call=lambda: copy_cache(dst, src, *args, batch_dim=batch_dim))
 
 
-def check_batch(dst: Sequence[Tensor], src: Sequence[Tensor], copies: Sequence[Sequence[int]], **kwargs: int) -> None:
-    """Calls copy_cache_batch and compares dst and src as check_copy does."""
-    expected = reference_batch(dst, src, copies, **kwargs)
-    _check(lambda: copy_cache_batch(dst, src, table(copies), **kwargs), dst, src, expected)
+@contextlib.contextmanager
+def intra_op_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def refused(code: LLMStatusCode, text: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -160,6 +193,13 @@ def load_example(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def ported(script: Path) -> str:
+    """The code of a script written for LLM-DataDist, with nothing changed but the package that it imports."""
+    code, imports = re.subn(r"^from llm_datadist\b", "from llm_datadist_torch", script.read_text(), flags=re.MULTILINE)
+    assert imports > 0
+    return code
 
 
 def run(*command: str | Path, cwd: Path = TESTS, code: int = 0, **env: str | None) -> subprocess.CompletedProcess[str]:

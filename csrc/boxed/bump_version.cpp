@@ -8,8 +8,8 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
 
-#include "call.h"
 #include "../plan/checks.h"
+#include "call.h"
 
 namespace llm_datadist {
 namespace {

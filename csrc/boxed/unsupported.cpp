@@ -6,8 +6,8 @@
 #include <ATen/core/IListRef.h>
 #include <torch/library.h>
 
-#include "call.h"
 #include "../plan/checks.h"
+#include "call.h"
 
 namespace llm_datadist {
 namespace {

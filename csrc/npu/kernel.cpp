@@ -12,7 +12,6 @@
 
 #include <c10/core/DeviceGuard.h>
 #include <c10/util/ScopeExit.h>
-#include <torch/library.h>
 #include <torch_npu/csrc/core/npu/CachingHostAllocator.h>
 #include <torch_npu/csrc/core/npu/NPUGraphsUtils.h>
 #include <torch_npu/csrc/core/npu/NPUStream.h>
@@ -23,7 +22,7 @@
 #include <string>
 
 #include "../compat.h"
-#include "../profiler_range.h"
+#include "../kernels.h"
 #include "acl_check.h"
 #include "side_stream.h"
 #include "submission.h"
@@ -44,7 +43,6 @@ std::string queue_name(const CallContext& call) { return c10::str("llm_datadist:
 
 void submit_async(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src, Plan plan) {
   release_deferred();
-  const ProfilerRange range(call, plan);
   const auto submission = make_submission(call, dst, src, std::move(plan), std::nullopt);
   if (submission == nullptr) {
     return;
@@ -74,7 +72,6 @@ void enqueue_on_side_stream(const Submission& submission, const SideStream& side
 // Returns whether the copies were done before the deadline.
 bool submit_and_wait(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src, Plan plan,
                      Clock::time_point deadline) {
-  const ProfilerRange range(call, plan);
   const auto submission = make_submission(call, dst, src, std::move(plan), deadline);
   if (submission == nullptr) {
     return true;
@@ -140,41 +137,16 @@ bool submit_and_wait(const CallContext& call, at::ITensorListRef dst, at::ITenso
                      [&](const Phase& phase) { return copy_on_host(phase, deadline); });
 }
 
-void copy_cache_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index, int64_t src_batch_index,
-                    int64_t offset, int64_t size, std::optional<int64_t> req_id, int64_t batch_dim) {
-  const CallContext call{"copy_cache", req_id};
-  const Copies copies = one_copy(dst_batch_index, src_batch_index, offset, size);
-  submit_async(call, dst, src, make_plan(call, dst, src, copies, batch_dim));
-}
-
-void copy_cache_batch_npu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
-                          std::optional<int64_t> req_id, int64_t batch_dim) {
-  const CallContext call{"copy_cache_batch", req_id};
-  submit_async(call, dst, src, make_plan(call, dst, src, read_copies(call, copies), batch_dim));
-}
-
-bool copy_cache_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, int64_t dst_batch_index,
-                             int64_t src_batch_index, int64_t offset, int64_t size, std::optional<int64_t> req_id,
-                             int64_t batch_dim, int64_t timeout_ms) {
-  const Clock::time_point deadline = deadline_after(timeout_ms);
-  const CallContext call{"copy_cache", req_id};
-  const Copies copies = one_copy(dst_batch_index, src_batch_index, offset, size);
-  return submit_and_wait(call, dst, src, make_plan(call, dst, src, copies, batch_dim), deadline);
-}
-
-bool copy_cache_batch_blocking_npu(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
-                                   std::optional<int64_t> req_id, int64_t batch_dim, int64_t timeout_ms) {
-  const Clock::time_point deadline = deadline_after(timeout_ms);
-  const CallContext call{"copy_cache_batch", req_id};
-  return submit_and_wait(call, dst, src, make_plan(call, dst, src, read_copies(call, copies), batch_dim), deadline);
+bool run_npu(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src, Plan plan,
+             const Deadline& deadline) {
+  if (deadline) {
+    return submit_and_wait(call, dst, src, std::move(plan), *deadline);
+  }
+  submit_async(call, dst, src, std::move(plan));
+  return true;
 }
 
 }  // namespace
 }  // namespace llm_datadist
 
-TORCH_LIBRARY_IMPL(llm_datadist, PrivateUse1, m) {
-  m.impl("copy_cache", &llm_datadist::copy_cache_npu);
-  m.impl("copy_cache_batch", &llm_datadist::copy_cache_batch_npu);
-  m.impl("_copy_cache_blocking", &llm_datadist::copy_cache_blocking_npu);
-  m.impl("_copy_cache_batch_blocking", &llm_datadist::copy_cache_batch_blocking_npu);
-}
+TORCH_LIBRARY_IMPL(llm_datadist, PrivateUse1, m) { llm_datadist::Kernels<&llm_datadist::run_npu>::add_to(m); }

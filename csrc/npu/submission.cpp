@@ -36,8 +36,8 @@ DeferredReleases& deferred_releases() {
   return *instance;
 }
 
-// Only a storage that torch_npu made has a format. libtorch_npu hides the type of its storages, so dynamic_cast does not
-// link: the name tells.
+// Only a storage that torch_npu made has a format. libtorch_npu hides the type of its storages, so dynamic_cast does
+// not link: the name tells.
 aclFormat format_of(const c10::StorageImpl& storage) {
   return std::strcmp(typeid(storage).name(), "N9torch_npu14NPUStorageImplE") == 0
              ? static_cast<const torch_npu::NPUStorageImpl&>(storage).npu_desc_.npu_format_

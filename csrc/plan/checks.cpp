@@ -103,20 +103,21 @@ Rows checked_rows(const CallContext& call, TensorName name, const at::Tensor& te
   return {address, batch_size, bytes, stride};
 }
 
-void check_batch_index(const CallContext& call, const char* name, int64_t index, const TensorPair::Side& side) {
-  CHECK_CALL(call, 0 <= index && index < side.rows.batch_size, name, " (", index, ") out of range [0, ",
-             side.rows.batch_size, "), the batch of ", side.name);
+void check_batch_index(const CallContext& call, const char* name, int64_t index, const Rows& rows, TensorName tensor) {
+  CHECK_CALL(call, 0 <= index && index < rows.batch_size, name, " (", index, ") out of range [0, ", rows.batch_size,
+             "), the batch of ", tensor);
 }
 
-void check_offset(const CallContext& call, const char* name, int64_t offset, const TensorPair::Side& side) {
-  CHECK_CALL(call, 0 <= offset && offset < side.rows.bytes, name, " (", offset, ") out of range [0, ", side.rows.bytes,
-             "), the bytes of a row of ", side.name);
+void check_offset(const CallContext& call, const char* name, int64_t offset, const Rows& rows, TensorName tensor) {
+  CHECK_CALL(call, 0 <= offset && offset < rows.bytes, name, " (", offset, ") out of range [0, ", rows.bytes,
+             "), the bytes of a row of ", tensor);
 }
 
 // Compares with the rest of the row, because offset + size may not fit in 64 bits.
-void check_size(const CallContext& call, int64_t size, const char* name, int64_t offset, const TensorPair::Side& side) {
-  CHECK_CALL(call, size <= side.rows.bytes - offset, name, " (", offset, ") plus size (", size,
-             ") runs past the row of ", side.name, ", ", side.rows.bytes, " bytes");
+void check_size(const CallContext& call, int64_t size, const char* name, int64_t offset, const Rows& rows,
+                TensorName tensor) {
+  CHECK_CALL(call, size <= rows.bytes - offset, name, " (", offset, ") plus size (", size, ") runs past the row of ",
+             tensor, ", ", rows.bytes, " bytes");
 }
 
 }  // namespace
@@ -180,14 +181,13 @@ Copies read_copies(const CallContext& call, const at::Tensor& copies) {
 
 TensorPair checked_pair(const CallContext& call, const at::Tensor& dst, const at::Tensor& src, int64_t index,
                         int64_t batch_dim) {
-  const TensorName dst_name{"dst", index};
-  const TensorName src_name{"src", index};
-  const TensorPair pair{{&dst, dst_name, checked_rows(call, dst_name, dst, batch_dim)},
-                        {&src, src_name, checked_rows(call, src_name, src, batch_dim)},
+  const TensorPair pair{{&dst, checked_rows(call, {"dst", index}, dst, batch_dim)},
+                        {&src, checked_rows(call, {"src", index}, src, batch_dim)},
+                        index,
                         batch_dim};
   CHECK_CALL(call, batch_dim == 0 || dst.sizes().slice(0, batch_dim) == src.sizes().slice(0, batch_dim),
              "expected the sizes before batch_dim (", batch_dim, ") to be the same, got ", dst.sizes(), " for ",
-             dst_name, " and ", src.sizes(), " for ", src_name);
+             pair.dst_name(), " and ", src.sizes(), " for ", pair.src_name());
   return pair;
 }
 
@@ -196,25 +196,26 @@ Move checked_move(CallContext call, const Copies& copies, int64_t index, const T
   const Copy& copy = copies.list[index];
   const char* const dst_offset = copies.two_offsets ? "dst_offset" : "offset";
   const char* const src_offset = copies.two_offsets ? "src_offset" : "offset";
-  const auto& [dst, src, batch_dim] = pair;
-  check_batch_index(call, "dst_batch_index", copy.dst_batch_index, dst);
-  check_batch_index(call, "src_batch_index", copy.src_batch_index, src);
-  check_offset(call, dst_offset, copy.dst_offset, dst);
-  check_offset(call, src_offset, copy.src_offset, src);
+  const Rows& dst = pair.dst.rows;
+  const Rows& src = pair.src.rows;
+  check_batch_index(call, "dst_batch_index", copy.dst_batch_index, dst, pair.dst_name());
+  check_batch_index(call, "src_batch_index", copy.src_batch_index, src, pair.src_name());
+  check_offset(call, dst_offset, copy.dst_offset, dst, pair.dst_name());
+  check_offset(call, src_offset, copy.src_offset, src, pair.src_name());
   CHECK_CALL(call, copy.size > 0 || copy.size == -1, "size (", copy.size,
              ") must be greater than 0, or -1 for the rest of the row");
   int64_t bytes = copy.size;
   if (copy.size == -1) {
-    bytes = src.rows.bytes - copy.src_offset;
-    CHECK_CALL(call, bytes <= dst.rows.bytes - copy.dst_offset, "size (-1) means the ", bytes, " bytes of the row of ",
-               src.name, " from ", src_offset, " (", copy.src_offset, "), which runs past the row of ", dst.name, ", ",
-               dst.rows.bytes, " bytes");
+    bytes = src.bytes - copy.src_offset;
+    CHECK_CALL(call, bytes <= dst.bytes - copy.dst_offset, "size (-1) means the ", bytes, " bytes of the row of ",
+               pair.src_name(), " from ", src_offset, " (", copy.src_offset, "), which runs past the row of ",
+               pair.dst_name(), ", ", dst.bytes, " bytes");
   } else {
-    check_size(call, copy.size, dst_offset, copy.dst_offset, dst);
-    check_size(call, copy.size, src_offset, copy.src_offset, src);
+    check_size(call, copy.size, dst_offset, copy.dst_offset, dst, pair.dst_name());
+    check_size(call, copy.size, src_offset, copy.src_offset, src, pair.src_name());
   }
-  return {copy.dst_batch_index * dst.rows.stride + copy.dst_offset,
-          copy.src_batch_index * src.rows.stride + copy.src_offset, bytes, call.copy};
+  return {copy.dst_batch_index * dst.stride + copy.dst_offset, copy.src_batch_index * src.stride + copy.src_offset,
+          bytes, call.copy};
 }
 
 void check_leading_dims(const CallContext& call, const TensorPair& pair, c10::ArrayRef<Move> moves) {
@@ -238,7 +239,7 @@ void check_leading_dims(const CallContext& call, const TensorPair& pair, c10::Ar
     }
   }
   // More ranges than there are bytes for cannot all be apart. They may also be too many to list.
-  CHECK_CALL(call, places == 1 || (apart && places <= reach / bytes), "the ranges of ", pair.dst.name,
+  CHECK_CALL(call, places == 1 || (apart && places <= reach / bytes), "the ranges of ", pair.dst_name(),
              " overlap one another: got shape ", dst.sizes(), ", strides ", dst.strides());
 }
 

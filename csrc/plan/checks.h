@@ -36,12 +36,15 @@ struct Rows {
 struct TensorPair {
   struct Side {
     const at::Tensor* tensor;
-    TensorName name;
     Rows rows;
   };
   Side dst;
   Side src;
+  int64_t index;
   int64_t batch_dim;
+
+  TensorName dst_name() const { return {"dst", index}; }
+  TensorName src_name() const { return {"src", index}; }
 };
 
 // The numbers of one copy. Offsets and size are in bytes; size -1 means the rest of the source row.

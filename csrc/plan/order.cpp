@@ -37,8 +37,8 @@ class Orderer {
   // The positions of the moves' sources count from row 0 of the destination.
   explicit Orderer(const Moves& moves) : moves_(moves), state_(moves.size(), State::kNew), staged_(moves.size(), 0) {
     for (const Move& move : moves) {
-      const auto begin = std::partition_point(
-          moves.begin(), moves.end(), [&](const Move& other) { return other.dst + other.bytes <= move.src; });
+      const auto begin = std::partition_point(moves.begin(), moves.end(),
+                                              [&](const Move& other) { return other.dst + other.bytes <= move.src; });
       const auto end = std::partition_point(begin, moves.end(),
                                             [&](const Move& other) { return other.dst < move.src + move.bytes; });
       writers_.push_back({begin - moves.begin(), end - moves.begin()});

@@ -67,8 +67,7 @@ Moves checked_moves(const CallContext& call, const Copies& copies, const TensorP
     moves.push_back(checked_move(call, copies, static_cast<int64_t>(index), pair));
   }
   if (const auto twice = sort_by_destination(moves)) {
-    const int64_t tensor = pair.dst.name.index;
-    refuse(call, {0, 0, tensor, twice->first.copy}, {0, 0, tensor, twice->second.copy});
+    refuse(call, {0, 0, pair.index, twice->first.copy}, {0, 0, pair.index, twice->second.copy});
   }
   return moves;
 }
@@ -106,7 +105,7 @@ void add_blocks(Phase& phase, const TensorPair& pair, const MoveRange& moves) {
   if (moves.begin == moves.end) {
     return;
   }
-  Block block{pair.dst.rows.row_0, pair.src.rows.row_0, 0, 0, 1, moves, pair.dst.name.index};
+  Block block{pair.dst.rows.row_0, pair.src.rows.row_0, 0, 0, 1, moves, pair.index};
   if (pair.batch_dim == 0) {
     phase.blocks.push_back(block);
     phase.bytes += moves.bytes;
@@ -148,8 +147,8 @@ bool check_every_range(const CallContext& call, const Phase& phase) {
   std::sort(writes.begin(), writes.end(), [](const Range& a, const Range& b) {
     return std::tie(a.begin, a.tensor, a.copy) < std::tie(b.begin, b.tensor, b.copy);
   });
-  const auto twice = std::adjacent_find(writes.begin(), writes.end(),
-                                        [](const Range& a, const Range& b) { return b.begin < a.end; });
+  const auto twice =
+      std::adjacent_find(writes.begin(), writes.end(), [](const Range& a, const Range& b) { return b.begin < a.end; });
   if (twice != writes.end()) {
     const auto [first, second] = std::minmax(twice[0], twice[1], [](const Range& a, const Range& b) {
       return std::tie(a.tensor, a.copy) < std::tie(b.tensor, b.copy);
@@ -158,8 +157,8 @@ bool check_every_range(const CallContext& call, const Phase& phase) {
   }
   bool read = false;
   for_each_move(phase, [&](Address, Address src, const Move& move, const Block&) {
-    const auto after = std::partition_point(writes.begin(), writes.end(),
-                                            [&](const Range& range) { return range.end <= src; });
+    const auto after =
+        std::partition_point(writes.begin(), writes.end(), [&](const Range& range) { return range.end <= src; });
     read = read || (after != writes.end() && after->begin < src + move.bytes);
   });
   return read;
@@ -238,11 +237,11 @@ Plan make_plan(const CallContext& call, at::ITensorListRef dst_list, at::ITensor
   c10::SmallVector<Layout, 1> layouts;
   for (size_t index = 0; index < pairs.size(); ++index) {
     const TensorPair& pair = pairs[index];
-    const std::optional<int64_t> row_offset =
-        overlap.row_offsets.empty() ? std::nullopt : overlap.row_offsets[index];
+    const std::optional<int64_t> row_offset = overlap.row_offsets.empty() ? std::nullopt : overlap.row_offsets[index];
     // The last few layouts are all there are in a real cache; one more than needed does no harm.
     const auto oldest = layouts.rbegin() + std::min<ptrdiff_t>(4, layouts.size());
-    auto layout = std::find_if(layouts.rbegin(), oldest, [&](const Layout& each) { return each.fits(pair, row_offset); });
+    auto layout =
+        std::find_if(layouts.rbegin(), oldest, [&](const Layout& each) { return each.fits(pair, row_offset); });
     if (layout == oldest) {
       const Order ordered = order(checked_moves(call, copies, pair), row_offset);
       layouts.push_back({pair.dst.rows, pair.src.rows, row_offset, append_moves(direct, ordered.direct),

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 
 import pytest
-from utils import cache, filled, run
+from fresh_process import run_code
+from utils import cache, filled
 
 from llm_datadist_torch import Cache, CacheManager, LLMException, copy_cache
 
@@ -40,13 +41,12 @@ logging.getLogger("LLM_DATADIST").addHandler(handler)
 OURS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("level", "before", "after", "lines", "start"),
     [
         *((str(level), "", "", LINES[level:], OURS) for level in range(4)),
         *((level, "", "", LINES[2:], OURS) for level in (None, "x")),
-        *((level, ALREADY_DEBUG, "", LINES, OURS) for level in (None, "x")),
+        (None, ALREADY_DEBUG, "", LINES, OURS),
         *(("0", "", after, LINES, "PROGRAM") for after in (PROGRAM, ITS_HANDLER)),
         ("0", PROGRAM, "", LINES, "PROGRAM"),
         (None, "", PROGRAM, LINES[2:], "PROGRAM"),
@@ -55,7 +55,7 @@ OURS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 )
 def test_each_line_is_printed_once(level: str | None, before: str, after: str, lines: list[str], start: str) -> None:
     """At the level of ASCEND_GLOBAL_LOG_LEVEL, if that is set, and with or without logging set up by the program."""
-    done = run("python", "-c", CODE.format(before=before, after=after), ASCEND_GLOBAL_LOG_LEVEL=level)
+    done = run_code(CODE.format(before=before, after=after), ASCEND_GLOBAL_LOG_LEVEL=level)
     printed = [line for line in (done.stdout + done.stderr).splitlines() if re.search("LLM_DATADIST|req_id", line)]
     assert len(printed) == len(lines), done.stdout + done.stderr
     for actual, line in zip(printed, lines, strict=True):
@@ -84,8 +84,7 @@ def test_an_error_is_one_line_with_the_request(call: Callable, caplog: pytest.Lo
 
 
 def test_the_op_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
-        copy_cache(cache(2, 4, 8), cache(2, 4, 8, seed=1), 1, 2, req_id=77)
-        with pytest.raises(ValueError, match=r"\(req_id 77\)"):
-            copy_cache(cache(2, 4, 8), cache(2, 4, 8), 4, req_id=77)
+    with caplog.at_level(logging.DEBUG), pytest.raises(ValueError, match=r"\(req_id 77\)"):
+        for row in (1, 4):
+            copy_cache(cache(2, 4, 8), cache(2, 4, 8, seed=1), row, 2, req_id=77)
     assert not caplog.records

@@ -6,11 +6,10 @@ Each test runs in its own process, which a watchdog ends.
 """
 
 import pytest
-from utils import run
+from fresh_process import run_code
 
-pytestmark = pytest.mark.slow
 HEAD = """
-import faulthandler, gc, os, signal, sys, threading
+import contextlib, faulthandler, gc, os, signal, sys, threading
 faulthandler.dump_traceback_later(30, exit=True)
 import torch
 from llm_datadist_torch import *
@@ -34,11 +33,20 @@ def free_caches():
     while code_of(lambda: held.append(manager.allocate_cache(desc))) is None:
         pass
     return len(held)
+
+def during_an_allocation(act):
+    # The next call of torch.empty runs this first.
+    real = torch.empty
+    def empty(*args, **kwargs):
+        torch.empty = real
+        act()
+        return real(*args, **kwargs)
+    torch.empty = empty
 """
 
 
 def printed(code: str) -> list[str]:
-    done = run("python", "-c", HEAD + code)
+    done = run_code(HEAD + code)
     assert "Exception ignored" not in done.stderr, done.stderr  # raised by a destructor
     return done.stdout.splitlines()
 
@@ -53,16 +61,10 @@ class Request:
         manager.deallocate_cache(self.cache)
         manager.remove_cache_key(CacheKey(0, 1))
 
-real = torch.empty
-def empty(*args, **kwargs):
-    print("collected", gc.collect() > 0)
-    return real(*args, **kwargs)
-
 gc.disable()
 Request()
-torch.empty = empty
+during_an_allocation(lambda: print("collected", gc.collect() > 0))
 held = manager.allocate_cache(desc)
-torch.empty = real
 print(held.cache_id, free_caches())
 """
     assert printed(code) == ["collected True", "2 3"]
@@ -72,37 +74,25 @@ def test_other_threads_are_not_blocked_by_an_allocation() -> None:
     code = """
 held = manager.allocate_cache(desc)
 other = threading.Thread(target=manager.deallocate_cache, args=(held,))
-real = torch.empty
-def empty(*args, **kwargs):
-    other.start()
-    other.join()
-    return real(*args, **kwargs)
-
-torch.empty = empty
+during_an_allocation(lambda: (other.start(), other.join()))
 print(manager.allocate_cache(desc).cache_id, held.tensors)
 """
     assert printed(code) == ["2 []"]
 
 
 @pytest.mark.parametrize(
-    ("during", "code"),
+    ("during", "outcome"),
     [
-        ("manager.allocate_cache(desc, [CacheKey(0, 1)])", "LLM_PARAM_INVALID"),
-        ("datadist.finalize()", "LLM_ENGINE_FINALIZED"),
+        ("manager.allocate_cache(desc, [CacheKey(0, 1)])", "LLM_PARAM_INVALID 3"),
+        ("datadist.finalize()", "LLM_ENGINE_FINALIZED 0"),
     ],
 )
-def test_nested_call_during_an_allocation(during: str, code: str) -> None:
-    program = f"""
-real = torch.empty
-def empty(*args, **kwargs):
-    torch.empty = real
-    {during}
-    return real(*args, **kwargs)
-
-torch.empty = empty
+def test_nested_call_during_an_allocation(during: str, outcome: str) -> None:
+    code = f"""
+during_an_allocation(lambda: {during})
 print(code_of(manager.allocate_cache, desc, [CacheKey(0, 1)]), free_caches())
 """
-    assert printed(program) == [f"{code} {0 if 'finalize' in during else 3}"]
+    assert printed(code) == [outcome]
 
 
 def test_nested_call_at_every_line_of_the_registry() -> None:
@@ -157,22 +147,22 @@ for call in (allocate, register, end, remove_keys, finalize):
             assert not plain.tensors and not blocks.tensors, where
             assert free_caches() == (0 if finalized else 4), where
             datadist.finalize()
-        print(call.__name__, during.__name__, stop > 5)
+        print(stop > 5)
 """
-    calls, during = ("allocate", "register", "end", "remove_keys", "finalize"), ("end", "remove_keys", "finalize")
-    assert printed(code) == [f"{call} {other} True" for call in calls for other in during]
+    assert printed(code) == ["True"] * 15
 
 
 COPY = """
 held = manager.allocate_cache(desc)
 tensor = held.tensors[0]
 tensor.copy_(torch.arange(32.0).view(1, 4, 8))
-real = ops.copy_cache_blocking
-def interrupted(*args, **kwargs):
-    signal.raise_signal(signal.SIGUSR1)
-    return real(*args, **kwargs)
+def interrupted(real):
+    def call(*args, **kwargs):
+        signal.raise_signal(signal.SIGUSR1)
+        return real(*args, **kwargs)
+    return call
 
-ops.copy_cache_blocking = interrupted
+ops.copy_cache_blocking = interrupted(ops.copy_cache_blocking)
 signal.signal(signal.SIGUSR1, lambda *_: datadist.finalize())
 """
 
@@ -190,13 +180,8 @@ print(datadist.cache_manager.allocate_cache(desc).cache_id)
 
     def test_during_init(self) -> None:
         code = """
-real = LLMConfig.from_options
-def interrupted(options):
-    signal.raise_signal(signal.SIGUSR1)
-    return real(options)
-
 datadist.finalize()
-LLMConfig.from_options = interrupted
+LLMConfig.from_options = interrupted(LLMConfig.from_options)
 datadist.init(config.generate_options())
 print(datadist.cache_manager.allocate_cache(desc).cache_id)
 """
@@ -207,7 +192,7 @@ print(datadist.cache_manager.allocate_cache(desc).cache_id)
         code = """
 def handler(*_):
     other.start()
-    other.join(0.5)
+    other.join(0.2)
     print(other.is_alive())
     datadist.finalize()
 
@@ -222,15 +207,17 @@ print(held.tensors)
 
 def test_fork_while_another_thread_holds_the_locks() -> None:
     code = """
+from llm_datadist_torch.datadist import fork
 held = manager.allocate_cache(desc)
 entered, leave = threading.Event(), threading.Event()
 def hold():
-    with manager._registry._lock.current, manager._copy_executor._lock.current, LLMDataDist._lock.current:
+    with contextlib.ExitStack() as stack:
+        for lock in fork._locks:
+            stack.enter_context(lock.current)
         entered.set()
         leave.wait()
 
-holder = threading.Thread(target=hold)
-holder.start()
+threading.Thread(target=hold).start()
 entered.wait()
 child = os.fork()
 if child == 0:
@@ -240,7 +227,7 @@ if child == 0:
     print(free_caches(), flush=True)
     datadist.finalize()
     os._exit(0)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(len(fork._locks) >= 3, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 leave.set()
 """
-    assert printed(code) == ["4", "0"]
+    assert printed(code) == ["4", "True 0"]

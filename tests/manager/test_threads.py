@@ -6,40 +6,37 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from utils import assert_same_bytes, cache, to_host
+from utils import assert_same_bytes, cache, intra_op_threads, to_host
 
-import llm_datadist_torch
-from llm_datadist_torch import Cache, CacheDesc, CacheManager, DataType, LLMConfig, LLMException, Placement
+from llm_datadist_torch import (
+    Cache,
+    CacheDesc,
+    CacheKey,
+    CacheManager,
+    DataType,
+    LLMConfig,
+    LLMException,
+    Placement,
+    ops,
+)
+
+
+def run(work: Callable[[int], None]) -> None:
+    """Runs the work in eight threads at once, and raises the first exception of a thread."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # switch threads as often as possible
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 class TestThreads:
-    def run(self, work: Callable[[int], None], threads: int = 8) -> None:
-        """Runs the work in several threads at once, and raises the first exception of a thread."""
-        errors: list[BaseException] = []
-
-        def guarded(number: int) -> None:
-            try:
-                work(number)
-            except BaseException as error:
-                errors.append(error)
-
-        running = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(threads)]
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(1e-5)  # switch threads as often as possible
-        try:
-            for thread in running:
-                thread.start()
-            for thread in running:
-                thread.join(timeout=240)
-                assert not thread.is_alive(), "a thread hangs"
-        finally:
-            sys.setswitchinterval(interval)
-        for error in errors:
-            raise error
-
     def test_10000_allocations_leak_no_memory(self, device: str) -> None:
         placement = Placement.HOST if device == "cpu" else Placement.DEVICE
         desc = CacheDesc(2, (4, 16), DataType.DT_FLOAT, placement)
@@ -52,7 +49,7 @@ class TestThreads:
         def work(number: int) -> None:
             pattern = torch.full((2, 4, 16), float(number))
             for turn in range(1250):
-                key = llm_datadist_torch.CacheKey(0, number * 10_000 + turn)
+                key = CacheKey(0, number * 10_000 + turn)
                 dst, src = manager.allocate_cache(desc, [key]), manager.allocate_cache(desc)
                 ids[number] += [dst.cache_id, src.cache_id]
                 if turn % 25 == 0:
@@ -65,7 +62,7 @@ class TestThreads:
 
         gc.collect()  # the caches of earlier tests
         begun = torch.npu.memory_allocated() if device == "npu" else 0
-        self.run(work)
+        run(work)
         gc.collect()
         if device == "npu":
             torch.npu.synchronize()
@@ -85,84 +82,65 @@ class TestThreads:
         manager = CacheManager()
         desc = CacheDesc(1, (4, 16), DataType.DT_FLOAT, Placement.HOST)
         shared = [manager.allocate_cache(desc) for _ in range(1000)]
-        elsewhere = [manager.register_cache(desc, cache(1, 4, 16)) for _ in range(1000)]
-
-        def work(number: int) -> None:
-            for held, registered in zip(shared, elsewhere, strict=True):
-                manager.deallocate_cache(held)
-                manager.unregister_cache(registered.cache_id)
-
-        self.run(work)
-        assert not any(held.tensors for held in shared + elsewhere)
+        run(lambda number: [manager.deallocate_cache(held) for held in shared])
+        assert not any(held.tensors for held in shared)
 
     def test_copies_of_one_manager_are_serialized(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Counts the threads inside the op's function."""
-        inside, most = 0, 0
-        real = llm_datadist_torch.ops.copy_cache_blocking
+        inside: list[int] = []
+        most = 0
+        real = ops.copy_cache_blocking
 
         def counting(*args: object, **kwargs: object) -> bool:
-            nonlocal inside, most
-            inside += 1
-            most = max(most, inside)
+            nonlocal most
+            inside.append(0)
+            most = max(most, len(inside))
             time.sleep(0.002)
             done = real(*args, **kwargs)
-            inside -= 1
+            inside.pop()
             return done
 
-        monkeypatch.setattr(llm_datadist_torch.ops, "copy_cache_blocking", counting)
+        monkeypatch.setattr(ops, "copy_cache_blocking", counting)
         manager = CacheManager(LLMConfig(sync_kv_timeout=60_000))
         dst, src = Cache.from_tensors(cache(2, 8, 8)), Cache.from_tensors(cache(2, 8, 8, seed=1))
-        self.run(lambda number: manager.copy_cache(dst, src, number, number))
+        run(lambda number: manager.copy_cache(dst, src, number, number))
         assert most == 1
         assert_same_bytes(dst.tensors, src.tensors)
 
-    def test_time_spent_waiting_for_another_copy_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        entered, leave = threading.Event(), threading.Event()
+    def test_calls_during_a_copy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The time that another copy waits for it counts. finalize waits for its end."""
+        entered, leave, events = threading.Event(), threading.Event(), []
 
         def stuck(*args: object, **kwargs: object) -> bool:
             entered.set()
-            return leave.wait(60)
+            leave.wait(60)
+            events.append("copied")
+            return True
 
-        monkeypatch.setattr(llm_datadist_torch.ops, "copy_cache_blocking", stuck)
+        monkeypatch.setattr(ops, "copy_cache_blocking", stuck)
         manager = CacheManager(LLMConfig(sync_kv_timeout=50))
-        held = Cache.from_tensors(cache(1, 4, 8))
+        held = manager.allocate_cache(CacheDesc(1, (4, 8), DataType.DT_FLOAT, Placement.HOST))
         first = threading.Thread(target=manager.copy_cache, args=(held, held, 0, 1))
+        last = threading.Thread(target=lambda: (manager._finalize(), events.append("finalized")))
         first.start()
         try:
             assert entered.wait(60)
             with pytest.raises(LLMException, match="not done after sync_kv_timeout, 50 ms"):
                 manager.copy_cache(held, held, 0, 1, req_id=5)
+            last.start()
+            last.join(0.05)
         finally:
             leave.set()
             first.join()
-
-    def test_finalize_waits_for_a_running_copy(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        events: list[str] = []
-        entered = threading.Event()
-
-        def slow(*args: object, **kwargs: object) -> bool:
-            entered.set()
-            time.sleep(0.05)
-            events.append("copied")
-            return True
-
-        monkeypatch.setattr(llm_datadist_torch.ops, "copy_cache_blocking", slow)
-        manager = CacheManager()
-        held = manager.allocate_cache(CacheDesc(1, (4, 8), DataType.DT_FLOAT, Placement.HOST))
-        copying = threading.Thread(target=manager.copy_cache, args=(held, held, 0, 1))
-        copying.start()
-        assert entered.wait(60)
-        manager.finalize()
-        events.append("finalized")
-        copying.join()
+        last.join()
         assert events == ["copied", "finalized"]
         assert not held.tensors
 
     def test_a_copy_releases_the_gil(self) -> None:
         """With one intra-op thread the copy runs in the calling thread, so another one runs only without the GIL."""
-        big = [Cache.from_tensors(torch.ones(2, 2**28, dtype=torch.uint8)) for _ in range(2)]
+        big = [Cache.from_tensors(torch.ones(1, 2**28, dtype=torch.uint8)) for _ in range(2)]
         manager = CacheManager(LLMConfig(sync_kv_timeout=60_000))
-        threads, ticks, stop = torch.get_num_threads(), 0, threading.Event()
+        ticks, stop = 0, threading.Event()
 
         def tick() -> None:
             nonlocal ticks
@@ -171,14 +149,11 @@ class TestThreads:
                 time.sleep(1e-4)
 
         ticking = threading.Thread(target=tick)
-        torch.set_num_threads(1)
-        try:
-            ticking.start()
+        ticking.start()
+        with intra_op_threads(1):
             before = ticks
             manager.copy_cache(*big)
             during = ticks - before
-        finally:
-            torch.set_num_threads(threads)
-            stop.set()
-            ticking.join()
+        stop.set()
+        ticking.join()
         assert during > 10  # 256 MiB take about 50 ms; with the GIL held there would be at most one tick

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
@@ -14,19 +13,28 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
+from fresh_process import forked
+from torch import Tensor
+from utils import as_bytes, filled, to_host
+
 from llm_datadist_torch import (
+    Cache,
     CacheDesc,
+    CacheKeyByIdAndIndex,
     CacheManager,
     DataType,
     LLMClusterInfo,
     LLMConfig,
     LLMDataDist,
+    LLMException,
     LLMRole,
     LLMStatusCode,
     Placement,
 )
 
 PEER, SELF = 1, 2  # cluster ids
+SUCCESS = (LLMStatusCode.LLM_SUCCESS, [LLMStatusCode.LLM_SUCCESS])
 
 
 def desc(num_tensors: int, *shape: int, data_type: DataType = DataType.DT_FLOAT, **kwargs: Any) -> CacheDesc:
@@ -37,7 +45,7 @@ def desc(num_tensors: int, *shape: int, data_type: DataType = DataType.DT_FLOAT,
 def free_port() -> int:
     """Below the ports that the system gives to sockets without one, of which one could take it before it is used."""
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(20_000, 32_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 
@@ -59,13 +67,33 @@ def cluster(cluster_id: int, port: int) -> LLMClusterInfo:
     return info
 
 
+def code_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> LLMStatusCode:
+    try:
+        call(*args, **kwargs)
+    except LLMException as error:
+        return error.status_code
+    return LLMStatusCode.LLM_SUCCESS
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    patience = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < patience, what
+        time.sleep(0.005)
+
+
+NAMES = """
+import gc, os, threading, time, weakref, torch
+from llm_datadist_torch import *
+from remote_utils import *
+from utils import *
+"""
+
+
 def _serve(connection: Connection, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     names: dict[str, Any] = {}
-    exec(
-        "import gc, os, time, torch\nfrom llm_datadist_torch import *\nfrom utils import *\nfrom remote_utils import *\n",
-        names,
-    )
+    exec(NAMES, names)
     while True:
         try:
             kind, code = connection.recv()
@@ -81,17 +109,17 @@ class Peer:
     """A process that runs what it is told, with the names of the package, of utils and of this module."""
 
     def __init__(self, **environment: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, environment), daemon=True)
+        self._connection, theirs = forked.Pipe()
+        self.process = forked.Process(target=_serve, args=(theirs, environment), daemon=True)
         self.process.start()
         theirs.close()
 
     def do(self, code: str) -> None:
-        self._call("exec", code)
+        self.start(code)()
 
     def get(self, code: str) -> Any:
-        return self._call("eval", code)
+        self._connection.send(("eval", code))
+        return self._answer()
 
     def start(self, code: str) -> Callable[[], Any]:
         """Starts to run statements. The result waits for their end."""
@@ -103,10 +131,6 @@ class Peer:
         os.kill(self.process.pid, number)
         if number == signal.SIGKILL:
             self.process.join()
-
-    def _call(self, kind: str, code: str) -> Any:
-        self._connection.send((kind, code))
-        return self._answer()
 
     def _answer(self) -> Any:
         assert self._connection.poll(60), "the peer does not answer"
@@ -123,11 +147,41 @@ class Pair:
         peer.do(f"datadist = make_datadist({PEER}, {self.port})\nmanager = datadist.cache_manager")
         self.datadist = make_datadist(SELF, timeout_ms=timeout_ms)
         self.manager: CacheManager = self.datadist.cache_manager
+        self.clusters = [cluster(PEER, self.port)]
         self.link()
 
     def link(self) -> None:
-        done = self.datadist.link_clusters([cluster(PEER, self.port)], 10_000)
-        assert done == (LLMStatusCode.LLM_SUCCESS, [LLMStatusCode.LLM_SUCCESS])
+        assert self.datadist.link_clusters(self.clusters, 10_000) == SUCCESS
+
+    def unlink(self) -> None:
+        assert self.datadist.unlink_clusters(self.clusters) == SUCCESS
+
+    def is_linked(self) -> bool:
+        return self.datadist.check_link_status(PEER) is LLMStatusCode.LLM_SUCCESS
+
+    def theirs(self, make: str) -> Tensor:
+        """Makes ``held``, a cache of the peer, and fills it. Returns its contents."""
+        self.peer.do(f"held = manager.{make}\nheld.tensors[0].copy_(filled(*held.tensors[0].shape, seed=5))")
+        return self.peer.get("to_host(held.tensors[0])")
+
+    def key(self, batch_index: int = 0) -> CacheKeyByIdAndIndex:
+        """A row of the peer's cache."""
+        return CacheKeyByIdAndIndex(PEER, self.peer.get("held.cache_id"), batch_index)
+
+    def expect_theirs(self, expected: Tensor) -> None:
+        assert torch.equal(self.peer.get("as_bytes(held.tensors[0])"), as_bytes(expected))
+
+    def their_memory_is_released(self) -> None:
+        """Ends the peer's cache. Its memory is there as long as a transfer, or a key, holds it."""
+        self.peer.do("alive = weakref.ref(held.tensors[0])\nmanager.unregister_cache(held.cache_id)\ndel held")
+        wait_until(lambda: self.peer.get("alive() is None"), "the memory is still there")
+
+    def works(self) -> None:
+        """Transfers a row."""
+        sent = self.theirs("allocate_cache(desc(1, 1, 8))")
+        own = self.manager.allocate_cache(desc(1, 1, 8))
+        self.manager.pull_cache(self.key(), own)
+        expect(own, sent)
 
 
 @contextlib.contextmanager
@@ -144,8 +198,11 @@ def linked(peer: Peer, timeout_ms: int = 20_000) -> Iterator[Pair]:
             peer.do("datadist.finalize()")
 
 
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    patience = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < patience, what
-        time.sleep(0.005)
+def ours(held: Cache) -> Tensor:
+    """Fills a cache of this process. Returns its contents."""
+    held.tensors[0].copy_(filled(*held.tensors[0].shape, seed=9))
+    return to_host(held.tensors[0])
+
+
+def expect(held: Cache, expected: Tensor) -> None:
+    assert torch.equal(as_bytes(held.tensors[0]), as_bytes(expected))

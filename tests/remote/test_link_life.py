@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from remote_utils import PEER, SELF, Pair, Peer, cluster, desc, free_port, linked, wait_until
+from remote_utils import PEER, SELF, Pair, Peer, desc, free_port, linked, wait_until
 
-from llm_datadist_torch import CacheKeyByIdAndIndex, LLMRole, LLMStatusCode
+from llm_datadist_torch import LLMRole, LLMStatusCode
 
 
 @contextlib.contextmanager
@@ -26,19 +26,11 @@ def at_once(peer: Peer, code: str, later: float = 0.0) -> Iterator[None]:
     end()
 
 
-def test_an_idle_link_uses_no_processor(peer: Peer) -> None:
-    """No more than the process without one: torch_npu has threads of its own."""
-
-    def seconds() -> tuple[float, float]:
-        time.sleep(0.3)
-        begin, theirs = time.process_time(), peer.get("time.process_time()")
-        time.sleep(1)
-        return time.process_time() - begin, peer.get("time.process_time()") - theirs
-
-    without = seconds()
-    with linked(peer):
-        for used, before in zip(seconds(), without, strict=True):
-            assert used < before + 0.05
+def test_an_idle_link_uses_no_processor(pair: Pair) -> None:
+    begin, theirs = time.process_time(), pair.peer.get("time.process_time()")
+    time.sleep(1)
+    assert time.process_time() - begin < 0.05
+    assert pair.peer.get("time.process_time()") - theirs < 0.05
 
 
 def test_a_forked_child_does_not_hold_the_link(pair: Pair) -> None:
@@ -51,50 +43,44 @@ def test_a_forked_child_does_not_hold_the_link(pair: Pair) -> None:
 
 def test_restart_with_the_same_id() -> None:
     """A new process with the id of one that was killed can be linked at once, and its caches are those that are read."""
-    first = Peer()
-    with linked(first) as pair:
-        first.do("held = manager.allocate_cache(desc(1, 1, 8))\nheld.tensors[0].fill_(1)")
-        own = pair.manager.allocate_cache(desc(1, 1, 8))
-        pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), own)
-        first.signal(signal.SIGKILL)
-        second = Peer()
-        second.do(f"datadist = make_datadist({PEER}, {pair.port})\nmanager = datadist.cache_manager")
-        second.do("held = manager.allocate_cache(desc(1, 1, 8))\nheld.tensors[0].fill_(2)")
+    with linked(Peer()) as pair:
+        pair.works()
+        pair.peer.signal(signal.SIGKILL)
+        pair.peer = Peer()
+        pair.peer.do(f"datadist = make_datadist({PEER}, {pair.port})\nmanager = datadist.cache_manager")
         pair.link()
-        pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), own)
+        pair.peer.do("held = manager.allocate_cache(desc(1, 1, 8))\nheld.tensors[0].fill_(2)")
+        own = pair.manager.allocate_cache(desc(1, 1, 8))
+        pair.manager.pull_cache(pair.key(), own)
         assert own.tensors[0].tolist() == [[[2.0] * 8]]
-        second.process.kill()
+        pair.peer.process.kill()
 
 
-def test_calls_that_cross_make_one_link(peer: Peer) -> None:
+def test_calls_that_cross_make_one_link(pair: Pair) -> None:
     """Both processes listen, and call each other at the same time, or nearly."""
     port = free_port()
     threads = "sum(thread.name.startswith('llm_datadist link') for thread in threading.enumerate())"
-    with linked(peer) as pair:
-        mine, theirs = cluster(PEER, pair.port), f"[cluster({SELF}, {port})]"
-        pair.datadist.unlink_clusters([mine])
-        options = {"llm.listenIpInfo": f"127.0.0.1:{port}"}
-        pair.datadist.switch_role(LLMRole.MIX, options)
-        peer.do("import threading")
-        for later in (0.0, 0.0, 0.0, 0.001, -0.001, 0.002, -0.002):
-            with at_once(peer, f"codes = datadist.link_clusters({theirs}, 5000)[1]", later):
-                codes = pair.datadist.link_clusters([mine], 5000)[1]
-            codes += peer.get("codes")
-            assert set(codes) == {LLMStatusCode.LLM_SUCCESS, LLMStatusCode.LLM_ALREADY_LINK}
-            assert eval(threads) == peer.get(threads) == 1
-            assert pair.datadist.check_link_status(PEER) is LLMStatusCode.LLM_SUCCESS
-            assert peer.get(f"datadist.unlink_clusters({theirs})[0]") is LLMStatusCode.LLM_SUCCESS
-            wait_until(lambda: pair.datadist.check_link_status(PEER) is LLMStatusCode.LLM_NOT_YET_LINK, "linked here")
-            wait_until(lambda: eval(threads) == peer.get(threads) == 0, "a thread of a link lives")
+    theirs = f"[cluster({SELF}, {port})]"
+    pair.unlink()
+    pair.datadist.switch_role(LLMRole.MIX, {"llm.listenIpInfo": f"127.0.0.1:{port}"})
+    for later in (0.0, 0.0, 0.0, 0.001, -0.001, 0.002, -0.002):
+        with at_once(pair.peer, f"codes = datadist.link_clusters({theirs}, 5000)[1]", later):
+            codes = pair.datadist.link_clusters(pair.clusters, 5000)[1]
+        codes += pair.peer.get("codes")
+        assert set(codes) == {LLMStatusCode.LLM_SUCCESS, LLMStatusCode.LLM_ALREADY_LINK}
+        assert eval(threads) == pair.peer.get(threads) == 1
+        assert pair.is_linked()
+        assert pair.peer.get(f"datadist.unlink_clusters({theirs})[0]") is LLMStatusCode.LLM_SUCCESS
+        wait_until(lambda: not pair.is_linked(), "linked here")
+        wait_until(lambda: eval(threads) == pair.peer.get(threads) == 0, "a thread of a link lives")
 
 
 def test_both_sides_unlink_at_the_same_time(pair: Pair) -> None:
     """Neither takes the other one's call for a transfer, and waits for it."""
-    mine, theirs = [cluster(PEER, pair.port)], f"[cluster({SELF}, 1)]"
     for _ in range(5):
         begin = time.monotonic()
-        with at_once(pair.peer, f"code = datadist.unlink_clusters({theirs}, 10_000)[0]"):
-            code = pair.datadist.unlink_clusters(mine, 10_000)[0]
+        with at_once(pair.peer, f"code = datadist.unlink_clusters([cluster({SELF}, 1)], 10_000)[0]"):
+            code = pair.datadist.unlink_clusters(pair.clusters, 10_000)[0]
         assert code is pair.peer.get("code") is LLMStatusCode.LLM_SUCCESS
         assert time.monotonic() < begin + 5
         pair.link()
@@ -109,12 +95,10 @@ def test_links_leave_nothing_behind(peer: Peer) -> None:
         return len(os.listdir("/proc/self/fd")), threading.active_count()
 
     theirs = "(gc.collect(), len(os.listdir('/proc/self/fd')), threading.active_count())[1:]"
-    peer.do("import threading")
     before = used(), (0, 0)
     for number in range(5):
         with linked(peer) as pair:
-            pair.peer.do("held = manager.allocate_cache(desc(1, 1, 8))")
-            pair.manager.pull_cache(CacheKeyByIdAndIndex(PEER, 1), pair.manager.allocate_cache(desc(1, 1, 8)))
+            pair.works()
         del pair
         peer.do("del datadist, manager, held")
         peer.do("datadist = LLMDataDist(LLMRole.MIX, 0)")

@@ -1,53 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scripts of several processes, written for LLM-DataDist, run with nothing changed but the package that they import."""
 
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fresh_process import run_code
 from remote_utils import free_port
+from utils import ported
 
-PROCESSES = {"pull_cache": 2, "pull_blocks_xpyd": 4, "push_and_switch": 2}
-SCRIPTS = sorted((Path(__file__).parent / "llm_datadist_scripts").glob("*.py"))
+FOLDER = Path(__file__).parent / "llm_datadist_scripts"
+PROCESSES = {"pull_blocks_xpyd": 4, "push_and_switch": 2}
 
 
-def test_there_are_scripts() -> None:
-    assert {script.stem for script in SCRIPTS} == set(PROCESSES)
+def test_every_script_is_run() -> None:
+    assert {script.stem for script in FOLDER.glob("*.py")} == set(PROCESSES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_only_the_import_changes(script: Path, tmp_path: Path) -> None:
-    code, imports = re.subn(r"^from llm_datadist\b", "from llm_datadist_torch", script.read_text(), flags=re.MULTILINE)
-    assert imports == 1
-    ported = tmp_path / script.name
-    ported.write_text(code)
-    count = PROCESSES[script.stem]
+@pytest.mark.parametrize("script", PROCESSES)
+def test_only_the_import_changes(script: str, device: str) -> None:
+    count = PROCESSES[script]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common["LISTEN_PORTS"] = ",".join(str(free_port()) for _ in range(2))
-    logs = [tmp_path / f"{rank}.log" for rank in range(count)]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", ported],
-            env={**os.environ, **common, "RANK": str(rank)},
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank, log in enumerate(logs)
-    ]
-    deadline = time.monotonic() + 120
-    # One that fails leaves the others in a barrier: then there is nothing more to wait for.
-    while time.monotonic() < deadline and {process.poll() for process in running} <= {None, 0}:
-        if all(process.poll() == 0 for process in running):
-            break
-        time.sleep(0.05)
-    for process in running:
-        process.send_signal(signal.SIGABRT)  # prints where the threads of a process are that hangs
-        process.wait()
-    outputs = [log.read_text() for log in logs]
-    assert all(output.splitlines()[-1:] == ["done"] for output in outputs), "\n\n".join(outputs)
+    code = ported(FOLDER / f"{script}.py")
+    with ThreadPoolExecutor(count) as pool:
+        done = list(pool.map(lambda rank: run_code(code, **common, RANK=str(rank)), range(count)))
+    assert [one.stdout.splitlines()[-1:] for one in done] == [["done"]] * count

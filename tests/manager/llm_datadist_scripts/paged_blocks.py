@@ -49,7 +49,12 @@ def main():
     expected[:, 2:4] = 0
     assert torch.equal(on_host(tensors), expected)
 
-    manager.deallocate_blocks_cache(host_cache)
+    # Blocks that only the manager has.
+    scratch = manager.allocate_blocks_cache(desc)
+    manager.swap_blocks(host_cache, scratch, {0: 4})
+    manager.swap_blocks(scratch, host_cache, {4: 2})
+    assert torch.equal(on_host(host_tensors)[:, 2], on_host(host_tensors)[:, 0])
+    manager.deallocate_blocks_cache(scratch)
     manager.unregister_cache(cache.cache_id)
     datadist.finalize()
     print("done")

@@ -41,6 +41,7 @@ def main():
     for req_id, row, tokens in ((11, 0, 5), (12, 4, 16)):
         tensors, addrs = make_tensors(1)
         key = CacheKey(prompt_cluster_id=1, req_id=req_id)
+        manager.check_cache_key(key)
         request = manager.register_cache(request_desc, addrs, [key])
         manager.copy_cache(batch, request, row, 0, 0, tokens * TOKEN_BYTES, req_id)
         expected[:, row, :tokens] = on_host(tensors)[:, 0, :tokens]
