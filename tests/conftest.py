@@ -27,6 +27,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the processors
 
 
+if HAS_NPU:
+    # pytest prints the values of a failed assertion. To print an NPU tensor, torch computes, and the simulated runtime
+    # cannot.
+    original_repr = torch.Tensor.__repr__
+    torch.Tensor.__repr__ = lambda self: original_repr(self.cpu() if self.device.type == "npu" else self)  # type: ignore
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     def runs_here(item: pytest.Item) -> bool:
         return not HAS_NPU or "device" in item.fixturenames or item.path.parent.name in NPU_FOLDERS
