@@ -28,10 +28,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 if HAS_NPU:
-    # pytest prints the values of a failed assertion. To print an NPU tensor, torch computes, and the simulated runtime
-    # cannot.
-    original_repr = torch.Tensor.__repr__
-    torch.Tensor.__repr__ = lambda self: original_repr(self.cpu() if self.device.type == "npu" else self)  # type: ignore
+    # pytest prints the tensors of a failed assertion. To print the values of an NPU tensor, torch computes and waits.
+    with_values = torch.Tensor.__repr__
+    torch.Tensor.__repr__ = lambda self: with_values(self.to("meta") if self.device.type == "npu" else self)  # type: ignore
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -88,6 +88,40 @@ def test_refused_while_tracing(name: str) -> None:
             copy_cache_batch(tensors, tensors, copies)
 
 
+@pytest.mark.parametrize(
+    "copy",
+    [(0, 0, 0, 20, 4), (0, 0, 4, 20, 0), (2, 1, 8, -1, 16), (3, 0, 31, 1, 0)],
+    ids=["towards the front of a row", "towards its end", "the rest of a row", "one byte"],
+)
+def test_an_offset_for_each_side(device: str, copy: tuple[int, ...]) -> None:
+    tensors = cache(2, 4, 8, device=device)
+    dst_row, src_row, dst_offset, size, src_offset = copy
+    expected = [as_bytes(t).view(4, 32) for t in tensors]
+    for rows in expected:
+        moved = rows[src_row, src_offset:][: None if size == -1 else size].clone()
+        rows[dst_row, dst_offset:][: len(moved)] = moved
+    copy_cache_batch(tensors, tensors, table([copy]))
+    assert_same_bytes(tensors, expected)
+
+
+@pytest.mark.parametrize(
+    ("copy", "text"),
+    [
+        ((0, 0, 32, 1, 0), "copies[0]: dst_offset (32) out of range [0, 32), the bytes of a row of dst[0]"),
+        ((0, 0, 0, 1, -1), "copies[0]: src_offset (-1) out of range [0, 32), the bytes of a row of src[0]"),
+        ((0, 0, 0, 30, 3), "copies[0]: src_offset (3) plus size (30) runs past the row of src[0], 32 bytes"),
+        (
+            (0, 0, 5, -1, 4),
+            "copies[0]: size (-1) means the 28 bytes of the row of src[0] from src_offset (4), which runs",
+        ),
+    ],
+)
+def test_offsets_outside_a_row(device: str, copy: tuple[int, ...], text: str) -> None:
+    dst, src = cache(1, 4, 8, device=device), cache(1, 4, 8, device=device, seed=1)
+    with nothing_written(*dst, *src), pytest.raises(ValueError, match=re.escape(text)):
+        copy_cache_batch(dst, src, table([copy]))
+
+
 def test_no_copies(device: str) -> None:
     """Nothing is written, and wrong arguments are still refused."""
     dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)

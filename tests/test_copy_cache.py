@@ -1,10 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What both ops copy, compared with the plain PyTorch reference. See test_refusals.py for refused calls."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import Tensor
-from utils import cache, check_batch, check_copy, copy_cache, filled, intra_op_threads
+from utils import (
+    assert_same_bytes,
+    cache,
+    check_batch,
+    check_copy,
+    copy_cache,
+    filled,
+    intra_op_threads,
+    reference_copy,
+)
 
 DTYPES = [
     *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.bool, torch.complex64),
@@ -173,16 +185,47 @@ def test_large_copies(count: int, row_bytes: int) -> None:
             check_copy(dst, src, 1, 0, 1)
 
 
-def test_a_copy_needs_no_memory() -> None:
+@contextmanager
+def needs_no_memory() -> Iterator[None]:
     def peak() -> int:
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
-    size = 128 * 2**20
-    dst, src = (torch.full((2, size), seed, dtype=torch.uint8) for seed in (0, 1))
     with open("/proc/self/clear_refs", "w") as clear:
         clear.write("5")  # resets the peak to the resident memory
     before = peak()
-    copy_cache([dst], [src], 1, 0)
-    assert peak() - before < size // 8
+    yield
+    assert peak() - before < 16 * 2**20
+
+
+def test_a_copy_needs_no_memory() -> None:
+    dst, src = (torch.full((2, 128 * 2**20), seed, dtype=torch.uint8) for seed in (0, 1))
+    with needs_no_memory():
+        copy_cache([dst], [src], 1, 0)
     assert dst[1].all()
+
+
+def test_many_indices_of_a_leading_dimension_need_no_memory() -> None:
+    """Each index is a place of its own: places are not listed, whether the call is refused or legal."""
+    count = 2**24
+    dst, src = torch.zeros(2 * count, dtype=torch.uint8), torch.ones(1, dtype=torch.uint8)
+    one, twice = (
+        src.as_strided((count, 1, 1), (0, 1, 1)),
+        dst.as_strided((count // 2, count // 2, 1, 1), (1, 1, 1, 1)),
+    )
+    with needs_no_memory():
+        for overlapping, batch_dim in ((dst.as_strided((count, 1, 1), (0, 1, 1)), 1), (twice, 2)):
+            with pytest.raises(ValueError, match=r"the ranges of dst\[0\] overlap one another"):
+                copy_cache([overlapping], [overlapping], batch_dim=batch_dim)
+        copy_cache([dst.view(count, 1, 2)], [one], 0, 0, 0, 1, batch_dim=1)
+    assert dst.view(count, 2).sum(0).tolist() == [count, 0]
+
+
+def test_timeouts_that_no_clock_reaches(device: str) -> None:
+    dst, src = [filled(4, 8, device=device)], [filled(4, 8, device=device, seed=1)]
+    expected = reference_copy(dst, src, 1, 2)
+    for timeout_ms in (2**31, 2**62, 2**63 - 1):
+        assert torch.ops.llm_datadist._copy_cache_blocking(
+            dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=timeout_ms
+        )
+    assert_same_bytes(dst, expected)

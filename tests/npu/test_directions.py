@@ -192,3 +192,16 @@ def test_internal_format_is_refused() -> None:
             ValueError, match=rf"expected {name}\[0\] to be in a plain format such as ND, got format 29"
         ):
             copy_cache([dst], [src], 1, 2)
+
+
+def test_a_pageable_destination_is_released_when_the_copy_is_done() -> None:
+    """By the interpreter, with no further call of this package."""
+    array = np.zeros((4, 8), np.float32)
+    memory = weakref.ref(array)
+    copy_cache([torch.from_numpy(array)], [filled(4, 8, device="npu")])
+    torch.npu.synchronize()
+    del array
+    patience = time.monotonic() + 10
+    while memory() is not None:
+        assert time.monotonic() < patience
+        time.sleep(0.001)

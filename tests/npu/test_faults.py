@@ -262,6 +262,13 @@ if os.environ["TASK_QUEUE_ENABLE"] == "0":
         )
         assert mode == "0" or text in done.stderr
 
+    def test_versions_of_what_a_failed_call_may_have_written(self) -> None:
+        dst, src = cache(1, 4, 8, device="npu"), cache(1, 4, 8, device="npu", seed=1)
+        ascend_sim.fail_call("aclrtMemcpyAsync", CODE)
+        with pytest.raises(RuntimeError, match=f"failed with code {CODE}"):
+            torch.ops.llm_datadist._copy_cache_blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=60_000)
+        assert [tensor._version for tensor in dst + src] == [1, 0]
+
     def test_a_copy_fails_on_the_device(self) -> None:
         dst, src = cache(1, 4, 8, device="npu"), cache(1, 4, 8, device="npu", seed=1)
         torch.npu.synchronize()

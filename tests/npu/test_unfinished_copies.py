@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from npu_utils import CODE, PATIENT, caches, check_manager_copy, seconds_to_timeout, stalled_device, wait_for_copies
-from utils import assert_same_bytes, cache, copy_cache, reference_copy, to_host
+from utils import assert_same_bytes, cache, copy_cache, filled, reference_copy, table, to_host
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
 
@@ -93,6 +93,21 @@ class TestUnfinishedCopy:
             assert torch.npu.memory_allocated() == before
         check_manager_copy(*caches("plain"))
         assert torch.npu.memory_allocated() < before
+
+    def test_staging_memory_is_kept_until_it_ends(self) -> None:
+        """That of a swap. It belongs to no tensor of the caller."""
+        blocking = torch.ops.llm_datadist._copy_cache_batch_blocking
+        tensor, swap = filled(2, 1 << 14, device="npu"), table([(0, 1, 0, -1), (1, 0, 0, -1)])
+        blocking([tensor], [tensor], swap, None, batch_dim=0, timeout_ms=60_000)
+        torch.npu.synchronize()
+        gc.collect()
+        before = torch.npu.memory_allocated()
+        with ascend_sim.stall_device(0):
+            assert not blocking([tensor], [tensor], swap, None, batch_dim=0, timeout_ms=30)
+            time.sleep(0.05)  # torch_npu has released the task
+            assert torch.npu.memory_allocated() >= before + tensor[0].nbytes
+        check_manager_copy(*caches("plain"))
+        assert torch.npu.memory_allocated() == before
 
     @pytest.mark.parametrize("pinned", [True, False])
     def test_host_memory_that_it_reads_is_kept(self, pinned: bool) -> None:
