@@ -86,10 +86,10 @@ Dims leading_dims(const TensorPair& pair) {
   const auto itemsize = static_cast<int64_t>(dst.itemsize());
   Dims dims;
   for (int64_t dim = pair.batch_dim - 1; dim >= 0; --dim) {
-    const Dim added{dst.size(dim), dst.stride(dim) * itemsize, src.stride(dim) * itemsize};
-    if (added.size == 1) {
-      continue;
+    if (dst.size(dim) == 1) {
+      continue;  // it may have any stride, whose bytes may not fit into 64 bits
     }
+    const Dim added{dst.size(dim), dst.stride(dim) * itemsize, src.stride(dim) * itemsize};
     if (!dims.empty() && added.dst_pitch == dims.back().dst_pitch * dims.back().size &&
         added.src_pitch == dims.back().src_pitch * dims.back().size) {
       dims.back().size *= added.size;

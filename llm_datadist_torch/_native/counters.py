@@ -28,7 +28,7 @@ class RuntimeCalls(NamedTuple):
 def runtime_calls() -> RuntimeCalls:
     """The calls so far. Synchronize first: torch_npu's task queue makes the calls of an op after the op has returned."""
     counts = (ctypes.c_uint64 * 3)()
-    _library().llm_datadist_npu_commands(counts)
+    _library().llm_datadist_npu_calls(counts)
     return RuntimeCalls(*counts)
 
 
