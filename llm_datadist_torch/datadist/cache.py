@@ -124,7 +124,7 @@ class Cache:
 
     @property
     def cache_desc(self) -> CacheDesc:
-        """The description of the first tensors: of all, unless their shapes or dtypes differ."""
+        """The description of the first tensors. It is that of all, unless their shapes or dtypes differ."""
         return self.cache_descs[0]
 
     @functools.cached_property

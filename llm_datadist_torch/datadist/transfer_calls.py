@@ -216,7 +216,7 @@ class TransferCalls:
                 of ``src_cache``, if it is a blocks cache.
 
         Returns:
-            The running transfer, which collects the results. Errors after the start do not raise: they are in the results.
+            The running transfer, which collects the results. Errors after the start do not raise, but are in the results.
         """
         with error_context("transfer_cache_async"):
             _check_cache("src_cache", src_cache)

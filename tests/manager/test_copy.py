@@ -77,7 +77,7 @@ class TestTimeout:
         monkeypatch.setattr(ops, "copy_cache_blocking", lambda *args, **kwargs: given.append(kwargs["timeout_ms"]) or 1)
         held = Cache.from_tensors(filled(4, 8))
         CacheManager(config).copy_cache(held, held, 1)
-        assert given == [timeout]
+        assert timeout // 2 < given[0] <= timeout  # the wait for the copy before counts
 
     def test_config_of_another_type(self) -> None:
         with pytest.raises(TypeError, match="config must be LLMConfig, got dict"):
