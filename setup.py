@@ -56,7 +56,7 @@ def check_compiler() -> None:
 
 
 class Build(BuildExtension):
-    """Leaves beside each library the versions it was built against, for _library.py to compare with what it finds."""
+    """Leaves beside each library the versions it was built against, for _native/library.py to compare with what it finds."""
 
     def run(self) -> None:
         check_compiler()

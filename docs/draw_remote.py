@@ -11,10 +11,10 @@ BOX, LEFT, RIGHT, TOP = 232, 20, 532, 46  # the width of a process, its left edg
 
 # From y, the words above the arrow, and whether it goes to the right.
 MESSAGES = [
-    (96, "control connection: borrow CacheKey(1, 7)", True),
-    (136, "address, row, element type; the memory stays until given back", False),
+    (96, "control connection: acquire CacheKey(1, 7)", True),
+    (136, "address, row, element type; the memory stays until released", False),
     (196, "NIXL: READ, one descriptor for each contiguous range", False),
-    (256, "control connection: give back, all tensors pulled", True),
+    (256, "control connection: release, all tensors pulled", True),
 ]
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     lines += process(
         RIGHT,
         "prompt process, cluster 1",
-        ["listen_ip_info", "finds the cache, lends it", "", "nothing, or NPU to a pinned buffer", "removes the key"],
+        ["listen_ip_info", "finds the cache, exports it", "", "nothing, or NPU to a pinned buffer", "removes the key"],
     )
     begin, end = LEFT + BOX + 6, RIGHT - 10
     for y, words, rightwards in MESSAGES:
