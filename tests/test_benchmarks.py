@@ -20,14 +20,8 @@ def test_every_benchmark(device: str, tmp_path: Path) -> None:
     (tmp_path / "llm_datadist.py").write_text("from llm_datadist_torch import *\n")
     file, picture, ways = tmp_path / "figures.json", tmp_path / "growth.svg", set()
     for name in ON_CPU if device == "cpu" else ON_NPU:
-        arguments = [
-            "--tiny",
-            "--device",
-            device,
-            "--json",
-            file,
-            *(["--picture", picture] if name == "growth" else []),
-        ]
+        arguments = ["--tiny", "--device", device, "--json", file]
+        arguments += ["--picture", picture] if name == "growth" else []
         done = run("python", FOLDER / f"{name}.py", *arguments, PYTHONPATH=f"{tmp_path}:{ROOT}")
         written = json.loads(file.read_text())
         assert (written["benchmark"], written["device"]) == (name, device)

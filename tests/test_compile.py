@@ -308,10 +308,9 @@ class TestRefusals:
         assert_same_bytes(dst, reference_batch(expected, src, SWAP.tolist()))
 
     def test_while_tracing(self) -> None:
+        """See test_copies_argument.py for the argument copies."""
         with pytest.raises(Exception, match=r"expected src\[0\] to have the dtype of dst\[0\]"):
             torch.compile(copy_cache, fullgraph=True)([torch.zeros(4, 8)], [torch.zeros(4, 8, dtype=torch.int32)])
-        with pytest.raises(Exception, match=r"expected copies of shape \[n, 4\] or \[n, 5\], got \[3, 6\]"):
-            torch.compile(copy_cache_batch, fullgraph=True)(*[cache(1, 4, 8)] * 2, torch.zeros(3, 6, dtype=torch.int64))
 
 
 class Model(torch.nn.Module):
@@ -325,29 +324,28 @@ class Model(torch.nn.Module):
         return self.cache.sum(-1)
 
 
-class TestExport:
-    ARGS = torch.arange(16.0).view(2, 1, 8), torch.tensor([1, 0, 3, 3])  # their sums are exact in any order
+def saved(program: torch.export.ExportedProgram, file: Path) -> Callable[..., Tensor]:
+    torch.export.save(program, file)
+    return torch.export.load(file).module()
 
-    @pytest.fixture
-    def program(self) -> torch.export.ExportedProgram:
-        return torch.export.export(Model(), (torch.rand(2, 1, 8), torch.arange(4)))
 
-    def check(self, module: Callable[..., Tensor]) -> None:
-        assert torch.equal(module(*self.ARGS), Model()(*self.ARGS))
+def aot_inductor(program: torch.export.ExportedProgram, file: Path) -> Callable[..., Tensor]:
+    torch._inductor.aoti_compile_and_package(program, package_path=str(file))
+    return torch._inductor.aoti_load_package(str(file))
 
-    def test_exported(self, program: torch.export.ExportedProgram) -> None:
-        for op in ("llm_datadist.copy_cache.", "llm_datadist.copy_cache_batch."):
-            assert op in str(program.graph)
-        self.check(program.module())
 
-    def test_decomposed(self, program: torch.export.ExportedProgram) -> None:
-        self.check(program.run_decompositions().module())
+EXPORTS = {
+    "exported": lambda program, _: program.module(),
+    "decomposed": lambda program, _: program.run_decompositions().module(),
+    "saved": saved,
+    "AOTInductor": pytest.param(aot_inductor, marks=pytest.mark.slow),
+}
 
-    def test_saved(self, program: torch.export.ExportedProgram, tmp_path: Path) -> None:
-        torch.export.save(program, tmp_path / "model.pt2")
-        self.check(torch.export.load(tmp_path / "model.pt2").module())
 
-    @pytest.mark.slow
-    def test_aot_inductor(self, program: torch.export.ExportedProgram, tmp_path: Path) -> None:
-        path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
-        self.check(torch._inductor.aoti_load_package(path))
+@pytest.mark.parametrize("make", EXPORTS.values(), ids=EXPORTS)
+def test_export(make: Callable[..., Callable[..., Tensor]], tmp_path: Path) -> None:
+    program = torch.export.export(Model(), (torch.rand(2, 1, 8), torch.arange(4)))
+    for op in ("llm_datadist.copy_cache.", "llm_datadist.copy_cache_batch."):
+        assert op in str(program.graph)
+    args = torch.arange(16.0).view(2, 1, 8), torch.tensor([1, 0, 3, 3])  # their sums are exact in any order
+    assert torch.equal(make(program, tmp_path / "model.pt2")(*args), Model()(*args))

@@ -18,11 +18,6 @@ from utils import (
     reference_copy,
 )
 
-DTYPES = [
-    *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.bool, torch.complex64),
-    *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
-]
-
 
 @pytest.mark.parametrize(
     "numbers", [(), (0, 1), (1, 0), (3, 1), *((1, 0, 0, -1, req) for req in (0, 7, -1, 2**63 - 1))]
@@ -36,16 +31,6 @@ def test_rows(device: str, numbers: tuple[int, ...]) -> None:
 )
 def test_byte_ranges(device: str, offset: int, size: int) -> None:
     check_copy(cache(3, 4, 8, device=device), cache(3, 4, 8, device=device, seed=1), 2, 1, offset, size)
-
-
-def test_a_part_of_longer_rows(device: str) -> None:
-    check_copy(cache(2, 4, 8, device=device), cache(2, 1, 16, device=device, seed=1), 3, 0, 4, 28)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_any_dtype(device: str, dtype: torch.dtype) -> None:
-    dst, src = (cache(2, 3, 5, dtype=dtype, device=device, seed=seed) for seed in (0, 1))
-    check_copy(dst, src, 2, 1)
 
 
 def layouts(device: str) -> dict[str, tuple[list[Tensor], list[Tensor], int]]:
@@ -64,6 +49,11 @@ def layouts(device: str) -> dict[str, tuple[list[Tensor], list[Tensor], int]]:
         """Views of one buffer, from these bytes on."""
         buffer = filled(160, dtype=torch.uint8, device=device)
         return tuple([buffer[begin:][: torch.Size(shape).numel()].view(shape)] for begin in begins)
+
+    def ranges(width: int, *sides: tuple[int, int]) -> tuple[list[Tensor], list[Tensor]]:
+        """Three ranges of one buffer for each side, from this byte on, at this distance."""
+        buffer = filled(80, dtype=torch.uint8, device=device)
+        return tuple([buffer[begin:].as_strided((3, 1, width), (pitch, width, 1))] for begin, pitch in sides)
 
     layers, more_layers, tokens = one(7, 4, 6), one(7, 4, 6, seed=1), one(4, 5, 6)
     stack, swapped = one(3, 8, 4), several(2, 4, 8)
@@ -123,6 +113,8 @@ def layouts(device: str) -> dict[str, tuple[list[Tensor], list[Tensor], int]]:
         "one cache of heads before the batch": ([transposed], [transposed], 1),
         "two parts of one stack": ([stack[:, :4]], [stack[:, 4:]], 1),
         "tensors swapped between the lists": (swapped, swapped[::-1], 0),
+        "ranges of which only the first is in place": (*ranges(8, (0, 16), (0, 24)), 1),
+        "ranges that interleave": (*ranges(4, (0, 16), (4, 8)), 1),
         **{f"rows {shift} bytes on": (*parts((0, shift), (8, 8)), 0) for shift in (1, 7, 8, 12)},
     }
 
@@ -155,19 +147,9 @@ class TestRangesThatOverlapTheirSources:
         buffer = filled(rows, size + 10_000, dtype=torch.uint8)
         check_copy(*([buffer[:, begin:][:, :size].unsqueeze(1)] for begin in (5_000 + shift, 5_000)), batch_dim=1)
 
-    def test_only_the_first_range_is_in_place(self, device: str) -> None:
-        buffer = filled(80, dtype=torch.uint8, device=device)
-        check_copy(*([buffer.as_strided((3, 1, 8), (pitch, 8, 1))] for pitch in (16, 24)), batch_dim=1)
-
     def test_range_in_place_that_another_copy_reads(self, device: str) -> None:
         a, b = cache(2, 4, 8, device=device)
         check_copy([a, b], [a, a], 1, 1)
-
-    def test_disjoint_ranges_that_interleave(self, device: str) -> None:
-        """src ranges begin at 4, 12, 20, 28 and dst ranges at 0, 16, 32, 48."""
-        buffer = filled(64, dtype=torch.uint8, device=device)
-        dst, src = (buffer[begin:].as_strided((4, 1, 2), (pitch, 2, 1)) for begin, pitch in ((0, 16), (4, 8)))
-        check_copy([dst], [src], batch_dim=1)
 
 
 @pytest.mark.parametrize(

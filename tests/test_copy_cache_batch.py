@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from utils import assert_same_bytes, cache, check_batch, copy_cache_batch, filled, intra_op_threads, table
+from utils import cache, check_batch, filled, intra_op_threads
 
 Copies = list[tuple[int, int, int, int]]
 
@@ -58,18 +58,6 @@ def test_random_graphs(device: str) -> None:
         check_batch(tensors, tensors, copies)
         cycles += any((s, d) in {(c[0], c[1]) for c in copies} for d, s, _, _ in copies)
     assert cycles > 10
-
-
-@pytest.mark.parametrize("as_list", [True, False])
-def test_permutation_of_64_rows_equals_index_select(device: str, as_list: bool) -> None:
-    order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
-    stacked = filled(5, 64, 4, 8, dtype=torch.float16)
-    expected = stacked.index_select(1, order)
-    on_device = stacked.to(device)
-    copies = table(whole_rows(*enumerate(order.tolist())))
-    tensors = list(on_device.unbind(0)) if as_list else [on_device]
-    copy_cache_batch(tensors, tensors, copies, batch_dim=0 if as_list else 1)
-    assert_same_bytes([on_device], [expected])
 
 
 @pytest.mark.parametrize(("layers", "rows", "width"), [(1, 5, 800_000), (3, 7, 250_001), (40, 9, 20_011)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README.md and docs/: their code blocks run, and the files that they name exist.
+"""README.md and docs/: their code blocks run, the files that they name exist, and `make docs` can build the site.
 
 A text block right after a code block is its expected output. The Python blocks of one page share their names. The first
 line of a block that cannot run says why.
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from utils import ROOT, run
+
+import llm_datadist_torch
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
@@ -52,3 +54,11 @@ def test_files_exist(page: Path) -> None:
     names = set(FILE.findall(page.read_text()))
     alone = {file.name for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")}
     assert not {name for name in names if not (ROOT / name).exists() and name not in alone}
+
+
+@pytest.mark.slow
+def test_site(tmp_path: Path) -> None:
+    """Every link and reference resolves, and every public name has an entry."""
+    run("python", "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", ROOT / "docs", tmp_path)
+    page = (tmp_path / "api.html").read_text()
+    assert not [name for name in llm_datadist_torch.__all__ if f'id="llm_datadist_torch.{name}"' not in page]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples run as documented, and their own checks can fail. See tests/npu and tests/remote for others."""
+"""The examples run as documented, and their own checks can fail. See tests/remote for another."""
 
 from __future__ import annotations
 
@@ -103,11 +103,12 @@ def test_beam_search(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
         main(module)
 
 
-def test_paged_blocks(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = load_example("paged_blocks")
-    assert main(module).count("as they were") == 4
+def test_paged_blocks(main: Main, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """Also on the NPU. The examples with a model need operators that the simulated runtime lacks."""
+    module, option = load_example("paged_blocks"), f"--device={device}"
+    assert main(module, option).count("as they were") == 4
     for broken, what in (("copy_blocks", "fork"), ("swap_blocks", "out and in")):
         with monkeypatch.context() as patch:
             patch.setattr(module, broken, lambda *args: None)
             with pytest.raises(AssertionError, match=f"{what}, blocks .*: other contents than before"):
-                main(module)
+                main(module, option)

@@ -22,11 +22,6 @@ def test_names() -> None:
 
 
 class TestImport:
-    def test_missing_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(library, "LIBRARY", TESTS / "libnone.so")
-        with pytest.raises(ImportError, match=r"has no libnone\.so: .*libnone\.so does not exist"):
-            library.load()
-
     @pytest.mark.parametrize(
         ("built_with", "text"),
         [
@@ -53,23 +48,6 @@ class TestImport:
         installed = library.version
         monkeypatch.setattr(library, "version", lambda name: library.release(installed(name)) + ".post9")
         library.load()
-
-    @pytest.mark.slow
-    def test_broken_torch_npu(self, tmp_path: Path) -> None:
-        """A torch_npu that cannot load makes `import torch` fail. The error says what to do."""
-        info = tmp_path / "torch_npu-0.dist-info"
-        for file, text in (
-            (tmp_path / "torch_npu/__init__.py", "raise ImportError('libascendcl.so: cannot open')"),
-            (info / "METADATA", "Metadata-Version: 2.1\nName: torch_npu\nVersion: 0\n"),
-            (info / "entry_points.txt", "[torch.backends]\ntorch_npu = torch_npu:f\n"),
-        ):
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(text)
-        path = {"PYTHONPATH": str(tmp_path)}
-        failed = run("python", "-c", "import llm_datadist_torch", code=1, **path)
-        for part in ("importing torch failed", "libascendcl.so", "set_env.sh", "TORCH_DEVICE_BACKEND_AUTOLOAD=0"):
-            assert part in failed.stderr
-        run("python", "-c", "import llm_datadist_torch", TORCH_DEVICE_BACKEND_AUTOLOAD="0", **path)
 
 
 @pytest.mark.parametrize(

@@ -13,26 +13,6 @@ from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
 from typing import NamedTuple
 
-__all__ = [
-    "Copy",
-    "MemcpyKind",
-    "MemoryUsage",
-    "armed_faults",
-    "available",
-    "call_counts",
-    "copies",
-    "delay_tasks",
-    "device_memory",
-    "fail_call",
-    "fail_task",
-    "jitter_tasks",
-    "library",
-    "pinned_memory",
-    "reset",
-    "stall_device",
-    "stall_stream",
-]
-
 
 class _NoHandle:
     """Stands in for the handle where there is none: tests that need it are collected, and fail if they are run."""
@@ -51,7 +31,7 @@ def _load() -> ctypes.CDLL | _NoHandle:
         return _NoHandle()
     library.ascend_sim_call_counts.restype = ctypes.c_char_p
     library.ascend_sim_copy_log.restype = ctypes.c_char_p
-    library.ascend_sim_armed_faults.restype = ctypes.c_uint64
+    library.ascend_sim_armed_faults.restype = library.ascend_sim_pinned_allocations.restype = ctypes.c_uint64
     library.ascend_sim_fail_call.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
     library.ascend_sim_fail_task.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
     library.ascend_sim_stall_stream.argtypes = [ctypes.c_void_p, ctypes.c_bool]
@@ -86,11 +66,6 @@ class Copy(NamedTuple):
     height: int
     stream: int
     device: int
-
-
-class MemoryUsage(NamedTuple):
-    bytes: int
-    allocations: int
 
 
 def call_counts() -> Counter[str]:
@@ -144,25 +119,14 @@ def jitter_tasks(microseconds: int) -> AbstractContextManager[None]:
     return _set("ascend_sim_jitter_tasks", on=microseconds, off=0)
 
 
-def device_memory(device: int = 0) -> MemoryUsage:
-    """What is allocated on a device. torch's caching allocator keeps blocks, ``torch.npu.empty_cache`` frees them."""
-    return _memory_usage(device)
-
-
-def pinned_memory() -> MemoryUsage:
-    """What is allocated or registered as pinned host memory."""
-    return _memory_usage(-1)
+def pinned_allocations() -> int:
+    """How many pieces of host memory are allocated or registered as pinned. torch's caching allocator keeps blocks."""
+    return library.ascend_sim_pinned_allocations()
 
 
 def reset() -> None:
     """Clears the counts, the log and the faults, and ends every stall and delay."""
     library.ascend_sim_reset()
-
-
-def _memory_usage(device: int) -> MemoryUsage:
-    size, allocations = ctypes.c_uint64(), ctypes.c_uint64()
-    library.ascend_sim_memory_usage(device, ctypes.byref(size), ctypes.byref(allocations))
-    return MemoryUsage(size.value, allocations.value)
 
 
 @contextmanager

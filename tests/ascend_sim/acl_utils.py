@@ -2,16 +2,11 @@
 """Helpers of the tests that call the simulated runtime directly."""
 
 import ctypes
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import ascend_sim
 
 H2H, H2D, D2H, D2D = ascend_sim.MemcpyKind
 SIZE = 1024
-HERE = Path(__file__).parent
 
 
 def acl(name: str, *arguments) -> int:
@@ -29,17 +24,6 @@ def made(name: str, *arguments) -> int:
     out = ctypes.c_uint64()
     assert acl(name, ctypes.byref(out), *arguments) == 0, reason()
     return out.value
-
-
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", f"from ascend_sim.acl_utils import *\nacl('aclrtSetDevice', 0)\n{code}"],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent), **environment},
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=60,
-    )
 
 
 class Runtime:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import ascend_sim
-from ascend_sim.acl_utils import D2D, D2H, H2D, H2H, SIZE, acl, made, reason, run_python
+from ascend_sim.acl_utils import D2D, D2H, H2D, H2H, SIZE, acl, made, reason
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,10 @@ def test_a_copy_may_not_leave_its_allocation(runtime):
     ],
 )
 def test_strided_copies(runtime, dpitch, spitch, width, height, kind, code):
-    runtime.write(runtime.device, bytes(SIZE))
-    runtime.write(runtime.other, bytes(i % 251 for i in range(SIZE)))
+    """npu/test_runtime_copies.py shows the bytes."""
     arguments = (runtime.device, dpitch, runtime.other, spitch, width, height, int(kind), runtime.stream)
     assert acl("aclrtMemcpy2dAsync", *arguments) == code, reason()
     assert runtime.synchronize() == 0
-    expected = bytearray(SIZE)
-    for row in range(height if code == 0 else 0):
-        expected[row * dpitch : row * dpitch + width] = (i % 251 for i in range(row * spitch, row * spitch + width))
-    assert runtime.read(runtime.device) == expected
 
 
 @pytest.mark.parametrize("shift", [-24, -3, 0, 3, 24])
@@ -85,12 +80,6 @@ def test_strided_copies_have_size_limits(runtime, width, height):
     assert copy(width, height) == 0
     assert copy(width + (height == 1), height + (width == 1)) == 107000
     assert runtime.synchronize() == 0
-
-
-def test_chips_without_strided_device_copies():
-    code = "r = Runtime(); print(acl('aclrtMemcpy2dAsync', r.device, 8, r.other, 8, 8, 8, 3, r.stream))"
-    assert run_python(code, ASCEND_SIM_SOC="Ascend310P3").stdout == "100000\n"
-    assert run_python(code, ASCEND_SIM_SOC="Ascend910_9392").stdout == "0\n"
 
 
 def batch(runtime, dsts, srcs, kinds, size=8, dest_max=64, starts=None, reserved=0) -> tuple[int, int]:

@@ -173,13 +173,6 @@ class TestEnd:
             text = f"{call.__name__}: {name} was deallocated or unregistered"
             refused(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text, call, *args)
 
-    def test_ending_a_cache_with_the_wrong_call(self) -> None:
-        manager = CacheManager()
-        plain, blocks = manager.allocate_cache(desc()), manager.allocate_blocks_cache(desc())
-        refused(INVALID, "cache must be a contiguous cache, got a blocks cache", manager.deallocate_cache, blocks)
-        refused(INVALID, "cache must be a blocks cache, got a contiguous cache", manager.deallocate_blocks_cache, plain)
-        assert plain.tensors and blocks.tensors
-
     def test_deallocating_what_was_not_allocated_does_nothing(self) -> None:
         manager, other = CacheManager(), CacheManager()
         owners = cache(2, 4, 8)

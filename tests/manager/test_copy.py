@@ -4,37 +4,14 @@
 import pytest
 import torch
 from torch import Tensor
-from utils import cache, check_batch, filled
+from utils import check_batch, filled
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode, ops
 
 
-def as_list(tensors: list[Tensor]) -> Cache:
-    return Cache.from_tensors(tensors)
-
-
-def as_stack(tensors: list[Tensor]) -> Cache:
-    return Cache.from_tensors(torch.stack([t.cpu() for t in tensors]).to(tensors[0].device), batch_dim=1)
-
-
-def check(manager: CacheManager, dst: Cache, src: Cache, *numbers: int) -> None:
-    """Checks copy_cache, with tensors in which the batch comes first."""
-    copy = lambda: manager.copy_cache(dst, src, *numbers, req_id=2**64 - 1)  # noqa: E731
-    numbers = (*numbers, *(0, 0, 0, -1)[len(numbers) :])
-    check_batch(dst.unstacked, src.unstacked, [numbers], batch_dim=dst.cache_desc.batch_dim, call=copy)
-
-
-@pytest.mark.parametrize("make_dst", [as_list, as_stack])
-@pytest.mark.parametrize("make_src", [as_list, as_stack])
-def test_every_combination_of_list_and_stack(device: str, make_dst: object, make_src: object) -> None:
-    dst, src = make_dst(cache(3, 4, 8, device=device)), make_src(cache(3, 4, 8, device=device, seed=1))
-    check(CacheManager(), dst, src, 3, 1, 5, 9)
-    check(CacheManager(), dst, dst, 3, 1)
-
-
-def test_dimension_before_the_batch() -> None:
-    dst, src = (Cache.from_tensors(cache(3, 2, 4, 8, seed=seed), batch_dim=1) for seed in (0, 1))
-    check(CacheManager(), dst, src, 3, 1)
+def check(manager: CacheManager, dst: Tensor, src: Tensor, *numbers: int) -> None:
+    copy = lambda: manager.copy_cache(*map(Cache.from_tensors, (dst, src)), *numbers, req_id=2**64 - 1)  # noqa: E731
+    check_batch([dst], [src], [numbers], call=copy)
 
 
 class TestTimeout:
@@ -49,7 +26,7 @@ class TestTimeout:
         assert not isinstance(late.value, ValueError)
         text = "not done after sync_kv_timeout, 1 ms; what the destination range holds is undefined (req_id 7)"
         assert text in str(late.value)
-        check(manager, *(Cache.from_tensors(cache(1, 4, 8, seed=seed)) for seed in (0, 1)), 1, 2)
+        check(manager, filled(4, 8), filled(4, 8, seed=1), 1, 2, 0, -1)
 
     @pytest.mark.parametrize("onto_itself", [False, True])
     def test_timeout_in_many_ranges(self, onto_itself: bool) -> None:
@@ -66,8 +43,8 @@ class TestTimeout:
             CacheManager(LLMConfig(sync_kv_timeout=1)).copy_blocks(held, {0: [1]})
 
     def test_large_copy_without_timeout(self) -> None:
-        dst, src = (Cache.from_tensors(filled(2, 40_000_003, dtype=torch.uint8, seed=seed)) for seed in (0, 1))
-        check(CacheManager(LLMConfig(sync_kv_timeout="60000")), dst, src, 1, 0, 1)
+        dst, src = (filled(2, 40_000_003, dtype=torch.uint8, seed=seed) for seed in (0, 1))
+        check(CacheManager(LLMConfig(sync_kv_timeout="60000")), dst, src, 1, 0, 1, -1)
 
     @pytest.mark.parametrize(("config", "timeout"), [(None, 1000), (LLMConfig(), 1000), (LLMConfig("25"), 25)])
     def test_timeout_of_the_config_is_used(

@@ -97,11 +97,6 @@ def check_one_replay(call: Callable[[], None]) -> None:
     assert not [name for name in counts if name.startswith(("aclnn", "aclrtMemcpy", "aclrtMemset"))]
 
 
-def synchronisations() -> int:
-    """The number of calls since the last reset that wait for the device. Call it before anything else that waits."""
-    return sum(n for name, n in ascend_sim.call_counts().items() if name.startswith("aclrtSynchronize"))
-
-
 def block_the_queue() -> None:
     """Blocks torch_npu's task queue while the device is stalled: its thread waits in a copy to pageable memory."""
     copy_cache([torch.empty(4, 8)], [torch.empty(4, 8, device="npu")])

@@ -33,17 +33,8 @@ def test_three():
 def plugin(tmp_path: Path) -> Assumptions:
     file, plugin = tmp_path / "test_numbers.py", Assumptions(str(tmp_path / "reports" / "junit.xml"))
     file.write_text(TESTS)
-    options = [
-        "-s",
-        "-m",
-        "not simulated",
-        "-p",
-        "no:faulthandler",
-        "-p",
-        "no:cacheprovider",
-        "--import-mode=importlib",
-    ]
-    pytest.main([*options, str(file)], [plugin])
+    options = ["-s", "-p", "no:faulthandler", "-p", "no:cacheprovider", "--import-mode=importlib", "-m"]
+    pytest.main([*options, "not simulated", str(file)], [plugin])
     return plugin
 
 

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from npu_utils import check_one_replay, scattered
+from npu_utils import scattered
 from torch import Tensor
 from utils import (
     assert_same_bytes,
@@ -102,35 +102,7 @@ class TestNPUGraph:
 
 @pytest.mark.usefixtures("fresh_dynamo")
 class TestCompile:
-    def test_aot_eager(self) -> None:
-        def function(dst: list[Tensor], src: list[Tensor], row: int) -> None:
-            copy_cache(dst, src, row, 1)
-
-        dst, src = cache(2, *SMALL, device="npu"), cache(2, *SMALL, device="npu", seed=1)
-        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-        for row in (2, 3, 0):
-            expected = reference_copy(dst, src, row, 1)
-            compiled(dst, src, row)
-            assert_same_bytes(dst, expected)
-
-    @pytest.mark.simulated
-    @pytest.mark.skipif(not NPUGRAPH_EX, reason="its torchair binds functions of CANN that are not simulated")
-    def test_npugraph_ex_with_caches(self) -> None:
-        """Cache objects mark the addresses of their tensors as static, so users need not. From the second call on, each
-        is one graph replay without a copy command. test_order.py has bare tensors.
-        """
-        dst, src = (Cache.from_tensors(filled(3, *SMALL, device="npu", seed=seed), batch_dim=1) for seed in (0, 1))
-
-        def function() -> None:
-            copy_cache(dst.tensors, src.tensors, 3, 1, batch_dim=dst.batch_dim)
-
-        compiled = torch.compile(function, fullgraph=True, backend="npugraph_ex", dynamic=False)
-        compiled()
-        for seed in (3, 4, 5):
-            write(src.tensors, seed)
-            expected = reference_copy(dst.tensors, src.tensors, 3, 1, batch_dim=1)
-            check_one_replay(compiled)
-            assert_same_bytes(dst.tensors, expected)
+    """Batches. See test_order.py for single copies."""
 
     def run_batches(self, batches: list[Tensor], backend: str) -> None:
         held = Cache.from_tensors(filled(3, *SMALL, device="npu"), batch_dim=1)
@@ -146,7 +118,7 @@ class TestCompile:
             torch.npu.synchronize()
             assert_same_bytes(held.tensors, expected)
 
-    def test_batches_in_aot_eager(self) -> None:
+    def test_aot_eager(self) -> None:
         self.run_batches(SWAPS, "aot_eager")
 
     @pytest.mark.skipif(not NPUGRAPH_EX, reason="its torchair binds functions of CANN that are not simulated")

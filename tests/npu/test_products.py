@@ -37,13 +37,8 @@ NPU = torch.device("npu:0")
 @pytest.mark.parametrize(
     "soc",
     [
-        "Ascend910B1",
-        "Ascend910B3",
-        "Ascend910B4-1",
-        "Ascend910_9391",
-        "Ascend910_9362",
-        "Ascend950PR_9589",
-        "Ascend950DT_9582",
+        *("Ascend910B1", "Ascend910B3", "Ascend910B4-1", "Ascend910_9391", "Ascend910_9362"),
+        *("Ascend950PR_9589", "Ascend950DT_9582"),
     ],
 )
 def test_served(soc: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,37 +8,8 @@ torch_npu's task queue here, and test_queue_modes.py runs them in the others.
 import ascend_sim
 import pytest
 import torch
-from npu_utils import needs_two_npus, scattered, synchronisations
-from utils import assert_same_bytes, cache, copy_cache, copy_cache_batch, filled, nothing_written, reference_copy
-
-
-@pytest.mark.simulated
-def test_never_synchronises() -> None:
-    dst, src = scattered(20, 4, 8), scattered(20, 4, 8, seed=1)
-    pinned = scattered(20, 4, 8, device="cpu", pinned=True)
-    torch.npu.synchronize()
-    ascend_sim.reset()
-    for _ in range(10):
-        copy_cache(dst, src, 1, 2)
-        copy_cache(dst, pinned, 1, 2)
-        copy_cache(pinned, dst, 1, 2)
-        copy_cache(dst, cache(20, 4, 8), 1, 2)
-    assert synchronisations() == 0
-    torch.npu.synchronize()
-    assert synchronisations() == 1
-
-
-@pytest.mark.simulated
-def test_the_current_stream_is_used() -> None:
-    a, b = (filled(4, 64, device="npu", seed=seed) for seed in range(2))
-    stream = torch.npu.Stream()
-    torch.npu.synchronize()
-    ascend_sim.reset()
-    with torch.npu.stream(stream):
-        copy_cache([a], [b], 1, 2)
-    torch.npu.synchronize()
-    [copy] = ascend_sim.copies()
-    assert copy.stream == stream.npu_stream
+from npu_utils import needs_two_npus
+from utils import assert_same_bytes, cache, copy_cache, copy_cache_batch, nothing_written, reference_copy
 
 
 @pytest.mark.simulated

@@ -113,15 +113,6 @@ aclError Graph::Run() {
   return first ? Refuse(first, text) : ACL_SUCCESS;
 }
 
-void Graph::OnDestroy(aclrtCallback callback, void* argument) {
-  std::lock_guard lock(mutex_);
-  destroy_callbacks_.emplace_back(callback, argument);
-}
-
-void Graph::RunDestroyCallbacks() {
-  for (const auto& [callback, argument] : destroy_callbacks_) callback(argument);
-}
-
 aclError CheckUnsafeCallAllowed(const char* name) {
   if (thread_mode == ACL_MODEL_RI_CAPTURE_MODE_RELAXED) return ACL_SUCCESS;
   Graphs& graphs = GetGraphs();
@@ -202,25 +193,14 @@ aclError aclmdlRIExecuteAsync(aclmdlRI model, aclrtStream handle) {
   return stream->Submit({__func__, [graph] { return graph->Run(); }});
 }
 
-aclError aclmdlRIDestroyRegisterCallback(aclmdlRI model, aclrtCallback callback, void* argument) {
-  ACL_CALL();
-  aclError error;
-  const auto graph = FindGraph(model, &error);
-  if (graph) graph->OnDestroy(callback, argument);
-  return error;
-}
-
 aclError aclmdlRIDestroy(aclmdlRI model) {
   ACL_CALL();
   aclError error;
   const auto graph = FindGraph(model, &error);
   if (!graph) return error;
-  {
-    Graphs& graphs = GetGraphs();
-    std::lock_guard lock(graphs.mutex);
-    graphs.by_handle.erase(model);
-  }
-  graph->RunDestroyCallbacks();
+  Graphs& graphs = GetGraphs();
+  std::lock_guard lock(graphs.mutex);
+  graphs.by_handle.erase(model);
   return ACL_SUCCESS;
 }
 

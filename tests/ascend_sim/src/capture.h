@@ -3,7 +3,6 @@
 
 #include <memory>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "acl/acl_rt.h"
@@ -35,9 +34,6 @@ class Graph : public std::enable_shared_from_this<Graph> {
   /// Runs every task; the first error wins.
   aclError Run();
 
-  void OnDestroy(aclrtCallback callback, void* argument);
-  void RunDestroyCallbacks();
-
  private:
   struct Lane {
     std::shared_ptr<Stream> stream;
@@ -52,7 +48,6 @@ class Graph : public std::enable_shared_from_this<Graph> {
   std::mutex mutex_;
   bool active_ = true;
   std::vector<Lane> lanes_;
-  std::vector<std::pair<aclrtCallback, void*>> destroy_callbacks_;
 };
 
 /// 107030 when a capture forbids this thread calls that wait or copy outside the graph.

@@ -35,12 +35,7 @@ void ascend_sim_stall_device(int device, bool stalled) { StallDevice(device, sta
 void ascend_sim_delay_tasks(int milliseconds) { SetTaskDelay(std::chrono::milliseconds(milliseconds), {}); }
 void ascend_sim_jitter_tasks(int microseconds) { SetTaskDelay({}, std::chrono::microseconds(microseconds)); }
 
-/// Device -1 is pinned host memory.
-void ascend_sim_memory_usage(int device, uint64_t* bytes, uint64_t* allocations) {
-  const Usage usage = device < 0 ? PinnedUsage() : DeviceUsage(device);
-  *bytes = usage.bytes;
-  *allocations = usage.allocations;
-}
+uint64_t ascend_sim_pinned_allocations() { return PinnedUsage().allocations; }
 
 void ascend_sim_reset() {
   ResetCalls();

@@ -9,13 +9,10 @@ using namespace ascend_sim;
 
 namespace {
 
-struct Event {
-  std::shared_ptr<Marker> marker;  // of the latest record; null before the first, which counts as complete
-};
-
 struct Events {
   std::mutex mutex;
-  std::map<aclrtEvent, Event> by_handle;
+  // By handle, the marker of the latest record; null before the first, which counts as complete.
+  std::map<aclrtEvent, std::shared_ptr<Marker>> markers;
   uintptr_t created = 0;
 };
 
@@ -28,16 +25,16 @@ aclError CreateEvent(aclrtEvent* handle) {
   Events& events = GetEvents();
   std::lock_guard lock(events.mutex);
   *handle = reinterpret_cast<aclrtEvent>(++events.created);
-  events.by_handle[*handle] = {};
+  events.markers[*handle] = nullptr;
   return ACL_SUCCESS;
 }
 
 aclError GetMarker(aclrtEvent handle, std::shared_ptr<Marker>* marker) {
   Events& events = GetEvents();
   std::lock_guard lock(events.mutex);
-  const auto found = events.by_handle.find(handle);
-  if (found == events.by_handle.end()) return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
-  *marker = found->second.marker;
+  const auto found = events.markers.find(handle);
+  if (found == events.markers.end()) return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
+  *marker = found->second;
   return ACL_SUCCESS;
 }
 
@@ -86,7 +83,7 @@ aclError aclrtDestroyEvent(aclrtEvent handle) {
   ACL_CALL();
   Events& events = GetEvents();
   std::lock_guard lock(events.mutex);
-  if (events.by_handle.erase(handle)) return ACL_SUCCESS;
+  if (events.markers.erase(handle)) return ACL_SUCCESS;
   return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
 }
 
@@ -102,10 +99,9 @@ aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_handle) {
   {
     Events& events = GetEvents();
     std::lock_guard lock(events.mutex);
-    const auto found = events.by_handle.find(handle);
-    if (found == events.by_handle.end())
-      return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
-    found->second.marker = marker;
+    const auto found = events.markers.find(handle);
+    if (found == events.markers.end()) return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
+    found->second = marker;
   }
   return stream->Submit({__func__, nullptr, nullptr, marker});
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <map>
 #include <thread>
+#include <utility>
 
 #include "call.h"
 #include "capture.h"
