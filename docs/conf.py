@@ -10,7 +10,10 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 # What a link or a name in these pages points to must exist. Names of other projects are not looked up: a build needs no
 # network.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(torch|collections|enum|threading)\..*"), ("py:.*", r"Tensor|Any|int|str|bool|optional")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|collections|enum|threading)\..*"),
+    ("py:.*", r"Tensor|Any|int|str|bool|optional"),
+]
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
