@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,6 +132,9 @@ class Peer:
         os.kill(self.process.pid, number)
         if number == signal.SIGKILL:
             self.process.join()
+        if number == signal.SIGSTOP:  # its threads stop one after the other, and later than the signal is sent
+            threads = Path(f"/proc/{self.process.pid}/task")
+            wait_until(lambda: all(") T " in (t / "stat").read_text() for t in threads.iterdir()), "it runs on")
 
     def _answer(self) -> Any:
         assert self._connection.poll(60), "the peer does not answer"

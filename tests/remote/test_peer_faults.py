@@ -16,6 +16,7 @@ import pytest
 from remote_utils import PEER, SELF, Pair, Peer, code_of, desc, linked, wait_until
 
 from llm_datadist_torch import CacheKey, CacheKeyByIdAndIndex, LLMStatusCode
+from llm_datadist_torch.remote.link import Link
 
 ELEMENTS = 64 << 20  # 256 MiB in one row
 DONE, FAILED = LLMStatusCode.LLM_SUCCESS, LLMStatusCode.LLM_LINK_FAILED
@@ -39,8 +40,17 @@ def in_the_middle(pair: Pair, act: Callable[[], object], *, write: bool = False)
     codes, key = [], pair.key(1)
     transfer = pair.manager.push_cache if write else pair.manager.pull_cache
     thread = threading.Thread(target=lambda: codes.append(code_of(transfer, key, own, 1)))
-    thread.start()
-    time.sleep(0.06)
+    started, start_request = threading.Event(), Link.start_request
+
+    def start(*args: object) -> object:
+        request = start_request(*args)
+        started.set()
+        return request
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Link, "start_request", start)
+        thread.start()
+        assert started.wait(30)
     assert thread.is_alive(), "the transfer was over before anything happened"
     act()
     thread.join(30)
