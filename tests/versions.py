@@ -7,7 +7,6 @@ VERSION = tuple(map(int, torch.__version__.split("+")[0].split(".")[:2]))
 
 # torch 2.7 has no tag for exactly the strides of the program.
 STRIDES_TAG = torch.Tag.needs_exact_strides if VERSION >= (2, 8) else torch.Tag.needs_fixed_stride_order
-# torch_npu 2.9 raises a plain RuntimeError.
 # npugraph_ex imports torchair, which up to here binds functions of CANN's graph engine that are not simulated.
 NPUGRAPH_EX = VERSION >= (2, 10)
 # Whether torch_npu names the chip.
