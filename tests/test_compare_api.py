@@ -37,7 +37,7 @@ runpy.run_path("tools/compare_api.py", run_name="__main__")
 @pytest.mark.parametrize(
     ("module", "names"),
     [
-        ("configs", ["LLMClusterInfo", "LLMRole", "LlmConfig"]),
+        ("configs", ["LLMClusterInfo", "LLMConfig", "LLMRole", "LlmConfig"]),
         ("data_type", ["DataType"]),
         ("status", ["LLMException", "LLMStatusCode", "Status"]),
         ("v2.llm_types", ["BlocksCacheKey", "Cache", "CacheDesc", "CacheKey", "CacheKeyByIdAndIndex", "Placement"]),

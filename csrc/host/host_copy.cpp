@@ -28,8 +28,9 @@ constexpr int64_t kStreamingBytes = 24 * 1024 * 1024;
 constexpr int64_t kStreamingRange = 512;
 // A copy with a deadline reads the clock between pieces of this size (about a millisecond each).
 constexpr int64_t kPieceBytes = 8 * 1024 * 1024;
-// The part of the next range to prefetch. The processor's own prefetcher fetches the rest, but does not follow from one
-// row or tensor to the next.
+// How many ranges ahead of the copy to prefetch, and how much of each. The processor's own prefetcher fetches the rest,
+// but does not follow from one row or tensor to the next.
+constexpr uint64_t kRangesAhead = 16;
 constexpr int64_t kPrefetchBytes = 512;
 constexpr int64_t kLineBytes = 64;
 
@@ -57,7 +58,7 @@ void copy_streaming(char* dst, const char* src, int64_t bytes) { std::memcpy(dst
 void finish_streaming() {}
 #endif
 
-// Copies ranges until a deadline, each when the next one has been prefetched.
+// Copies ranges in the order in which they are added, until a deadline; each when the next ones have been prefetched.
 class Copier {
  public:
   Copier(const Phase& phase, const Deadline& deadline)
@@ -72,13 +73,17 @@ class Copier {
         __builtin_prefetch(next.dst + at, 1);
       }
     }
-    return copy(std::exchange(next_, next));
+    return copy(std::exchange(ahead_[added_++ % kRangesAhead], next));
   }
 
   bool finish() {
-    const bool done = copy(next_);
+    for (uint64_t left = 0; left < kRangesAhead; ++left) {
+      if (!copy(ahead_[added_++ % kRangesAhead])) {
+        return false;
+      }
+    }
     finish_streaming();
-    return done;
+    return true;
   }
 
  private:
@@ -118,7 +123,8 @@ class Copier {
   const Deadline& deadline_;
   const bool streaming_;
   int64_t since_check_ = kPieceBytes;
-  Range next_ = {};
+  Range ahead_[kRangesAhead] = {};
+  uint64_t added_ = 0;
 };
 
 // Adds bytes [begin, end) of a phase, counted block by block, place by place, move by move. If the phase is ordered,
