@@ -12,6 +12,10 @@ from ._native.library import load as _load
 
 _load()
 
+from .compile import register as _register_with_compilers
+
+_register_with_compilers()
+
 from .datadist.cache import Cache
 from .datadist.cache_desc import CacheDesc, Placement
 from .datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex

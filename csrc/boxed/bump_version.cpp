@@ -6,7 +6,6 @@
 
 #include <ATen/core/IListRef.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <torch/library.h>
 
 #include "../plan/checks.h"
 #include "call.h"
@@ -43,16 +42,17 @@ void bump_version(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch
 }  // namespace
 }  // namespace llm_datadist
 
-// The kernel above does all that autograd needs. PyTorch's default for ops without a formula would look at every tensor
+// The kernel below does all that autograd needs. PyTorch's default for ops without a formula would look at every tensor
 // of the lists again.
 TORCH_LIBRARY_IMPL(llm_datadist, Autograd, m) {
-  for (const char* op : llm_datadist::kOps) {
-    m.impl(op, torch::CppFunction::makeFallthrough());
+  for (const auto& ops : {c10::ArrayRef<const char*>(llm_datadist::kOps), c10::ArrayRef(llm_datadist::kViewOps)}) {
+    for (const char* op : ops) {
+      m.impl(op, torch::CppFunction::makeFallthrough());
+    }
   }
 }
 
 TORCH_LIBRARY_IMPL(llm_datadist, ADInplaceOrView, m) {
-  for (const char* op : llm_datadist::kOps) {
-    m.impl(op, torch::CppFunction::makeFromBoxedFunction<&llm_datadist::bump_version>());
-  }
+  llm_datadist::register_boxed<&llm_datadist::bump_version>(m, llm_datadist::kOps);
+  llm_datadist::register_boxed<&llm_datadist::bump_version>(m, llm_datadist::kViewOps);
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
 
 #include <optional>
 #include <string_view>
@@ -13,18 +14,24 @@
 
 namespace llm_datadist {
 
-// Every op of library.cpp. A boxed kernel is registered for each.
+// The ops of library.cpp that have a kernel for each device, and those that call them with views of dst.
 inline constexpr const char* kOps[] = {"copy_cache", "copy_cache_batch", "_copy_cache_blocking",
                                        "_copy_cache_batch_blocking"};
+inline constexpr const char* kViewOps[] = {"_copy_cache_views", "_copy_cache_batch_views"};
 
-// The op's name in messages: that of its schema, without namespace, and for a blocking op that of the public one.
+template <auto* kernel, size_t count>
+void register_boxed(torch::Library& m, const char* const (&ops)[count]) {
+  for (const char* op : ops) {
+    m.impl(op, torch::CppFunction::makeFromBoxedFunction<kernel>());
+  }
+}
+
+// The op's name in messages: that of its schema, without namespace, and for a private op that of the public one.
 inline std::string_view public_name(const c10::OperatorHandle& op) {
   std::string_view name = op.schema().name();
   name.remove_prefix(name.find("::") + 2);
-  constexpr std::string_view suffix = "_blocking";
-  if (name.ends_with(suffix)) {
-    name.remove_prefix(1);
-    name.remove_suffix(suffix.size());
+  if (name.front() == '_') {
+    name = name.substr(1, name.rfind('_') - 1);
   }
   return name;
 }

@@ -4,7 +4,6 @@
 // dispatcher would refuse them too, but with a text about dispatch keys instead of about the argument.
 
 #include <ATen/core/IListRef.h>
-#include <torch/library.h>
 
 #include "../plan/checks.h"
 #include "call.h"
@@ -29,16 +28,14 @@ void unsupported(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
                               "llm_datadist_torch, the NPU", call.request());
 }
 
-void register_unsupported(torch::Library& m) {
-  for (const char* op : kOps) {
-    m.impl(op, torch::CppFunction::makeFromBoxedFunction<&unsupported>());
-  }
-}
-
 }  // namespace
 }  // namespace llm_datadist
 
-TORCH_LIBRARY_IMPL(llm_datadist, CompositeExplicitAutograd, m) { llm_datadist::register_unsupported(m); }
+TORCH_LIBRARY_IMPL(llm_datadist, CompositeExplicitAutograd, m) {
+  llm_datadist::register_boxed<&llm_datadist::unsupported>(m, llm_datadist::kOps);
+}
 
 // CompositeExplicitAutograd does not include nested tensors.
-TORCH_LIBRARY_IMPL(llm_datadist, CompositeImplicitAutogradNestedTensor, m) { llm_datadist::register_unsupported(m); }
+TORCH_LIBRARY_IMPL(llm_datadist, CompositeImplicitAutogradNestedTensor, m) {
+  llm_datadist::register_boxed<&llm_datadist::unsupported>(m, llm_datadist::kOps);
+}
