@@ -21,7 +21,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode as Mode
+from torch.utils.weak import WeakIdKeyDictionary
 
 _ops = torch.ops.llm_datadist
 _VIEWS_OP = {
@@ -30,8 +31,14 @@ _VIEWS_OP = {
 }
 
 
+# The whole tensors of views that autograd does not know as such: those of another dtype, and detached ones.
+_whole_of: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
 def register() -> None:
     """Registers what torch's compilers need to know of the ops. Call it once, after the ops are loaded."""
+    for op in (torch.ops.aten.view.dtype, torch.ops.aten.detach.default):
+        torch.library.register_torch_dispatch(op.name(), FunctionalTensorMode, _note_view)
     for op in _VIEWS_OP:
         torch.library.register_torch_dispatch(op.name(), FunctionalTensorMode, _functionalize)
     for op in (*_VIEWS_OP, *_VIEWS_OP.values()):
@@ -42,24 +49,38 @@ def register() -> None:
     config.cache_key_tag = ",".join(filter(None, (config.cache_key_tag, tag)))
 
 
-def _functionalize(
-    mode: TorchDispatchMode, op: OpOverload, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def _note_view(mode: Mode, op: OpOverload, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    view = mode.__torch_dispatch__(op, types, args, kwargs)
+    if view is not args[0]:
+        _whole_of[view] = _whole(args[0])
+    return view
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    base = tensor._inference_mode_base if torch.is_inference_mode_enabled() else tensor._base
+    base = tensor if base is None else base
+    whole: Tensor = _whole_of.get(base, base)
+    return whole
+
+
+def _functionalize(mode: Mode, op: OpOverload, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+
     dst, *others = args
-    whole: dict[int, Tensor] = {}
+    tensors: dict[int, Tensor] = {}
     views: list[int] = []
     for tensor in dst:
-        base = (tensor._inference_mode_base if torch.is_inference_mode_enabled() else tensor._base)  # fmt: skip
-        owner = tensor if base is None else base
-        index = list(whole).index(id(owner)) if id(owner) in whole else len(whole)
-        whole[id(owner)] = owner
-        if base is None:
+        whole = _whole(tensor)
+        tensors[id(whole)] = whole
+        index = list(tensors).index(id(whole))
+        if whole is tensor:
             views += (index, -1)
         else:
-            offset = _first_byte(tensor) - _first_byte(base)
-            views += (index, tensor.dim(), offset, *tensor.size(), *tensor.stride())
+            with disable_proxy_modes_tracing():
+                offset = _first_byte(tensor) - _first_byte(whole)
+            views += (index, tensor.dim(), _from_sizes(offset), *tensor.size(), *tensor.stride())
     if len(views) > 2 * len(dst):
-        op, args, kwargs = _VIEWS_OP[op], (list(whole.values()), *others), {**kwargs, "views": views}
+        op, args, kwargs = _VIEWS_OP[op], (list(tensors.values()), *others), {**kwargs, "views": views}
     return mode.__torch_dispatch__(op, types, args, kwargs)
 
 
@@ -67,7 +88,23 @@ def _first_byte(tensor: Tensor) -> int:
     return tensor.storage_offset() * tensor.element_size()
 
 
-def _trace(mode: TorchDispatchMode, op: OpOverload, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _from_sizes(number: int) -> int:
+    """The number, computed by the graph from its symbols alone.
+
+    Traced as it is, it would be what the view is from the start of its storage when the graph runs, less what the whole
+    tensor was from there when it was compiled.
+    """
+    if not isinstance(number, torch.SymInt):
+        return number
+    from torch.utils._sympy.interp import sympy_interp
+    from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+    env = number.node.shape_env
+    symbols = {symbol: env.create_symintnode(symbol, hint=None) for symbol in number.node.expr.free_symbols}
+    return sympy_interp(PythonReferenceAnalysis, symbols, number.node.expr)
+
+
+def _trace(mode: Mode, op: OpOverload, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     # Inductor traces a graph before it lowers it. Importing it takes seconds, which only those who use it should wait.
     if "torch._inductor.lowering" in sys.modules:
         _register_lowerings()

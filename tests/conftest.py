@@ -8,6 +8,9 @@ environment alone.
 import importlib.util
 import os
 
+# Inductor's caches on disk outlive a change of this package.
+os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+
 import pytest
 import torch
 from hypothesis import settings

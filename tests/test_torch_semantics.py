@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rest of PyTorch relies on: version counters, autograd, inference tensors, copy on write, the profiler."""
+"""What the rest of PyTorch relies on: version counters, autograd, inference tensors, copy on write, profiler, TorchScript."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.profiler import ProfilerActivity, profile
 from torch.testing._internal.two_tensor import TwoTensor
 from utils import (
@@ -14,6 +15,7 @@ from utils import (
     copy_cache,
     copy_cache_batch,
     filled,
+    nothing_written,
     reference_batch,
     reference_copy,
     table,
@@ -54,12 +56,43 @@ class TestAutograd:
         with pytest.raises(ValueError, match=r"copy_cache: dst\[0\] requires grad"):
             torch.func.grad(overwrites)(filled(4, 8))
 
+    def test_derivatives_of_torch_func_are_refused(self) -> None:
+        """The copy would make them zero."""
+
+        def through_a_cache(x: torch.Tensor) -> torch.Tensor:
+            kv = torch.zeros(4, 8)
+            copy_cache([kv], [x * 2], 1, 2)
+            return kv.sum()
+
+        with pytest.raises(ValueError, match=r"copy_cache: src\[0\] requires grad"):
+            torch.func.grad(through_a_cache)(filled(4, 8))
+        with pytest.raises(ValueError, match=r"copy_cache: src\[0\] is a dual tensor"):
+            torch.func.jvp(through_a_cache, (torch.ones(4, 8),), (torch.ones(4, 8),))
+        assert torch.func.grad(lambda x: x[0, 0] + through_a_cache(x.detach()))(filled(4, 8)).sum() == 1
+
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_dual_tensors_are_refused(self, side: int) -> None:
+        with forward_ad.dual_level():
+            lists = [cache(2, 4, 8), cache(2, 4, 8, seed=1)]
+            lists[side][1] = forward_ad.make_dual(lists[side][1], torch.ones(4, 8))
+            with (
+                pytest.raises(ValueError, match=rf"{('dst', 'src')[side]}\[1\] is a dual tensor"),
+                nothing_written(lists[0][0]),
+            ):
+                copy_cache(*lists, 1, 2)
+
     def test_inference_tensors(self, device: str) -> None:
         with torch.inference_mode():
             dst, src = cache(2, 4, 8, device=device), cache(2, 4, 8, device=device, seed=1)
             check_copy(dst, src, 1, 2)
-        # The call below reaches the kernel that bumps version counters, which inference tensors do not have.
-        check_copy(dst, cache(2, 4, 8, device=device, seed=2), 1, 2)
+        before = [d.clone() for d in dst]
+        with pytest.raises(ValueError, match=r"dst\[0\] is an inference tensor, which can be written under"):
+            copy_cache(dst, cache(2, 4, 8, device=device, seed=2), 1, 2)
+        assert_same_bytes(dst, before)
+        # CacheManager copies memory, whatever mode it was allocated in.
+        whole, part = (Cache.from_tensors(tensors) for tensors in (dst, cache(2, 4, 8, device=device, seed=2)))
+        CacheManager().copy_cache(whole, part, 1, 2)
+        assert_same_bytes([d[1] for d in dst], [s[2] for s in part.unstacked])
 
 
 class TestKindsOfTensors:
@@ -136,3 +169,22 @@ def test_profiler(device: str, call: Callable, op: str, bytes_written: str) -> N
     assert found[0] == f"llm_datadist::{op}"
     name = "copy_cache_batch" if "batch" in op else "copy_cache"
     assert found.count(f"{name}: {bytes_written}") == 1
+
+
+class TestTorchScript:
+    """It drops calls whose schema does not say that they have an effect."""
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit")
+    def test_script_and_trace_keep_the_calls(self) -> None:
+        def model(kv: torch.Tensor, copies: torch.Tensor) -> torch.Tensor:
+            torch.ops.llm_datadist.copy_cache([kv], [kv], 1, 0)
+            torch.ops.llm_datadist.copy_cache_batch([kv], [kv], copies)
+            return kv.sum()
+
+        expected = filled(4, 8, dtype=torch.int32)
+        total = model(expected, BATCH)
+        for compiled in (torch.jit.script(model), torch.jit.trace(model, (filled(4, 8, dtype=torch.int32), BATCH))):
+            for _ in range(3):  # optimized from the second call on
+                kv = filled(4, 8, dtype=torch.int32)
+                assert compiled(kv, BATCH) == total
+                assert_same_bytes([kv], [expected])

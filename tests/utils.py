@@ -56,10 +56,10 @@ def as_bytes(tensor: Tensor) -> Tensor:
     return to_host(tensor).contiguous().view(-1).view(torch.uint8)
 
 
-def assert_same_bytes(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+def assert_same_bytes(actual: Sequence[Tensor], expected: Sequence[Tensor], where: str = "") -> None:
     assert len(actual) == len(expected)
     for index, (a, e) in enumerate(zip(actual, expected, strict=True)):
-        assert torch.equal(as_bytes(a), as_bytes(e)), f"tensor {index} differs"
+        assert torch.equal(as_bytes(a), as_bytes(e)), f"{where} tensor {index} differs"
 
 
 def whole_storage(tensor: Tensor) -> Tensor:

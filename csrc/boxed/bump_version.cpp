@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Bumps the version counters of dst, so that autograd does not use saved values that were overwritten, and refuses a
-// dst that requires grad. Done here once, under the key that PyTorch has for it, for every op and device. The key is
-// above tensors that wrap others: only the outer ones require grad.
+// Bumps the version counters of dst, so that autograd does not use saved values that were overwritten, and refuses what
+// autograd would get wrong. Done here once, under the key that PyTorch has for it, for every op and device. The key is
+// above tensors that wrap others, because only the outer ones require grad.
 
 #include <ATen/core/IListRef.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/core/InferenceMode.h>
 
 #include "../plan/checks.h"
 #include "call.h"
@@ -22,9 +23,16 @@ void bump_versions(const c10::List<at::Tensor>& tensors) {
 }
 
 void bump_version(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
-  // Holds the list, because the kernel pops the arguments. dst is the first argument of every op.
+  const CallContext call = context_of(op, *stack);
+  // Holds the list, because the kernel pops the arguments. dst and src are the first arguments of every op.
   const c10::List<at::Tensor> dst = torch::jit::peek(*stack, 0, op.schema().arguments().size()).toTensorList();
-  check_grad(context_of(op, *stack), tensors_of(dst));
+  const c10::List<at::Tensor> src = torch::jit::peek(*stack, 1, op.schema().arguments().size()).toTensorList();
+  check_derivatives(call, "dst", tensors_of(dst), /*written=*/true);
+  check_derivatives(call, "src", tensors_of(src), /*written=*/false);
+  // CacheManager, whose ops return a bool, copies memory in any mode.
+  if (op.schema().returns().empty() && !c10::InferenceMode::is_enabled()) {
+    check_inference(call, tensors_of(dst));
+  }
   try {
     const at::AutoDispatchBelowADInplaceOrView guard;
     op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);

@@ -2,6 +2,7 @@
 #include "checks.h"
 
 #include <ATen/core/grad_mode.h>
+#include <c10/core/AutogradState.h>
 
 #include <algorithm>
 #include <utility>
@@ -137,14 +138,27 @@ void check_lists(const CallContext& call, const Tensors& dst, const Tensors& src
   }
 }
 
-void check_grad(const CallContext& call, const Tensors& dst) {
-  if (!at::GradMode::is_enabled()) {
-    return;
+void check_derivatives(const CallContext& call, const char* list, const Tensors& tensors, bool written) {
+  const bool grad_mode = at::GradMode::is_enabled();
+  const bool tangents = c10::AutogradState::get_tls_state().get_fw_grad_mode();
+  int64_t index = 0;
+  for (const at::Tensor& tensor : tensors) {
+    const TensorName name{list, index++};
+    const bool tracked = written || tensor.key_set().has(c10::DispatchKey::FuncTorchGradWrapper);
+    CHECK_CALL(call, !(grad_mode && tracked && tensor.requires_grad()), name,
+               " requires grad, and its gradient would be lost: detach it, or call under torch.no_grad()");
+    CHECK_CALL(call, !(tangents && tensor._fw_grad(/*level=*/0).defined()), name,
+               " is a dual tensor, and the copy would lose its tangent: pass the primal of "
+               "torch.autograd.forward_ad.unpack_dual");
   }
-  for (size_t index = 0; index < dst.size(); ++index) {
-    CHECK_CALL(
-        call, !dst[index].get().requires_grad(), (TensorName{"dst", static_cast<int64_t>(index)}),
-        " requires grad, and a copy into it would be lost to autograd: detach it, or call under torch.no_grad()");
+}
+
+void check_inference(const CallContext& call, const Tensors& dst) {
+  int64_t index = 0;
+  for (const at::Tensor& tensor : dst) {
+    CHECK_CALL(call, !tensor.is_inference(), (TensorName{"dst", index}),
+               " is an inference tensor, which can be written under torch.inference_mode() only");
+    ++index;
   }
 }
 

@@ -66,13 +66,18 @@ inline Copies one_copy(int64_t dst_batch_index, int64_t src_batch_index, int64_t
   return {{{dst_batch_index, src_batch_index, offset, size, offset}}};
 }
 
-// The next four read neither sizes nor data, so they serve real and fake tensors alike.
+// The next five read neither sizes nor data, so they serve real and fake tensors alike.
 
 // Checks the lists as a whole: their lengths, and the layout, device and dtype of their tensors.
 void check_lists(const CallContext& call, const Tensors& dst, const Tensors& src);
 
-// Refuses a dst that requires grad: autograd would not see the copy.
-void check_grad(const CallContext& call, const Tensors& dst);
+// Refuses tensors of the list dst or src whose derivatives the copy would lose: dst if it requires grad; src only if
+// torch.func differentiates by it, because caches are often filled from what a model with parameters computes; both if
+// they have a tangent of forward-mode AD.
+void check_derivatives(const CallContext& call, const char* list, const Tensors& tensors, bool written);
+
+// Refuses inference tensors. For calls outside of inference mode, as torch's own ops do.
+void check_inference(const CallContext& call, const Tensors& dst);
 
 inline void check_batch_dim(const CallContext& call, TensorName name, const at::Tensor& tensor, int64_t batch_dim) {
   CHECK_CALL(call, 0 <= batch_dim && batch_dim < tensor.dim(), "batch_dim (", batch_dim, ") out of range [0, ",

@@ -34,9 +34,10 @@ def slow_peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
 
 def in_the_middle(pair: Pair, act: Callable[[], object], *, write: bool = False) -> LLMStatusCode:
     """Acts while a transfer of row 1 is in flight. Checks that row 0 does not change. Returns the transfer's code."""
-    pair.peer.do(f"held = manager.allocate_cache(desc(1, 2, {ELEMENTS}))\nheld.tensors[0].fill_(7)")
+    # Both are filled before the time of the transfer begins: on an NPU, filling is asynchronous.
+    pair.peer.do(f"held = manager.allocate_cache(desc(1, 2, {ELEMENTS}))\nheld.tensors[0].fill_(7)[0, 0].item()")
     own = pair.manager.allocate_cache(desc(1, 2, ELEMENTS))
-    own.tensors[0].fill_(3)
+    own.tensors[0].fill_(3)[0, 0].item()
     codes, key = [], pair.key(1)
     transfer = pair.manager.push_cache if write else pair.manager.pull_cache
     thread = threading.Thread(target=lambda: codes.append(code_of(transfer, key, own, 1)))
@@ -74,11 +75,9 @@ class TestInTheMiddle:
     @pytest.mark.parametrize("write", [False, True])
     def test_stopped(self, slow_peer: Peer, write: bool, device: str) -> None:
         """The transfer is parked: a link waits for its end, and memory of this process until then."""
-        with linked(slow_peer, timeout_ms=2000) as pair:
-            begin = time.monotonic()
+        with linked(slow_peer, timeout_ms=5000) as pair:
             code = in_the_middle(pair, lambda: slow_peer.signal(signal.SIGSTOP), write=write)
             assert code is LLMStatusCode.LLM_TIMEOUT
-            assert time.monotonic() - begin < 15
             busy = LLMStatusCode.LLM_LINK_BUSY
             if device == "cpu":  # with an NPU, only a staging buffer is written
                 assert pair.datadist.link_clusters(pair.clusters, 500) == (busy, [busy])
