@@ -24,12 +24,13 @@ from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode as Mode
 from torch.utils.weak import WeakIdKeyDictionary
 
+Number = int | torch.SymInt
+
 _ops = torch.ops.llm_datadist
 _VIEWS_OP = {
     _ops.copy_cache.default: _ops._copy_cache_views.default,
     _ops.copy_cache_batch.default: _ops._copy_cache_batch_views.default,
 }
-
 
 # The whole tensors of views that autograd does not know as such: those of another dtype, and detached ones.
 _whole_of: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -57,7 +58,8 @@ def _note_view(mode: Mode, op: OpOverload, types: Any, args: tuple[Any, ...], kw
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    base = tensor._inference_mode_base if torch.is_inference_mode_enabled() else tensor._base
+    # Autograd knows no views in inference mode.
+    base = getattr(tensor, "_inference_mode_base", None) if torch.is_inference_mode_enabled() else tensor._base
     base = tensor if base is None else base
     whole: Tensor = _whole_of.get(base, base)
     return whole
@@ -68,7 +70,7 @@ def _functionalize(mode: Mode, op: OpOverload, types: Any, args: tuple[Any, ...]
 
     dst, *others = args
     tensors: dict[int, Tensor] = {}
-    views: list[int] = []
+    views: list[Number] = []
     for tensor in dst:
         whole = _whole(tensor)
         tensors[id(whole)] = whole
@@ -84,11 +86,11 @@ def _functionalize(mode: Mode, op: OpOverload, types: Any, args: tuple[Any, ...]
     return mode.__torch_dispatch__(op, types, args, kwargs)
 
 
-def _first_byte(tensor: Tensor) -> int:
+def _first_byte(tensor: Tensor) -> Number:
     return tensor.storage_offset() * tensor.element_size()
 
 
-def _from_sizes(number: int) -> int:
+def _from_sizes(number: Number) -> Number:
     """The number, computed by the graph from its symbols alone.
 
     Traced as it is, it would be what the view is from the start of its storage when the graph runs, less what the whole
@@ -101,7 +103,8 @@ def _from_sizes(number: int) -> int:
 
     env = number.node.shape_env
     symbols = {symbol: env.create_symintnode(symbol, hint=None) for symbol in number.node.expr.free_symbols}
-    return sympy_interp(PythonReferenceAnalysis, symbols, number.node.expr)
+    result: Number = sympy_interp(PythonReferenceAnalysis, symbols, number.node.expr)
+    return result
 
 
 def _trace(mode: Mode, op: OpOverload, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -59,7 +59,7 @@ def assert_no_cache_is_cloned(code: str) -> None:
     call = re.search(r"^( *)def call\(.*\n(?:\1 +.*\n|\n)+", code, re.MULTILINE)
     assert call is not None
     wrapper = call.group()
-    assert "torch.ops.llm_datadist.copy_cache" in wrapper
+    assert re.search(r"torch\.ops\.llm_datadist\._?copy_cache", wrapper)
     for made in ("empty_strided", "clone", "copy_("):
         assert made not in wrapper, f"{made} in the generated code:\n{wrapper}"
 

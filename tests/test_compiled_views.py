@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from utils import assert_same_bytes, copy_cache, copy_cache_batch, filled, table, whole_storage
+from utils import assert_same_bytes, copy_cache, copy_cache_batch, filled, nothing_written, table, whole_storage
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
@@ -153,3 +153,28 @@ def test_aot_inductor(dynamic: bool, tmp_path: Path) -> None:
     program = exported(model, torch.export.Dim("rows", min=3, max=64) if dynamic else None)
     package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
     check(torch._inductor.aoti_load_package(package), model, (5, 7, 9) if dynamic else (5,), "cpu")
+
+
+HOSTILE = (
+    [],
+    [0],
+    [1, -1],
+    [0, -1, 0, -1],
+    [0, 2, 0, 3, 8],
+    [0, 2, 1, 3, 8, 8, 1],
+    [0, 2, -4, 3, 8, 8, 1],
+    [0, 2, 32, 4, 8, 8, 1],
+    [0, 2, 2**63 - 1, 3, 8, 8, 1],
+    [0, 2, 0, -3, 8, 8, 1],
+    [0, 2, 0, 2**62, 2**62, 8, 1],
+    [0, 2, 0, 4, 8, 2**63 - 1, 1],
+    [0, 2**63 - 1, 0],
+)
+
+
+@pytest.mark.parametrize("views", HOSTILE)
+def test_hostile_views(views: list[int]) -> None:
+    """The private op refuses all that does not describe memory of dst."""
+    dst, src = filled(4, 8), filled(4, 8, seed=1)
+    with pytest.raises((ValueError, RuntimeError)), nothing_written(dst):
+        torch.ops.llm_datadist._copy_cache_views([dst], [src], views=views)
