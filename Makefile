@@ -5,7 +5,7 @@
 PYTHON ?= python3
 SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
 # Some processes at once; the tests of a file stay in one of them.
-PARALLEL := -m pytest -q -n auto --maxprocesses=4 --dist loadfile
+PARALLEL := -m pytest -q -n auto --maxprocesses=4 --dist loadfile -m 'not exhaustive'
 # Says what fails, and nothing else: pip's warnings and notices are about pip.
 PIP_INSTALL := pip install --quiet --quiet
 step = @printf '%s\n' '$(1) ...'
@@ -43,7 +43,7 @@ test-npu:
 
 # The tests worth running while working: under a minute.
 quick: .venv/.built
-	.venv/bin/python $(PARALLEL) -m 'not slow'
+	.venv/bin/python $(PARALLEL) -m 'not slow and not exhaustive'
 
 # README.md, docs/ and the API reference as one site, build/docs/index.html. A link or name that leads nowhere is an error.
 docs: .venv/.built
@@ -55,8 +55,9 @@ docs: .venv/.built
 sanitize: .venv/.built
 	$(MAKE) -C tests/cpp PYTHON=$(CURDIR)/.venv/bin/python sanitize
 
-# Many more random calls than `make test` makes, as shipped and under AddressSanitizer.
+# Many more random calls than `make test` makes, as shipped and under AddressSanitizer; every view in compiled graphs.
 fuzz: .venv/.built
+	.venv/bin/python -m pytest -m exhaustive
 	.venv/bin/python -m pytest --hypothesis-profile=long tests/test_properties.py
 	$(MAKE) -C tests/cpp PYTHON=$(CURDIR)/.venv/bin/python fuzz
 

@@ -46,6 +46,8 @@ VIEWS: dict[str, View] = {
     "detach": lambda b, layer: ([b[1].detach()], 0),
     "alias": lambda b, layer: ([torch.ops.aten.alias(b)], 1),
 }
+# For each backend that takes minutes to compile all of them. `make fuzz` takes them all.
+SOME = ["the buffer", "select by number", "slice of both", "transpose", "dtype view", "wider dtype"]
 SWAP = table([(0, 1, 0, -1), (1, 0, 0, -1)])
 
 
@@ -53,17 +55,20 @@ class Model(torch.nn.Module):
     """Copies in each of the views, from another buffer and, with two copies, within the view.
 
     Args:
+        views: The names of the views. Each has a buffer in dst and one in src.
         copies: 1 or 2.
         before: Whether values are computed from the buffers before the copies, and used afterwards.
         after: Whether values are computed from them after the copies.
     """
 
-    def __init__(self, copies: int, before: bool, after: bool) -> None:
+    def __init__(self, views: list[str], copies: int, before: bool, after: bool) -> None:
         super().__init__()
-        self.copies, self.before, self.after = copies, before, after
+        self.views, self.copies, self.before, self.after = views, copies, before, after
 
     def forward(self, dst: list[Tensor], src: list[Tensor], layer: int, batch: Tensor) -> list[list[Tensor]]:
-        return [self.of_view(view, *pair, layer, batch) for view, *pair in zip(VIEWS.values(), dst, src, strict=True)]
+        return [
+            self.of_view(VIEWS[view], *pair, layer, batch) for view, *pair in zip(self.views, dst, src, strict=True)
+        ]
 
     def of_view(self, view: View, dst: Tensor, src: Tensor, layer: int, batch: Tensor) -> list[Tensor]:
         (into, batch_dim), (out_of, _) = view(dst, layer), view(src, layer)
@@ -80,9 +85,9 @@ class Model(torch.nn.Module):
         return results
 
 
-def inputs(rows: int, *, at_offset: bool, device: str) -> tuple[list[Tensor], list[Tensor], int, Tensor]:
+def inputs(count: int, rows: int, *, at_offset: bool, device: str) -> tuple[list[Tensor], list[Tensor], int, Tensor]:
     """Buffers of small integers, so that the graph computes exactly. At an offset, they are parts of larger ones."""
-    whole = [filled(5, rows, 4, dtype=torch.int8, seed=i).to(device, torch.float32) for i in range(2 * len(VIEWS))]
+    whole = [filled(5, rows, 4, dtype=torch.int8, seed=i).to(device, torch.float32) for i in range(2 * count)]
     buffers = [buffer[1:4] if at_offset else buffer[:3].clone() for buffer in whole]
     return buffers[::2], buffers[1::2], rows % 2, SWAP
 
@@ -92,11 +97,11 @@ def check(compiled: Callable[..., list[list[Tensor]]], eager: Model, sizes: Sequ
     for rows, at_offset in itertools.product(sizes, (False, True)):
         calls = []
         for call in (eager, compiled):
-            dst, src, *others = inputs(rows, at_offset=at_offset, device=device)
+            dst, src, *others = inputs(len(eager.views), rows, at_offset=at_offset, device=device)
             results = call(dst, src, *others)
             buffers = [[whole_storage(tensor) for tensor in pair] for pair in zip(dst, src, strict=True)]
             calls.append([buffer + result for buffer, result in zip(buffers, results, strict=True)])
-        for view, actual, expected in zip(VIEWS, *calls, strict=True):
+        for view, actual, expected in zip(eager.views, *calls, strict=True):
             where = f"{view} of {rows} rows{', at an offset' * at_offset}"
             assert_same_bytes(actual, expected, where)
 
@@ -105,52 +110,55 @@ def compiled_by(backend: str) -> Callable[[Model], Callable[..., list[list[Tenso
     return lambda model: torch.compile(model, fullgraph=True, backend=backend)
 
 
-def exported(model: Model, rows: torch.export.Dim | None = None) -> torch.export.ExportedProgram:
-    buffers = [{1: rows} if rows is not None else None] * len(VIEWS)
-    # The layer is part of an exported program.
-    return torch.export.export(
-        model, inputs(5, at_offset=False, device="cpu"), dynamic_shapes=(buffers, buffers, None, None)
-    )
+def exported(model: Model, *, dynamic: bool) -> torch.export.ExportedProgram:
+    args = inputs(len(model.views), 5, at_offset=False, device="cpu")
+    buffers = [{1: torch.export.Dim("rows", min=3, max=64)} if dynamic else None] * len(model.views)
+    # The layer is a constant of an exported program.
+    return torch.export.export(model, args, dynamic_shapes=(buffers, buffers, None, None))
 
 
 MODELS = pytest.mark.parametrize(
     ("copies", "before", "after"), [(1, False, False), (1, True, False), (2, False, True), (2, True, True)]
 )
+SOME_OR_ALL = pytest.mark.parametrize("views", [SOME, pytest.param(list(VIEWS), marks=pytest.mark.exhaustive)])
 
 
 @MODELS
 def test_aot_eager(copies: int, before: bool, after: bool, device: str) -> None:
-    model = Model(copies, before, after)
+    model = Model(list(VIEWS) if device == "cpu" else SOME, copies, before, after)
     check(compiled_by("aot_eager")(model), model, (5, 6, 7), device)
 
 
 @pytest.mark.slow
+@SOME_OR_ALL
 @MODELS
-def test_inductor(copies: int, before: bool, after: bool) -> None:
-    model = Model(copies, before, after)
+def test_inductor(views: list[str], copies: int, before: bool, after: bool) -> None:
+    model = Model(views, copies, before, after)
     check(compiled_by("inductor")(model), model, (5, 6, 7), "cpu")
 
 
 @pytest.mark.slow
-def test_inference_mode() -> None:
-    model = Model(2, before=True, after=True)
+@SOME_OR_ALL
+def test_inference_mode(views: list[str]) -> None:
+    model = Model(views, 2, before=True, after=True)
     with torch.inference_mode():
         check(compiled_by("inductor")(model), model, (5, 6, 7), "cpu")
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_export(dynamic: bool) -> None:
-    model = Model(2, before=True, after=True)
-    program = exported(model, torch.export.Dim("rows", min=3, max=64) if dynamic else None)
+    model = Model(list(VIEWS), 2, before=True, after=True)
+    program = exported(model, dynamic=dynamic)
     for module in (program.module(), program.run_decompositions().module()):
         check(module, model, (5, 7, 9) if dynamic else (5,), "cpu")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_aot_inductor(dynamic: bool, tmp_path: Path) -> None:
-    model = Model(2, before=True, after=True)
-    program = exported(model, torch.export.Dim("rows", min=3, max=64) if dynamic else None)
+@SOME_OR_ALL
+@pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.exhaustive), True])
+def test_aot_inductor(views: list[str], dynamic: bool, tmp_path: Path) -> None:
+    model = Model(views, 2, before=True, after=True)
+    program = exported(model, dynamic=dynamic)
     package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
     check(torch._inductor.aoti_load_package(package), model, (5, 7, 9) if dynamic else (5,), "cpu")
 
