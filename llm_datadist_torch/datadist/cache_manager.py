@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CacheManager: the calls of LLM-DataDist on caches of this process. They block, and raise LLMException."""
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from .checks import INT64, UINT32, UINT64, as_int64, check_int, check_kind, chec
 from .config import LLMConfig
 from .copy_executor import CopyExecutor
 from .log import error_context, logger
-from .registry import CacheRegistry
+from .registry import CacheRegistry, Keys, NewCache
 from .status import param_invalid
 from .transfer_calls import TransferCalls
 
@@ -65,8 +64,7 @@ class CacheManager(TransferCalls):
             LLMException: LLM_OUT_OF_MEMORY beyond the memory limit of the placement, or if the host is out of memory;
                 LLM_DEVICE_OUT_OF_MEMORY if the device is.
         """
-        with error_context("allocate_cache"):
-            return self._allocate(cache_desc, checked_keys(cache_desc, cache_keys), is_blocks_cache=False)
+        return self._add("allocate_cache", lambda: self._allocate(cache_desc, checked_keys(cache_desc, cache_keys)))
 
     def allocate_blocks_cache(self, cache_desc: CacheDesc, blocks_cache_key: BlocksCacheKey | None = None) -> Cache:
         """Allocates a blocks cache, whose batch entries are the blocks of a paged cache. See ``allocate_cache``.
@@ -75,8 +73,9 @@ class CacheManager(TransferCalls):
             cache_desc: The description of the cache.
             blocks_cache_key: The key of the cache. Deallocating the cache removes it.
         """
-        with error_context("allocate_blocks_cache"):
-            return self._allocate(cache_desc, checked_key(blocks_cache_key), is_blocks_cache=True)
+        return self._add(
+            "allocate_blocks_cache", lambda: self._allocate(cache_desc, checked_key(blocks_cache_key), blocks=True)
+        )
 
     def register_cache(
         self,
@@ -96,9 +95,10 @@ class CacheManager(TransferCalls):
             remote_accessible: Whether linked processes may read and write the cache. None means those of placement DEVICE,
                 as in LLM-DataDist.
         """
-        with error_context("register_cache"):
-            keys = checked_keys(cache_desc, cache_keys)
-            return self._register(cache_desc, addrs, keys, remote_accessible, is_blocks_cache=False)
+        return self._add(
+            "register_cache",
+            lambda: self._register(cache_desc, addrs, checked_keys(cache_desc, cache_keys), remote_accessible),
+        )
 
     def register_blocks_cache(
         self,
@@ -115,9 +115,10 @@ class CacheManager(TransferCalls):
             blocks_cache_key: The key of the cache. Unregistering the cache removes it.
             remote_accessible: As for ``register_cache``.
         """
-        with error_context("register_blocks_cache"):
-            keys = checked_key(blocks_cache_key)
-            return self._register(cache_desc, addrs, keys, remote_accessible, is_blocks_cache=True)
+        return self._add(
+            "register_blocks_cache",
+            lambda: self._register(cache_desc, addrs, checked_key(blocks_cache_key), remote_accessible, blocks=True),
+        )
 
     def deallocate_cache(self, cache: Cache) -> None:
         """Ends an allocated cache. Its memory stays until its last key is removed.
@@ -257,35 +258,44 @@ class CacheManager(TransferCalls):
             "swap_blocks: %d blocks, cache %d to cache %d", len(src_to_dst), src_cache.cache_id, dst_cache.cache_id
         )
 
-    def _allocate(
-        self, cache_desc: CacheDesc, keys: Sequence[CacheKey | BlocksCacheKey], *, is_blocks_cache: bool
-    ) -> Cache:
+    def _add(self, call: str, make: Callable[[], NewCache]) -> Cache:
+        """Adds a new cache. If anything is raised, nothing of the cache remains, because the caller does not get it."""
+        new: NewCache | None = None
+        try:
+            with error_context(call):
+                new = make()
+                self._registry.add(new)
+                logger.info("%s %r", "allocated" if new.allocated else "registered", new.cache)
+                return new.cache
+        except BaseException:
+            if new is not None:
+                self._registry.discard(new.cache)
+            raise
+
+    def _allocate(self, cache_desc: CacheDesc, keys: Keys, *, blocks: bool = False) -> NewCache:
         check_type("cache_desc", cache_desc, CacheDesc)
         device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
-        make = functools.partial(allocate, cache_desc, device, is_blocks_cache=is_blocks_cache)
-        cache = self._registry.allocate(cache_desc, keys, make)
-        logger.info("allocated %r", cache)
-        return cache
+        self._registry.check(cache_desc, keys, allocated=True)  # the memory is not allocated for a call that is refused
+        cache = allocate(cache_desc, device, is_blocks_cache=blocks)
+        return NewCache(cache, keys, allocated=True, remote_accessible=True)
 
     def _register(
         self,
         cache_desc: CacheDesc,
         addrs: Sequence[int] | Sequence[Tensor],
-        keys: Sequence[CacheKey | BlocksCacheKey],
+        keys: Keys,
         remote_accessible: bool | None,
         *,
-        is_blocks_cache: bool,
-    ) -> Cache:
+        blocks: bool = False,
+    ) -> NewCache:
         check_type("cache_desc", cache_desc, CacheDesc)
         check_type("addrs", addrs, Sequence)
         if remote_accessible is not None:
             check_type("remote_accessible", remote_accessible, bool)
         accessible = cache_desc.placement is Placement.DEVICE if remote_accessible is None else remote_accessible
         device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
-        wrapped = wrap(cache_desc, addrs, device, is_blocks_cache=is_blocks_cache)
-        cache = self._registry.register(wrapped, keys, remote_accessible=accessible)
-        logger.info("registered %r", cache)
-        return cache
+        cache = wrap(cache_desc, addrs, device, is_blocks_cache=blocks)
+        return NewCache(cache, keys, allocated=False, remote_accessible=accessible)
 
     def _deallocate(self, cache: Cache, *, is_blocks_cache: bool) -> None:
         check_type("cache", cache, Cache)

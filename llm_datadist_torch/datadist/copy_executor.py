@@ -51,24 +51,28 @@ class CopyExecutor:
                 not served, LLM_PARAM_INVALID if the op refuses the call, LLM_FAILED for its other errors, LLM_TIMEOUT,
                 LLM_ENGINE_FINALIZED after ``close``.
         """
-        begin = time.monotonic()
-        lock = self._lock.current
-        done = lock.acquire(timeout=self._timeout_ms / 1000)
-        if done:
-            try:
+        lock, timeout, begin = self._lock.current, self._timeout_ms / 1000, time.monotonic()
+        try:
+            # Inside the block, because a signal handler may raise as soon as the lock is held.
+            done = lock.acquire(timeout=timeout)
+            if done:
                 if self._closed:
                     raise llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the manager is finalized")
                 tensors, batch_dim = _tensors_of(dst, src)
                 left = self._timeout_ms - int((time.monotonic() - begin) * 1000)
                 done = op(*tensors, *args, batch_dim=batch_dim, timeout_ms=max(1, left))
-            except LLMException:
-                raise
-            except ValueError as error:
-                raise param_invalid(str(error)) from error
-            except (RuntimeError, MemoryError) as error:  # std::bad_alloc becomes a MemoryError
-                raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
-            finally:
+        except LLMException:
+            raise
+        except ValueError as error:
+            raise param_invalid(str(error)) from error
+        except (RuntimeError, MemoryError) as error:  # std::bad_alloc becomes a MemoryError
+            raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
+        finally:
+            # The first call of the block, or a signal handler could raise before it.
+            try:  # noqa: SIM105
                 lock.release()
+            except RuntimeError:  # not acquired
+                pass
         if not done:
             raise llm_error(
                 LLMStatusCode.LLM_TIMEOUT,
@@ -124,7 +128,7 @@ def _copies_of(
                 "a block can be written from one source only"
             )
     copies = [(target, source, 0, -1) for target, source in source_of.items()]
-    return torch.tensor(copies, dtype=torch.int64).view(-1, 4)
+    return torch.tensor(copies, dtype=torch.int64, device="cpu").view(-1, 4)
 
 
 def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[list[torch.Tensor]], int]:
