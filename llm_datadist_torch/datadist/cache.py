@@ -76,7 +76,7 @@ class Cache:
                 they do not have, or a dimension of length 0.
         """
         check_type("tensors", tensors, Tensor, Sequence)
-        check_int("batch_dim", batch_dim, INT32)
+        batch_dim = check_int("batch_dim", batch_dim, INT32)
         check_type("is_blocks_cache", is_blocks_cache, bool)
         unstack = 1 if isinstance(tensors, Tensor) and batch_dim > 0 else 0
         wrapped = [tensors] if isinstance(tensors, Tensor) else list(tensors)

@@ -10,7 +10,7 @@ from . import memory as _memory
 from .cache import Cache, allocate, wrap
 from .cache_desc import CacheDesc, Placement
 from .cache_keys import NO_ID, BlocksCacheKey, CacheKey, checked_key, checked_keys
-from .checks import INT64, UINT32, UINT64, as_int64, check_int, check_kind, check_type
+from .checks import ANY_INT, INT64, UINT32, UINT64, as_int64, check_int, check_kind, check_type
 from .config import LLMConfig
 from .copy_executor import CopyExecutor
 from .log import error_context, logger
@@ -44,7 +44,7 @@ class CacheManager(TransferCalls):
         config = LLMConfig() if config is None else config
         check_type("config", config, LLMConfig)
         device_id = config.device_id
-        self._device_id = device_id[0] if isinstance(device_id, list | tuple) else device_id
+        self._device_id = int(device_id[0]) if isinstance(device_id, list | tuple) else device_id
         timeout_ms = _DEFAULT_TIMEOUT_MS if config.sync_kv_timeout is None else int(config.sync_kv_timeout)
         super().__init__(CacheRegistry(config.memory_limits()), timeout_ms)
         self._copy_executor = CopyExecutor(timeout_ms)
@@ -136,8 +136,7 @@ class CacheManager(TransferCalls):
     def unregister_cache(self, cache_id: int) -> None:
         """Ends a cache or blocks cache, registered or allocated. Does nothing if there is no cache with this id."""
         with error_context("unregister_cache"):
-            check_int("cache_id", cache_id, INT64)
-            self._registry.end(cache_id)
+            self._registry.end(check_int("cache_id", cache_id, INT64))
 
     def remove_cache_key(self, cache_key: CacheKey) -> None:
         """Removes a key, and with the last key of a deallocated cache its memory. Does nothing for an unknown key."""
@@ -193,12 +192,11 @@ class CacheManager(TransferCalls):
                 is undefined then. LLM_FAILED if the device or the runtime fails; the original error is the cause.
         """
         with error_context("copy_cache", req_id):
-            check_int("dst_batch_index", dst_batch_index, UINT32)
-            check_int("src_batch_index", src_batch_index, UINT32)
-            check_int("offset", offset, UINT64)
-            check_int("size", size, INT64)
+            dst_batch_index = check_int("dst_batch_index", dst_batch_index, UINT32)
+            src_batch_index = check_int("src_batch_index", src_batch_index, UINT32)
+            offset, size = check_int("offset", offset, UINT64), check_int("size", size, INT64)
             if req_id is not None:
-                check_int("req_id", req_id, UINT64)
+                req_id = check_int("req_id", req_id, UINT64)
             for name, cache in (("dst", dst), ("src", src)):
                 check_type(name, cache, Cache)
                 check_kind(name, cache.is_blocks_cache, blocks=False)
@@ -207,7 +205,7 @@ class CacheManager(TransferCalls):
             bits = None if req_id is None else as_int64(req_id)  # the op reads the bits as a uint64
             numbers = (dst_batch_index, src_batch_index, offset, size, bits)
             self._copy_executor.copy(ops.copy_cache_blocking, ("dst", dst), ("src", src), *numbers)
-        request = "" if req_id is None else f" (req_id {req_id:d})"
+        request = "" if req_id is None else f" (req_id {req_id})"
         rows = (src.cache_id, src_batch_index, dst.cache_id, dst_batch_index)
         logger.debug(
             "copy_cache: cache %d row %d to cache %d row %d, offset %d, size %d%s", *rows, offset, size, request
@@ -229,7 +227,7 @@ class CacheManager(TransferCalls):
             check_type("copy_block_info", copy_block_info, Mapping)
             pairs: list[tuple[int, int]] = []
             for source, targets in copy_block_info.items():
-                check_type("a block of copy_block_info", source, int)
+                source = check_int("a block of copy_block_info", source, ANY_INT)
                 check_type(f"copy_block_info[{source}]", targets, Sequence)
                 pairs += [(target, source) for target in targets]
             self._copy_executor.copy_rows("copy_block_info", ("cache", cache), ("cache", cache), pairs)

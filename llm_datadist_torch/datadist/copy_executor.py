@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the blocking ops on caches: one at a time, within the timeout, with LLM-DataDist's errors."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from .. import ops
 from .cache import Cache
-from .checks import check_type
+from .checks import ANY_INT, check_int
 from .fork import ForkSafeLock
 from .memory import check_served
 from .status import LLMException, LLMStatusCode, llm_error, param_invalid
@@ -92,9 +93,8 @@ class CopyExecutor:
             src: The cache to read from, with its name in messages.
             rows: For each copy, the row to write and the row to read.
         """
-        for pair in rows:
-            for row in pair:
-                check_type(f"a block of {argument}", row, int)
+        check_block = functools.partial(check_int, f"a block of {argument}", limits=ANY_INT)
+        rows = [(check_block(target), check_block(source)) for target, source in rows]
 
         def op(into: list[torch.Tensor], out_of: list[torch.Tensor], **kwargs: int) -> bool:
             # Checked after the caches: a cache that has ended is refused as such, whatever the rows are.

@@ -39,9 +39,8 @@ class LLMDataDist:
 
     def __init__(self, role: LLMRole, cluster_id: int) -> None:
         check_type("role", role, LLMRole)
-        check_int("cluster_id", cluster_id, UINT64)
         self.role = role
-        self.cluster_id = cluster_id
+        self.cluster_id = check_int("cluster_id", cluster_id, UINT64)
         self._cache_manager: CacheManager | None = None
         self._links: Links | None = None
         self._config = LLMConfig()
@@ -121,7 +120,7 @@ class LLMDataDist:
             LLMException: LLM_PARAM_INVALID for a cluster without an id or an address, LLM_FEATURE_NOT_ENABLED without NIXL.
         """
         with error_context("link_clusters"):
-            _check_clusters(clusters, timeout)
+            timeout = _check_clusters(clusters, timeout)
             for index, cluster in enumerate(clusters):
                 if not cluster.remote_ip_info_list:
                     raise param_invalid(f"clusters[{index}] has no address; call append_remote_ip_info")
@@ -153,7 +152,7 @@ class LLMDataDist:
             LLMException: LLM_PARAM_INVALID for a cluster without an id.
         """
         with error_context("unlink_clusters"):
-            _check_clusters(clusters, timeout)
+            timeout = _check_clusters(clusters, timeout)
             check_type("force", force, bool)
             _ = self.cache_manager
             links = self._links
@@ -176,7 +175,7 @@ class LLMDataDist:
             RuntimeError: Before ``init``.
         """
         with error_context("check_link_status"):
-            check_int("remote_cluster_id", remote_cluster_id, UINT64)
+            remote_cluster_id = check_int("remote_cluster_id", remote_cluster_id, UINT64)
             _ = self.cache_manager
             linked = self._links is not None and self._links.has(remote_cluster_id)
             return LLMStatusCode.LLM_SUCCESS if linked else LLMStatusCode.LLM_NOT_YET_LINK
@@ -228,15 +227,17 @@ class LLMDataDist:
         return status
 
 
-def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> None:
+def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> int:
+    """Checks the arguments of link_clusters and unlink_clusters. Returns the timeout."""
     check_type("clusters", clusters, list, tuple)
     for index, cluster in enumerate(clusters):
         check_type(f"clusters[{index}]", cluster, LLMClusterInfo)
         if cluster.remote_cluster_id is None:
             raise param_invalid(f"clusters[{index}] has no remote_cluster_id")
-    check_int("timeout", timeout, INT32)
+    timeout = check_int("timeout", timeout, INT32)
     if timeout <= 0:
         raise param_invalid(f"timeout ({timeout}) must be greater than 0 (milliseconds)")
+    return timeout
 
 
 def _statuses(codes: list[LLMStatusCode]) -> Statuses:

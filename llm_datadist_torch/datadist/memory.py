@@ -128,8 +128,8 @@ def wrap(
         return tensors
 
     size = math.prod(shape) * dtype.itemsize
+    addrs = [check_int(f"addrs[{index}]", addr, UINT64) for index, addr in enumerate(addrs)]
     for index, addr in enumerate(addrs):
-        check_int(f"addrs[{index}]", addr, UINT64)
         if addr == 0:
             raise param_invalid(f"addrs[{index}] (0) must not be 0")
         if addr + size > UINT64[1] or size > INT64[1]:
