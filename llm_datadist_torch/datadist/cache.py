@@ -4,6 +4,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,6 +154,10 @@ class Cache:
         self._released_addrs = self.tensor_addrs
         self._unstacked = []  # first: after `tensors` is empty, no other thread may find a tensor
         self.tensors = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the views that were stacked: pickle would give each its own memory. ``unstacked`` makes them anew."""
+        return {**vars(self), "_unstacked": []}
 
     def __repr__(self) -> str:
         descs = self.cache_desc if len(self.cache_descs) == 1 else self.cache_descs

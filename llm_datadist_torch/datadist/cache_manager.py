@@ -26,7 +26,8 @@ class CacheManager(TransferCalls):
 
     Model code calls ``torch.ops.llm_datadist.copy_cache`` and ``copy_cache_batch`` instead, which are asynchronous. All
     methods are thread-safe; copies of one manager run one after the other. The contract is that of LLM-DataDist's pages.
-    A method that raises has changed nothing, except after LLM_TIMEOUT and LLM_FAILED. All methods raise:
+    A method that raises has changed nothing, except after LLM_TIMEOUT and LLM_FAILED. If a signal handler raises in a method that
+    copies, the destination range is undefined; one that ends a cache can be called again. All methods raise:
 
     - TypeError for an argument of the wrong type, ValueError for a number that does not fit its integer type;
     - LLMException with the ``status_code`` LLM_PARAM_INVALID (also a ValueError) for any other invalid argument, and
@@ -43,8 +44,7 @@ class CacheManager(TransferCalls):
     def __init__(self, config: LLMConfig | None = None) -> None:
         config = LLMConfig() if config is None else config
         check_type("config", config, LLMConfig)
-        device_id = config.device_id
-        self._device_id = int(device_id[0]) if isinstance(device_id, list | tuple) else device_id
+        self._device_id = int(config.device_id[0]) if isinstance(config.device_id, list | tuple) else config.device_id
         timeout_ms = _DEFAULT_TIMEOUT_MS if config.sync_kv_timeout is None else int(config.sync_kv_timeout)
         super().__init__(CacheRegistry(config.memory_limits()), timeout_ms)
         self._copy_executor = CopyExecutor(timeout_ms)
@@ -174,8 +174,7 @@ class CacheManager(TransferCalls):
     ) -> None:
         """Copies a slice of one row of ``src`` to a row of ``dst``, in every tensor, and waits for completion.
 
-        The arguments are those of ``ops.copy_cache``: ``offset`` and ``size`` are bytes, the same for every tensor. The
-        contract is that of LLM-DataDist's page of ``CacheManager.copy_cache``.
+        The arguments are those of ``ops.copy_cache``: ``offset`` and ``size`` are bytes, the same for every tensor.
 
         Args:
             dst: The cache to write to, not a blocks cache.
@@ -252,9 +251,8 @@ class CacheManager(TransferCalls):
             check_type("src_to_dst", src_to_dst, Mapping)
             pairs = [(target, source) for source, target in src_to_dst.items()]
             self._copy_executor.copy_rows("src_to_dst", ("dst_cache", dst_cache), ("src_cache", src_cache), pairs)
-        logger.debug(
-            "swap_blocks: %d blocks, cache %d to cache %d", len(src_to_dst), src_cache.cache_id, dst_cache.cache_id
-        )
+        ids = src_cache.cache_id, dst_cache.cache_id
+        logger.debug("swap_blocks: cache %d to cache %d, %d blocks", *ids, len(src_to_dst))
 
     def _add(self, call: str, make: Callable[[], NewCache]) -> Cache:
         """Adds a new cache. If anything is raised, nothing of the cache remains, because the caller does not get it."""
@@ -288,10 +286,10 @@ class CacheManager(TransferCalls):
     ) -> NewCache:
         check_type("cache_desc", cache_desc, CacheDesc)
         check_type("addrs", addrs, Sequence)
-        if remote_accessible is not None:
-            check_type("remote_accessible", remote_accessible, bool)
-        accessible = cache_desc.placement is Placement.DEVICE if remote_accessible is None else remote_accessible
-        device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
+        on_device = cache_desc.placement is Placement.DEVICE
+        accessible = on_device if remote_accessible is None else remote_accessible
+        check_type("remote_accessible", accessible, bool)
+        device = _memory.device_of(on_device, self._device_id)
         cache = wrap(cache_desc, addrs, device, is_blocks_cache=blocks)
         return NewCache(cache, keys, allocated=False, remote_accessible=accessible)
 

@@ -2,8 +2,9 @@
 """LLMDataDist: creates the CacheManager and its links to other processes, as in LLM-DataDist."""
 
 import time
+import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from .cache_manager import CacheManager
 from .checks import INT32, UINT64, check_int, check_type
@@ -23,7 +24,8 @@ Statuses = tuple[LLMStatusCode, list[LLMStatusCode]]
 class LLMDataDist:
     """Creates the CacheManager of a process, and links it to other processes. See docs/remote.md.
 
-    One instance per process can be initialised at a time.
+    One instance per process can be initialised at a time. An instance that is dropped does not count, and its links end with
+    its CacheManager.
 
     Args:
         role: The role of the process. Recorded: a process of any role may link, listen, pull and push.
@@ -35,7 +37,7 @@ class LLMDataDist:
     """
 
     _lock = ForkSafeLock()
-    _initialised: "LLMDataDist | None" = None
+    _initialised: ClassVar[weakref.WeakSet["LLMDataDist"]] = weakref.WeakSet()  # one at most
 
     def __init__(self, role: LLMRole, cluster_id: int) -> None:
         check_type("role", role, LLMRole)
@@ -57,9 +59,9 @@ class LLMDataDist:
                 LLM_PARAM_INVALID for a value that is not allowed; LLM_FEATURE_NOT_ENABLED without NIXL if it is to listen.
         """
         with error_context("init"), LLMDataDist._lock.current:
-            if LLMDataDist._initialised is self:
+            if self in LLMDataDist._initialised:
                 return
-            if LLMDataDist._initialised is not None:
+            if LLMDataDist._initialised:
                 raise llm_error(LLMStatusCode.LLM_FAILED, "another LLMDataDist is initialised; finalize it first")
             config = LLMConfig.from_options(options)
             addresses = parse_listen_ip_info(config.listen_ip_info)
@@ -68,7 +70,7 @@ class LLMDataDist:
             if links is not None:
                 links.listener.listen(addresses)
             self._cache_manager, self._links, self._config = manager, links, config
-            LLMDataDist._initialised = self
+            LLMDataDist._initialised.add(self)
 
     @property
     def cache_manager(self) -> CacheManager:
@@ -78,7 +80,7 @@ class LLMDataDist:
             RuntimeError: Before ``init`` or after ``finalize``.
             LLMException: LLM_PARAM_INVALID if the options did not enable it.
         """
-        if LLMDataDist._initialised is not self:
+        if self not in LLMDataDist._initialised:
             raise RuntimeError("cache_manager: this LLMDataDist is not initialised; call init first")
         if self._cache_manager is None:
             raise param_invalid(
@@ -94,8 +96,7 @@ class LLMDataDist:
         """
         with LLMDataDist._lock.current:
             manager, self._links = self._cache_manager, None
-            if LLMDataDist._initialised is self:
-                LLMDataDist._initialised = None
+            LLMDataDist._initialised.discard(self)
         # Without the lock, because this waits for a copy, whose thread may run a signal handler that calls finalize too.
         if manager is not None:
             manager.finalize()

@@ -3,6 +3,7 @@
 
 import importlib.util
 import time
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,11 @@ class TransferCalls:
         from ..remote.links import Links
         from ..remote.transfers import Transfers
 
-        self._links = Links(cluster_id, self._registry)
-        self._transfers = Transfers(self._links, self._timeout_ms)
-        return self._links
+        links = Links(cluster_id, self._registry)
+        # The threads of the links would outlive a manager that is dropped without finalize. Nothing waits for peers then.
+        weakref.finalize(self, lambda: links.close(time.monotonic())).atexit = False
+        self._links, self._transfers = links, Transfers(links, self._timeout_ms)
+        return links
 
     def _close_links(self) -> None:
         if self._links is not None:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The types of ``CacheManager.transfer_cache_async``."""
 
+import math
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +11,8 @@ from dataclasses import dataclass
 from .cache_keys import BlocksCacheKey, CacheKeyByIdAndIndex
 from .checks import INT32, UINT32, UINT64, check_int, check_type
 from .status import LLMStatusCode, param_invalid
+
+_POLL_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -126,12 +130,17 @@ class CacheTask:
         return list(self._results)
 
     def _wait(self, timeout_in_millis: int | None) -> bool:
-        if timeout_in_millis is None:
-            return self._done.wait()
-        timeout_in_millis = check_int("timeout_in_millis", timeout_in_millis, INT32)
-        if timeout_in_millis <= 0:
-            raise ValueError(f"timeout_in_millis ({timeout_in_millis}) must be greater than 0")
-        return self._done.wait(timeout_in_millis / 1000)
+        seconds = math.inf
+        if timeout_in_millis is not None:
+            timeout_in_millis = check_int("timeout_in_millis", timeout_in_millis, INT32)
+            if timeout_in_millis <= 0:
+                raise ValueError(f"timeout_in_millis ({timeout_in_millis}) must be greater than 0")
+            seconds = timeout_in_millis / 1000
+        # Event.wait would keep the lock of the event for ever if a signal handler raises while it returns.
+        deadline = time.monotonic() + seconds
+        while not self._done.is_set() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return self._done.is_set()
 
 
 def check_layer_range(name: str, layers: range | None) -> None:

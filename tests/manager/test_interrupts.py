@@ -171,3 +171,17 @@ def check():
     datadist.finalize()
 """
     assert interrupts(code) > 50
+
+
+def test_wait_for_a_transfer() -> None:
+    """The transfer can end, and the next wait returns."""
+    code = """
+done = threading.Event()
+task = CacheTask([None], done)
+def call():
+    task.synchronize(1)
+def check():
+    done.set()
+    assert task.synchronize(1) is LLMStatusCode.LLM_SUCCESS
+"""
+    assert interrupts(code) > 20
