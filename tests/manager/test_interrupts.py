@@ -28,17 +28,21 @@ def handler(*_):
     raise KeyboardInterrupt
 
 def interrupted(call, number):
-    # Makes the call. A signal arrives after so many bytecodes. Returns whether the call has fewer, whether the signal interrupted
-    # it, and the result.
-    left, results, inside = number, [], False
+    # Makes the call. A signal arrives after so many bytecodes. Returns whether the call has fewer, the function that was
+    # interrupted, and the result.
+    left, where, results = number, None, []
 
     def trace(frame, event, _):
         nonlocal left
-        if event == "call" and "llm_datadist_torch" not in frame.f_code.co_filename and "contextlib" not in frame.f_code.co_filename:
-            return None
         frame.f_trace_opcodes = True
         left -= event == "opcode"
-        return signal_arrives if event == "opcode" and left == 0 else trace
+        if event != "opcode" or left != 0:
+            return trace
+        caller = frame.f_back
+        while caller is not None:
+            caller.f_trace = caller.f_trace and signal_arrives
+            caller = caller.f_back
+        return signal_arrives
 
     signal.signal(signal.SIGINT, handler)
     try:
@@ -48,10 +52,9 @@ def interrupted(call, number):
         finally:
             sys.settrace(None)
     except KeyboardInterrupt as interrupt:
-        files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(interrupt.__traceback__)]
-        inside = files[-2] != "<string>"  # files[-1] has the handler
+        where = traceback.extract_tb(interrupt.__traceback__)[-2].name  # the last one is the handler
     sys.settrace(None)
-    return left > 0, inside, results
+    return left > 0, where, results
 
 def in_another_thread(check):
     done = []
@@ -78,9 +81,9 @@ while not finished or number < 1:  # first without a signal: newer interpreters 
 """
 
 LOOP = """
-    finished, inside, results = interrupted(call, number)
+    finished, where, results = interrupted(call, number)
     in_another_thread(check)
-    interrupts += inside
+    interrupts += where is not None
 print(interrupts)
 """
 
@@ -106,7 +109,7 @@ def check():
     assert torch.equal(held.tensors[0][0, 0], torch.arange(8.0, 16))
     assert free_caches() == 2
 """
-    assert interrupts(code) > 50
+    assert interrupts(code) > 20
 
 
 @pytest.mark.parametrize(
@@ -119,19 +122,22 @@ def check():
     ],
 )
 def test_new_caches(call: str, end: str) -> None:
-    """Either the caller gets the cache, or nothing of it remains: its memory counts no more, its key is free."""
+    """Either the caller gets the cache, or nothing of it remains: its memory counts no more, its key is free.
+
+    Before Python 3.11, a signal can come after a function has returned and before its caller has the result.
+    """
     code = f"""
 def call():
     return manager.{call}
 def check():
-    if not inside and not results:
-        return  # the signal came after the call: the cache is lost
+    if sys.version_info < (3, 11) and where in ("interrupted", "call", {call.partition("(")[0]!r}) and not results:
+        return
     held = results[0] if results else call()
     manager.{end}
     manager.remove_cache_key(CacheKey(0, 1))
     assert free_caches() == 4
 """
-    assert interrupts(code) > 50
+    assert interrupts(code) > 20
 
 
 @pytest.mark.parametrize(
@@ -153,7 +159,23 @@ def check():
     if {call!r} != "finalize()":
         assert free_caches() == 4
 """
-    assert interrupts(code) > 50
+    assert interrupts(code) > 20
+
+
+def test_release_of_the_memory() -> None:
+    """Who registered the memory elsewhere is told."""
+    code = """
+from llm_datadist_torch.datadist.registry import CacheRegistry, NewCache
+registry, released, held = CacheRegistry({}), [], Cache.from_tensors(torch.zeros(4, 8))
+registry.call_on_release(released.append)
+registry.add(NewCache(held, (), allocated=False, remote_accessible=True))
+def call():
+    registry.end(held.cache_id)
+def check():
+    call()
+    assert released
+"""
+    assert interrupts(code) > 20
 
 
 @pytest.mark.parametrize("call", ["init(options)", "finalize()"])
@@ -170,7 +192,7 @@ def check():
     datadist.cache_manager.allocate_cache(desc)
     datadist.finalize()
 """
-    assert interrupts(code) > 50
+    assert interrupts(code) > 20
 
 
 def test_wait_for_a_transfer() -> None:
