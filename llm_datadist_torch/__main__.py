@@ -50,7 +50,7 @@ def _chip(device: torch.device) -> str:
 
 def _self_check(device: str) -> tuple[str, bool]:
     try:
-        dst, src = (torch.randint(256, (3, 4, 1000), dtype=torch.uint8) for _ in range(2))
+        dst, src = (torch.randint(256, (3, 4, 1000), dtype=torch.uint8, device="cpu") for _ in range(2))
         expected = dst.clone()
         expected[:, 1, 5:905] = src[:, 2, 5:905]
         copied = dst.to(device)

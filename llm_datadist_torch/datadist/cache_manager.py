@@ -263,7 +263,7 @@ class CacheManager(TransferCalls):
                 self._registry.add(new)
                 logger.info("%s %r", "allocated" if new.allocated else "registered", new.cache)
                 return new.cache
-        except BaseException:
+        except BaseException:  # of a signal handler too
             if new is not None:
                 self._registry.discard(new.cache)
             raise
@@ -271,9 +271,10 @@ class CacheManager(TransferCalls):
     def _allocate(self, cache_desc: CacheDesc, keys: Keys, *, blocks: bool = False) -> NewCache:
         check_type("cache_desc", cache_desc, CacheDesc)
         device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
-        self._registry.check(cache_desc, keys, allocated=True)  # the memory is not allocated for a call that is refused
-        cache = allocate(cache_desc, device, is_blocks_cache=blocks)
-        return NewCache(cache, keys, allocated=True, remote_accessible=True)
+        self._registry.check(cache_desc, keys, allocated=True)  # before memory is used; `_add` checks again
+        return NewCache(
+            allocate(cache_desc, device, is_blocks_cache=blocks), keys, allocated=True, remote_accessible=True
+        )
 
     def _register(
         self,

@@ -54,7 +54,7 @@ class CopyExecutor:
         """
         lock, timeout, begin = self._lock.current, self._timeout_ms / 1000, time.monotonic()
         try:
-            # Inside the block, because a signal handler may raise as soon as the lock is held.
+            # In the block, because a signal handler may raise as soon as the lock is held: Note [Interrupts] in registry.py.
             done = lock.acquire(timeout=timeout)
             if done:
                 if self._closed:
@@ -69,11 +69,10 @@ class CopyExecutor:
         except (RuntimeError, MemoryError) as error:  # std::bad_alloc becomes a MemoryError
             raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
         finally:
-            # The first call of the block, or a signal handler could raise before it.
-            try:  # noqa: SIM105
+            try:  # noqa: SIM105  (suppress would be a call before the release, where a signal handler may raise)
                 lock.release()
-            except RuntimeError:  # not acquired
-                pass
+            except RuntimeError:
+                pass  # this thread did not acquire it
         if not done:
             raise llm_error(
                 LLMStatusCode.LLM_TIMEOUT,

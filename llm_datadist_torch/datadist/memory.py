@@ -167,9 +167,11 @@ def wrap(
 
 def _check_owner(addrs: Sequence[int], device: torch.device) -> None:
     """Refuses addresses that torch_npu has allocated on another device than this. Memory of others is not known here."""
-    segments = torch.get_device_module("npu").memory_snapshot()
+    own = device.index if device.type == "npu" else None
+    others = [s for s in torch.get_device_module("npu").memory_snapshot() if s["device"] != own]
     for index, addr in enumerate(addrs):
-        for segment in segments:
-            owner = torch.device("npu", segment["device"])
-            if owner != device and segment["address"] <= addr < segment["address"] + segment["total_size"]:
-                raise param_invalid(f"addrs[{index}] ({addr:#x}) is memory of {owner}, but the cache is on {device}")
+        for other in others:
+            if other["address"] <= addr < other["address"] + other["total_size"]:
+                raise param_invalid(
+                    f"addrs[{index}] ({addr:#x}) is memory of npu:{other['device']}, but the cache is on {device}"
+                )

@@ -70,7 +70,8 @@ class CacheRegistry:
 
     Note [Interrupts]: a signal handler may raise in any of these methods, for example KeyboardInterrupt. CPython runs handlers
     when a call returns or begins and when a loop repeats, so not between two assignments. A change is therefore either
-    made by statements without a call, or can be completed by calling the method again.
+    made by statements without a call, or can be completed by calling the method again. So the callback of
+    ``call_on_release`` may be called more than once for a cache.
 
     Args:
         limits: The bytes that all allocated caches of a placement may use together, and the name of the limit in
