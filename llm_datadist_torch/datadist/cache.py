@@ -118,7 +118,6 @@ class Cache:
             LLMException: LLM_PARAM_INVALID for another placement, another number of addresses, or address 0.
         """
         check_type("cache_desc", cache_desc, CacheDesc)
-        check_type("addrs", addrs, Sequence)
         if cache_desc.placement is not Placement.HOST:
             raise param_invalid(f"cache_desc.placement must be HOST, got {cache_desc.placement.name}")
         return wrap(cache_desc, addrs, torch.device("cpu"), is_blocks_cache=False)

@@ -272,9 +272,8 @@ class CacheManager(TransferCalls):
         check_type("cache_desc", cache_desc, CacheDesc)
         device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
         self._registry.check(cache_desc, keys, allocated=True)  # before memory is used; `_add` checks again
-        return NewCache(
-            allocate(cache_desc, device, is_blocks_cache=blocks), keys, allocated=True, remote_accessible=True
-        )
+        cache = allocate(cache_desc, device, is_blocks_cache=blocks)
+        return NewCache(cache, keys, allocated=True, remote_accessible=True)
 
     def _register(
         self,
@@ -286,7 +285,6 @@ class CacheManager(TransferCalls):
         blocks: bool = False,
     ) -> NewCache:
         check_type("cache_desc", cache_desc, CacheDesc)
-        check_type("addrs", addrs, Sequence)
         on_device = cache_desc.placement is Placement.DEVICE
         accessible = on_device if remote_accessible is None else remote_accessible
         check_type("remote_accessible", accessible, bool)

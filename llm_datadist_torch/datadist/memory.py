@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import INT64, UINT64, as_int64, check_int
+from .checks import INT64, UINT64, as_int64, check_int, check_type
 from .status import LLMStatusCode, llm_error, param_invalid
 
 # The chips of A2, A3, 950PR and 950DT. LLM-DataDist's pages exclude training machines of A2, but those have the same chips as
@@ -130,11 +130,12 @@ def wrap(
         device: The device of the memory.
 
     Raises:
-        TypeError: An address that is not an int, unless all are tensors.
+        TypeError: No sequence, or an address that is not an int, unless all are tensors.
         ValueError: An address that does not fit a uint64.
         LLMException: LLM_PARAM_INVALID for a length other than ``count``, address 0, memory beyond the last address, memory
             that torch has allocated on another device, or tensors that do not match the description.
     """
+    check_type("addrs", addrs, Sequence)
     if len(addrs) != count:
         raise param_invalid(f"addrs must hold {count} addresses (num_tensors), got {len(addrs)}")
     tensors = [addr for addr in addrs if isinstance(addr, Tensor)]
