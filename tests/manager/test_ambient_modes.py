@@ -40,7 +40,6 @@ MODES = {
     **{f"with torch.device({name})": partial(torch.device, name) for name in DEVICES},
     "set_default_dtype": partial(default_dtype, torch.float64),
     "inference_mode": torch.inference_mode,
-    "no_grad": torch.no_grad,
 }
 
 
