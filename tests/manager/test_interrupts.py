@@ -8,7 +8,7 @@ import pytest
 from fresh_process import run_code
 
 HEAD = """
-import ctypes, faulthandler, signal, sys, threading, traceback, weakref
+import ctypes, dis, faulthandler, functools, logging, signal, sys, threading, traceback, weakref
 faulthandler.dump_traceback_later(100, exit=True)
 import torch
 from llm_datadist_torch import *
@@ -17,6 +17,7 @@ desc = CacheDesc(1, (4, 8), DataType.DT_FLOAT, Placement.HOST)
 config = LLMConfig(enable_cache_manager=True, sync_kv_timeout=20_000)
 config.host_mem_pool_cfg = '{"memory_size": 512}'  # four caches
 options = config.generate_options()
+logging.getLogger("LLM_DATADIST").setLevel(logging.CRITICAL)  # each check is refused once
 
 # As a trace function, it lets a signal arrive and runs no bytecode itself. So the interpreter runs the handler where it would
 # run it without tracing.
@@ -27,16 +28,23 @@ def handler(*_):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # one signal is enough
     raise KeyboardInterrupt
 
+@functools.cache
+def offsets(code):
+    # The bytecodes after which a signal may have another effect than before: no handler runs between the others.
+    return {each.offset for each in dis.get_instructions(code) if not each.opname.startswith(("LOAD", "STORE", "POP"))}
+
 def interrupted(call, number):
-    # Makes the call. A signal arrives after so many bytecodes. Returns whether the call has fewer, the function that was
-    # interrupted, and the result.
+    # Makes the call. A signal arrives after so many of these bytecodes. Returns whether the call has fewer, the function that
+    # was interrupted, and the result.
     left, where, results = number, None, []
 
     def trace(frame, event, _):
         nonlocal left
         frame.f_trace_opcodes = True
-        left -= event == "opcode"
-        if event != "opcode" or left != 0:
+        if event != "opcode" or frame.f_lasti not in offsets(frame.f_code):
+            return trace
+        left -= 1
+        if left != 0:
             return trace
         caller = frame.f_back
         while caller is not None:
