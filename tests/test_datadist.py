@@ -2,6 +2,8 @@
 """LLMDataDist: its lifetime, its manager, and the calls that it refuses."""
 
 import logging
+import socket
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -89,6 +91,22 @@ def test_only_one_is_initialised_at_a_time(datadist: LLMDataDist) -> None:
     second.finalize()
 
 
+def test_dropped_without_finalize() -> None:
+    """The next one can be initialised, and listen at the same address. A manager that is still there works on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = LLMConfig(enable_cache_manager=True)
+    config.listen_ip_info = f"127.0.0.1:{port}"
+    for _ in range(2):
+        made = LLMDataDist(LLMRole.PROMPT, 0)
+        made.init(config.generate_options())
+        manager, alive = made.cache_manager, weakref.ref(made)
+        del made
+        assert alive() is None
+        manager.allocate_cache(DESC)
+        del manager
+
+
 @pytest.mark.parametrize("options", [{}, {"llm.EnableCacheManager": "0"}])
 def test_manager_is_not_enabled(datadist: LLMDataDist, options: dict[str, str]) -> None:
     datadist.init(options)
@@ -136,10 +154,11 @@ def test_wrong_types(datadist: LLMDataDist) -> None:
 def test_options_without_effect_are_logged_once(datadist: LLMDataDist, caplog: pytest.LogCaptureFixture) -> None:
     warn_once.cache_clear()
     for _ in range(2):
-        datadist.init(OPTIONS | {"llm.TransferBackend": "hixl", "ge.exec.rankId": "0"})
+        datadist.init(OPTIONS | {"llm.TransferBackend": "hixl", "ge.exec.rankId": "0", "llm.SyncKvCacheWaitTimes": "9"})
         datadist.finalize()
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
         "option ge.exec.rankId has no effect here",
+        "option llm.SyncKvCacheWaitTimes is unknown, and has no effect",
         "transfer_backend (option llm.TransferBackend) has no effect here",
     ]
 

@@ -145,6 +145,15 @@ def test_wrapper_subclass_without_memory() -> None:
             copy_cache([dst], [src], 1, 2)
 
 
+def test_zero_tensor() -> None:
+    """Autograd's zeros have no memory."""
+    dst, zeros = filled(4, 8), torch._efficientzerotensor(4, 8)
+    with nothing_written(dst), pytest.raises(ValueError, match=r"src\[0\] .* strides \[0, 0\].* or a ZeroTensor"):
+        copy_cache([dst], [zeros], 1, 2)
+    with pytest.raises(RuntimeError, match="ZeroTensors are immutable"):
+        copy_cache([zeros], [dst], 1, 2)
+
+
 def test_tensors_without_a_kernel() -> None:
     quantized = torch._empty_affine_quantized([4, 8], scale=1.0, zero_point=0, dtype=torch.quint8)
     nested = torch.nested.nested_tensor(cache(2, 4, 8))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cache.from_tensors holds views of one storage at equal distances as one stacked tensor. See test_compile.py too."""
 
+import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -44,6 +46,17 @@ def test_one_tensor(device: str, views: Make) -> None:
     assert held.batch_dim == 1
     assert [t.data_ptr() for t in stack.unbind(0)] == [t.data_ptr() for t in given] == held.tensor_addrs
     assert all(mine is theirs for mine, theirs in zip(held.unstacked, given, strict=True))
+
+
+@pytest.mark.parametrize("views", LAYOUTS)
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda held: pickle.loads(pickle.dumps(held))])
+def test_copies_of_the_cache(views: Make, copied: Callable[[Cache], Cache]) -> None:
+    """In a copy too, the stack and the views are the same memory."""
+    given = views("cpu", 0)
+    held = copied(Cache.from_tensors(given))
+    assert_same_bytes(held.unstacked, given)
+    held.tensors[0].zero_()
+    assert not any(view.any() for view in held.unstacked)
 
 
 @pytest.mark.parametrize("views", LAYOUTS)

@@ -85,13 +85,20 @@ bool has_dense_rows(const Geometry& tensor, int64_t batch_dim) {
   return true;
 }
 
+// torch makes an expanded tensor of a ZeroTensor before the kernel sees it.
+constexpr const char* kExpanded = ": it is expanded, or a ZeroTensor (zeros of autograd without memory); clone it";
+
+bool is_expanded(const Geometry& tensor) {
+  return std::find(tensor.strides.begin(), tensor.strides.end(), 0) != tensor.strides.end();
+}
+
 Rows checked_rows(const CallContext& call, TensorName name, const at::Tensor& tensor, int64_t batch_dim) {
   check_batch_dim(call, name, tensor, batch_dim);
   const Geometry geometry(tensor);
   const Address address = checked_address(call, name, tensor, geometry);
   CHECK_CALL(call, tensor.is_contiguous() || has_dense_rows(geometry, batch_dim), "expected the rows of ", name,
              " to be dense (each one contiguous range of bytes), got shape ", tensor.sizes(), ", strides ",
-             tensor.strides(), ", batch_dim ", batch_dim);
+             tensor.strides(), ", batch_dim ", batch_dim, is_expanded(geometry) ? kExpanded : "");
   int64_t bytes = geometry.itemsize;
   for (size_t dim = batch_dim + 1; dim < geometry.sizes.size(); ++dim) {
     bytes *= geometry.sizes[dim];

@@ -4,6 +4,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ class Cache:
                 they do not have, or a dimension of length 0.
         """
         check_type("tensors", tensors, Tensor, Sequence)
-        check_int("batch_dim", batch_dim, INT32)
+        batch_dim = check_int("batch_dim", batch_dim, INT32)
         check_type("is_blocks_cache", is_blocks_cache, bool)
         unstack = 1 if isinstance(tensors, Tensor) and batch_dim > 0 else 0
         wrapped = [tensors] if isinstance(tensors, Tensor) else list(tensors)
@@ -117,7 +118,6 @@ class Cache:
             LLMException: LLM_PARAM_INVALID for another placement, another number of addresses, or address 0.
         """
         check_type("cache_desc", cache_desc, CacheDesc)
-        check_type("addrs", addrs, Sequence)
         if cache_desc.placement is not Placement.HOST:
             raise param_invalid(f"cache_desc.placement must be HOST, got {cache_desc.placement.name}")
         return wrap(cache_desc, addrs, torch.device("cpu"), is_blocks_cache=False)
@@ -153,6 +153,10 @@ class Cache:
         self._released_addrs = self.tensor_addrs
         self._unstacked = []  # first: after `tensors` is empty, no other thread may find a tensor
         self.tensors = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the views that were stacked: pickle would give each its own memory. ``unstacked`` makes them anew."""
+        return {**vars(self), "_unstacked": []}
 
     def __repr__(self) -> str:
         descs = self.cache_desc if len(self.cache_descs) == 1 else self.cache_descs

@@ -49,12 +49,11 @@ class CacheDesc:
     """``shape`` as a tuple. Descriptions are compared by it."""
 
     def __post_init__(self) -> None:
-        check_int("num_tensors", self.num_tensors, UINT32)
+        for name, limits in (("num_tensors", UINT32), ("batch_dim_index", INT32), ("seq_len_dim_index", INT32)):
+            object.__setattr__(self, name, check_int(name, getattr(self, name), limits))
         self._set_shape(self.shape)
         check_type("data_type", self.data_type, DataType, torch.dtype)
         check_type("placement", self.placement, Placement)
-        check_int("batch_dim_index", self.batch_dim_index, INT32)
-        check_int("seq_len_dim_index", self.seq_len_dim_index, INT32)
         if self.kv_tensor_format is not None:
             check_type("kv_tensor_format", self.kv_tensor_format, str)
 
@@ -80,7 +79,7 @@ class CacheDesc:
         Raises:
             TypeError, ValueError, LLMException: As for the constructor.
         """
-        check_int("dim_index", dim_index, INT64)
+        dim_index = check_int("dim_index", dim_index, INT64)
         if not -len(self.dims) <= dim_index < len(self.dims):
             raise param_invalid(f"dim_index ({dim_index}) out of range [-{len(self.dims)}, {len(self.dims)})")
         dims = list(self.dims)
@@ -89,12 +88,11 @@ class CacheDesc:
 
     def _set_shape(self, shape: tuple[int, ...] | list[int]) -> None:
         check_type("shape", shape, tuple, list)
-        for dim, length in enumerate(shape):
-            check_int(f"shape[{dim}]", length, INT64)
-        if not shape or min(shape) <= 0:
+        dims = tuple(check_int(f"shape[{dim}]", length, INT64) for dim, length in enumerate(shape))
+        if not dims or min(dims) <= 0:
             raise param_invalid(f"shape ({shape}) must have dimensions, each greater than 0")
-        object.__setattr__(self, "shape", list(shape) if isinstance(shape, list) else tuple(shape))
-        object.__setattr__(self, "dims", tuple(shape))
+        object.__setattr__(self, "shape", list(dims) if isinstance(shape, list) else dims)
+        object.__setattr__(self, "dims", dims)
 
     @property
     def batch_dim(self) -> int:

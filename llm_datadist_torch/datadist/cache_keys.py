@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, overload
 
 from .cache_desc import CacheDesc
-from .checks import INT64, UINT32, UINT64, check_int, check_type, describe, is_int
+from .checks import INT64, UINT32, UINT64, as_int, check_int, check_type, describe
 from .status import param_invalid
 
 NO_ID = UINT64[1]
@@ -32,10 +32,10 @@ def _set_fields(key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None
         value = values.get(parameter, described.default)
         if value is MISSING:
             raise param_invalid(f"{parameter} is required by {name}")
-        if not is_int(value):
+        if as_int(value) is None:
             raise TypeError(f"{name}: {parameter} only support int, got {describe(value)}")
-        check_int(f"{name}: {parameter}", value, described.metadata.get("limits", UINT64))
-        object.__setattr__(key, parameter, int(value))
+        number = check_int(f"{name}: {parameter}", value, described.metadata.get("limits", UINT64))
+        object.__setattr__(key, parameter, number)
 
 
 class _PromptClusterId:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CacheManager: the calls of LLM-DataDist on caches of this process. They block, and raise LLMException."""
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -11,11 +10,11 @@ from . import memory as _memory
 from .cache import Cache, allocate, wrap
 from .cache_desc import CacheDesc, Placement
 from .cache_keys import NO_ID, BlocksCacheKey, CacheKey, checked_key, checked_keys
-from .checks import INT64, UINT32, UINT64, as_int64, check_int, check_kind, check_type
+from .checks import ANY_INT, INT64, UINT32, UINT64, as_int64, check_int, check_kind, check_type
 from .config import LLMConfig
 from .copy_executor import CopyExecutor
 from .log import error_context, logger
-from .registry import CacheRegistry
+from .registry import CacheRegistry, Keys, NewCache
 from .status import param_invalid
 from .transfer_calls import TransferCalls
 
@@ -27,7 +26,8 @@ class CacheManager(TransferCalls):
 
     Model code calls ``torch.ops.llm_datadist.copy_cache`` and ``copy_cache_batch`` instead, which are asynchronous. All
     methods are thread-safe; copies of one manager run one after the other. The contract is that of LLM-DataDist's pages.
-    A method that raises has changed nothing, except after LLM_TIMEOUT and LLM_FAILED. All methods raise:
+    A method that raises has changed nothing, except after LLM_TIMEOUT and LLM_FAILED. If a signal handler raises in a method that
+    copies, the destination range is undefined; one that ends a cache can be called again. All methods raise:
 
     - TypeError for an argument of the wrong type, ValueError for a number that does not fit its integer type;
     - LLMException with the ``status_code`` LLM_PARAM_INVALID (also a ValueError) for any other invalid argument, and
@@ -44,8 +44,7 @@ class CacheManager(TransferCalls):
     def __init__(self, config: LLMConfig | None = None) -> None:
         config = LLMConfig() if config is None else config
         check_type("config", config, LLMConfig)
-        device_id = config.device_id
-        self._device_id = device_id[0] if isinstance(device_id, list | tuple) else device_id
+        self._device_id = int(config.device_id[0]) if isinstance(config.device_id, list | tuple) else config.device_id
         timeout_ms = _DEFAULT_TIMEOUT_MS if config.sync_kv_timeout is None else int(config.sync_kv_timeout)
         super().__init__(CacheRegistry(config.memory_limits()), timeout_ms)
         self._copy_executor = CopyExecutor(timeout_ms)
@@ -65,8 +64,7 @@ class CacheManager(TransferCalls):
             LLMException: LLM_OUT_OF_MEMORY beyond the memory limit of the placement, or if the host is out of memory;
                 LLM_DEVICE_OUT_OF_MEMORY if the device is.
         """
-        with error_context("allocate_cache"):
-            return self._allocate(cache_desc, checked_keys(cache_desc, cache_keys), is_blocks_cache=False)
+        return self._add("allocate_cache", lambda: self._allocate(cache_desc, checked_keys(cache_desc, cache_keys)))
 
     def allocate_blocks_cache(self, cache_desc: CacheDesc, blocks_cache_key: BlocksCacheKey | None = None) -> Cache:
         """Allocates a blocks cache, whose batch entries are the blocks of a paged cache. See ``allocate_cache``.
@@ -75,8 +73,9 @@ class CacheManager(TransferCalls):
             cache_desc: The description of the cache.
             blocks_cache_key: The key of the cache. Deallocating the cache removes it.
         """
-        with error_context("allocate_blocks_cache"):
-            return self._allocate(cache_desc, checked_key(blocks_cache_key), is_blocks_cache=True)
+        return self._add(
+            "allocate_blocks_cache", lambda: self._allocate(cache_desc, checked_key(blocks_cache_key), blocks=True)
+        )
 
     def register_cache(
         self,
@@ -96,9 +95,10 @@ class CacheManager(TransferCalls):
             remote_accessible: Whether linked processes may read and write the cache. None means those of placement DEVICE,
                 as in LLM-DataDist.
         """
-        with error_context("register_cache"):
-            keys = checked_keys(cache_desc, cache_keys)
-            return self._register(cache_desc, addrs, keys, remote_accessible, is_blocks_cache=False)
+        return self._add(
+            "register_cache",
+            lambda: self._register(cache_desc, addrs, checked_keys(cache_desc, cache_keys), remote_accessible),
+        )
 
     def register_blocks_cache(
         self,
@@ -115,9 +115,10 @@ class CacheManager(TransferCalls):
             blocks_cache_key: The key of the cache. Unregistering the cache removes it.
             remote_accessible: As for ``register_cache``.
         """
-        with error_context("register_blocks_cache"):
-            keys = checked_key(blocks_cache_key)
-            return self._register(cache_desc, addrs, keys, remote_accessible, is_blocks_cache=True)
+        return self._add(
+            "register_blocks_cache",
+            lambda: self._register(cache_desc, addrs, checked_key(blocks_cache_key), remote_accessible, blocks=True),
+        )
 
     def deallocate_cache(self, cache: Cache) -> None:
         """Ends an allocated cache. Its memory stays until its last key is removed.
@@ -135,8 +136,7 @@ class CacheManager(TransferCalls):
     def unregister_cache(self, cache_id: int) -> None:
         """Ends a cache or blocks cache, registered or allocated. Does nothing if there is no cache with this id."""
         with error_context("unregister_cache"):
-            check_int("cache_id", cache_id, INT64)
-            self._registry.end(cache_id)
+            self._registry.end(check_int("cache_id", cache_id, INT64))
 
     def remove_cache_key(self, cache_key: CacheKey) -> None:
         """Removes a key, and with the last key of a deallocated cache its memory. Does nothing for an unknown key."""
@@ -174,8 +174,7 @@ class CacheManager(TransferCalls):
     ) -> None:
         """Copies a slice of one row of ``src`` to a row of ``dst``, in every tensor, and waits for completion.
 
-        The arguments are those of ``ops.copy_cache``: ``offset`` and ``size`` are bytes, the same for every tensor. The
-        contract is that of LLM-DataDist's page of ``CacheManager.copy_cache``.
+        The arguments are those of ``ops.copy_cache``: ``offset`` and ``size`` are bytes, the same for every tensor.
 
         Args:
             dst: The cache to write to, not a blocks cache.
@@ -192,12 +191,11 @@ class CacheManager(TransferCalls):
                 is undefined then. LLM_FAILED if the device or the runtime fails; the original error is the cause.
         """
         with error_context("copy_cache", req_id):
-            check_int("dst_batch_index", dst_batch_index, UINT32)
-            check_int("src_batch_index", src_batch_index, UINT32)
-            check_int("offset", offset, UINT64)
-            check_int("size", size, INT64)
+            dst_batch_index = check_int("dst_batch_index", dst_batch_index, UINT32)
+            src_batch_index = check_int("src_batch_index", src_batch_index, UINT32)
+            offset, size = check_int("offset", offset, UINT64), check_int("size", size, INT64)
             if req_id is not None:
-                check_int("req_id", req_id, UINT64)
+                req_id = check_int("req_id", req_id, UINT64)
             for name, cache in (("dst", dst), ("src", src)):
                 check_type(name, cache, Cache)
                 check_kind(name, cache.is_blocks_cache, blocks=False)
@@ -206,7 +204,7 @@ class CacheManager(TransferCalls):
             bits = None if req_id is None else as_int64(req_id)  # the op reads the bits as a uint64
             numbers = (dst_batch_index, src_batch_index, offset, size, bits)
             self._copy_executor.copy(ops.copy_cache_blocking, ("dst", dst), ("src", src), *numbers)
-        request = "" if req_id is None else f" (req_id {req_id:d})"
+        request = "" if req_id is None else f" (req_id {req_id})"
         rows = (src.cache_id, src_batch_index, dst.cache_id, dst_batch_index)
         logger.debug(
             "copy_cache: cache %d row %d to cache %d row %d, offset %d, size %d%s", *rows, offset, size, request
@@ -228,7 +226,7 @@ class CacheManager(TransferCalls):
             check_type("copy_block_info", copy_block_info, Mapping)
             pairs: list[tuple[int, int]] = []
             for source, targets in copy_block_info.items():
-                check_type("a block of copy_block_info", source, int)
+                source = check_int("a block of copy_block_info", source, ANY_INT)
                 check_type(f"copy_block_info[{source}]", targets, Sequence)
                 pairs += [(target, source) for target in targets]
             self._copy_executor.copy_rows("copy_block_info", ("cache", cache), ("cache", cache), pairs)
@@ -253,39 +251,46 @@ class CacheManager(TransferCalls):
             check_type("src_to_dst", src_to_dst, Mapping)
             pairs = [(target, source) for source, target in src_to_dst.items()]
             self._copy_executor.copy_rows("src_to_dst", ("dst_cache", dst_cache), ("src_cache", src_cache), pairs)
-        logger.debug(
-            "swap_blocks: %d blocks, cache %d to cache %d", len(src_to_dst), src_cache.cache_id, dst_cache.cache_id
-        )
+        ids = src_cache.cache_id, dst_cache.cache_id
+        logger.debug("swap_blocks: cache %d to cache %d, %d blocks", *ids, len(src_to_dst))
 
-    def _allocate(
-        self, cache_desc: CacheDesc, keys: Sequence[CacheKey | BlocksCacheKey], *, is_blocks_cache: bool
-    ) -> Cache:
+    def _add(self, call: str, make: Callable[[], NewCache]) -> Cache:
+        """Adds a new cache. If anything is raised, nothing of the cache remains, because the caller does not get it."""
+        new: NewCache | None = None
+        try:
+            with error_context(call):
+                new = make()
+                self._registry.add(new)
+                logger.info("%s %r", "allocated" if new.allocated else "registered", new.cache)
+                return new.cache
+        except BaseException:  # of a signal handler too
+            if new is not None:
+                self._registry.discard(new.cache)
+            raise
+
+    def _allocate(self, cache_desc: CacheDesc, keys: Keys, *, blocks: bool = False) -> NewCache:
         check_type("cache_desc", cache_desc, CacheDesc)
         device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
-        make = functools.partial(allocate, cache_desc, device, is_blocks_cache=is_blocks_cache)
-        cache = self._registry.allocate(cache_desc, keys, make)
-        logger.info("allocated %r", cache)
-        return cache
+        self._registry.check(cache_desc, keys, allocated=True)  # before memory is used; `_add` checks again
+        cache = allocate(cache_desc, device, is_blocks_cache=blocks)
+        return NewCache(cache, keys, allocated=True, remote_accessible=True)
 
     def _register(
         self,
         cache_desc: CacheDesc,
         addrs: Sequence[int] | Sequence[Tensor],
-        keys: Sequence[CacheKey | BlocksCacheKey],
+        keys: Keys,
         remote_accessible: bool | None,
         *,
-        is_blocks_cache: bool,
-    ) -> Cache:
+        blocks: bool = False,
+    ) -> NewCache:
         check_type("cache_desc", cache_desc, CacheDesc)
-        check_type("addrs", addrs, Sequence)
-        if remote_accessible is not None:
-            check_type("remote_accessible", remote_accessible, bool)
-        accessible = cache_desc.placement is Placement.DEVICE if remote_accessible is None else remote_accessible
-        device = _memory.device_of(cache_desc.placement is Placement.DEVICE, self._device_id)
-        wrapped = wrap(cache_desc, addrs, device, is_blocks_cache=is_blocks_cache)
-        cache = self._registry.register(wrapped, keys, remote_accessible=accessible)
-        logger.info("registered %r", cache)
-        return cache
+        on_device = cache_desc.placement is Placement.DEVICE
+        accessible = on_device if remote_accessible is None else remote_accessible
+        check_type("remote_accessible", accessible, bool)
+        device = _memory.device_of(on_device, self._device_id)
+        cache = wrap(cache_desc, addrs, device, is_blocks_cache=blocks)
+        return NewCache(cache, keys, allocated=False, remote_accessible=accessible)
 
     def _deallocate(self, cache: Cache, *, is_blocks_cache: bool) -> None:
         check_type("cache", cache, Cache)

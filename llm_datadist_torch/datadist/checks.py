@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of single arguments. They raise TypeError and ValueError."""
 
+import math
+import operator
 from typing import Any
 
 from .status import param_invalid
 
+ANY_INT = (-math.inf, math.inf)
 INT32 = (-(2**31), 2**31 - 1)
 INT64 = (-(2**63), 2**63 - 1)
 UINT32 = (0, 2**32 - 1)
@@ -25,9 +28,14 @@ def describe(value: Any) -> str:
     return f"{name}: {value!r}" if isinstance(value, int | float | str) else name
 
 
-def is_int(value: Any) -> bool:
-    """Whether the value is an int, also of a subclass, but not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def as_int(value: Any) -> int | None:
+    """A value as a plain int: an int, a NumPy integer, whatever has ``__index__``. None for a bool and everything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return int(operator.index(value))  # index keeps an int of a subclass as it is
+    except TypeError:
+        return None
 
 
 def check_type(name: str, value: Any, *types: type) -> None:
@@ -37,12 +45,15 @@ def check_type(name: str, value: Any, *types: type) -> None:
         raise TypeError(f"{name} must be {expected}, got {describe(value)}")
 
 
-def check_int(name: str, value: Any, limits: tuple[int, int]) -> None:
-    """Raises TypeError for a value that is not an int, ValueError for an int outside the limits (both inclusive)."""
-    check_type(name, value, int)
+def check_int(name: str, value: Any, limits: tuple[float, float]) -> int:
+    """Returns a value as a plain int. Raises TypeError if ``as_int`` has none, ValueError outside the limits (inclusive)."""
+    number = as_int(value)
+    if number is None:
+        raise TypeError(f"{name} must be int, got {describe(value)}")
     low, high = limits
-    if not low <= value <= high:
-        raise ValueError(f"{name} ({value}) out of range [{low}, {high}]")
+    if not low <= number <= high:
+        raise ValueError(f"{name} ({number}) out of range [{low}, {high}]")
+    return number
 
 
 def check_kind(name: str, is_blocks_cache: bool, *, blocks: bool) -> None:

@@ -3,7 +3,7 @@
 
 import ipaddress
 
-from .checks import UINT64, check_int, check_type, is_int
+from .checks import UINT64, as_int, check_int, check_type
 from .status import NamedIntEnum, param_invalid
 
 DEFAULT_PORT = 26000
@@ -41,8 +41,7 @@ class LLMClusterInfo:
 
     @remote_cluster_id.setter
     def remote_cluster_id(self, remote_cluster_id: int) -> None:
-        check_int("remote_cluster_id", remote_cluster_id, UINT64)
-        self._remote_cluster_id = int(remote_cluster_id)
+        self._remote_cluster_id = check_int("remote_cluster_id", remote_cluster_id, UINT64)
 
     @property
     def remote_role_type(self) -> LLMRole | int | None:
@@ -51,7 +50,8 @@ class LLMClusterInfo:
 
     @remote_role_type.setter
     def remote_role_type(self, remote_role_type: LLMRole | int) -> None:
-        check_type("remote_role_type", remote_role_type, LLMRole, int)
+        if as_int(remote_role_type) is None:
+            check_type("remote_role_type", remote_role_type, LLMRole, int)
         self._remote_role_type = remote_role_type
 
     def append_local_ip_info(self, ip: str | int, port: int) -> None:
@@ -75,10 +75,12 @@ class LLMClusterInfo:
 
 def checked_address(ip: str | int, port: int) -> Address:
     """An address. Raises the errors of ``LLMClusterInfo.append_local_ip_info``."""
-    check_type("ip", ip, str, int)
-    check_int("port", port, (0, 2**16 - 1))
+    number = as_int(ip)
+    if number is None:
+        check_type("ip", ip, str, int)
+    port = check_int("port", port, (0, 2**16 - 1))
     try:
-        return str(ipaddress.IPv4Address(int(ip) if is_int(ip) else ip)), int(port)
+        return str(ipaddress.IPv4Address(ip if number is None else number)), port
     except ValueError as error:
         raise param_invalid(f"ip ({ip!r}) must be an IPv4 address: {error}") from error
 

@@ -124,7 +124,8 @@ class LLMConfig:
         check_ge_options("ge_options", ge_options)
         for option in ge_options:
             if option != MEMORY_LIMIT:
-                warn_once(f"option {option} has no effect here")
+                known = option.startswith("ge.")  # LLM-DataDist passes them on to the graph engine
+                warn_once(f"option {option} {'has no effect here' if known else 'is unknown, and has no effect'}")
         vars(self)["_ge_options"] = ge_options
 
     @classmethod
@@ -153,7 +154,7 @@ class LLMConfig:
         for name, setting in SETTINGS.items():
             if name in vars(self):
                 value = vars(self)[name]
-                value = value[0] if isinstance(value, list | tuple) else value
+                value = int(value[0]) if isinstance(value, list | tuple) else value
                 options[setting.option] = str(int(value)) if isinstance(value, int) else str(value)
         device = LLMConfig.device_id.option
         if device in options:

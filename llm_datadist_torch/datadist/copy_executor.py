@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the blocking ops on caches: one at a time, within the timeout, with LLM-DataDist's errors."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from .. import ops
 from .cache import Cache
-from .checks import check_type
+from .checks import ANY_INT, check_int
 from .fork import ForkSafeLock
 from .memory import check_served
 from .status import LLMException, LLMStatusCode, llm_error, param_invalid
@@ -51,24 +52,27 @@ class CopyExecutor:
                 not served, LLM_PARAM_INVALID if the op refuses the call, LLM_FAILED for its other errors, LLM_TIMEOUT,
                 LLM_ENGINE_FINALIZED after ``close``.
         """
-        begin = time.monotonic()
-        lock = self._lock.current
-        done = lock.acquire(timeout=self._timeout_ms / 1000)
-        if done:
-            try:
+        lock, timeout, begin = self._lock.current, self._timeout_ms / 1000, time.monotonic()
+        try:
+            # In the block, because a signal handler may raise as soon as the lock is held: Note [Interrupts] in registry.py.
+            done = lock.acquire(timeout=timeout)
+            if done:
                 if self._closed:
                     raise llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the manager is finalized")
                 tensors, batch_dim = _tensors_of(dst, src)
                 left = self._timeout_ms - int((time.monotonic() - begin) * 1000)
                 done = op(*tensors, *args, batch_dim=batch_dim, timeout_ms=max(1, left))
-            except LLMException:
-                raise
-            except ValueError as error:
-                raise param_invalid(str(error)) from error
-            except (RuntimeError, MemoryError) as error:  # std::bad_alloc becomes a MemoryError
-                raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
-            finally:
+        except LLMException:
+            raise
+        except ValueError as error:
+            raise param_invalid(str(error)) from error
+        except (RuntimeError, MemoryError) as error:  # std::bad_alloc becomes a MemoryError
+            raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
+        finally:
+            try:  # noqa: SIM105  (suppress would be a call before the release, where a signal handler may raise)
                 lock.release()
+            except RuntimeError:
+                pass  # this thread did not acquire it
         if not done:
             raise llm_error(
                 LLMStatusCode.LLM_TIMEOUT,
@@ -88,9 +92,8 @@ class CopyExecutor:
             src: The cache to read from, with its name in messages.
             rows: For each copy, the row to write and the row to read.
         """
-        for pair in rows:
-            for row in pair:
-                check_type(f"a block of {argument}", row, int)
+        check_block = functools.partial(check_int, f"a block of {argument}", limits=ANY_INT)
+        rows = [(check_block(target), check_block(source)) for target, source in rows]
 
         def op(into: list[torch.Tensor], out_of: list[torch.Tensor], **kwargs: int) -> bool:
             # Checked after the caches: a cache that has ended is refused as such, whatever the rows are.
@@ -124,7 +127,7 @@ def _copies_of(
                 "a block can be written from one source only"
             )
     copies = [(target, source, 0, -1) for target, source in source_of.items()]
-    return torch.tensor(copies, dtype=torch.int64).view(-1, 4)
+    return torch.tensor(copies, dtype=torch.int64, device="cpu").view(-1, 4)
 
 
 def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[list[torch.Tensor]], int]:

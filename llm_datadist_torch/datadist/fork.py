@@ -11,7 +11,9 @@ class ForkSafeLock:
 
     Attributes:
         current: The lock. It is reentrant, because Python may run a destructor or a signal handler, which takes the lock
-            too, in the thread that holds it. A forked child gets another one: release the one that was acquired.
+            too, in the thread that holds it. A forked child gets another one: release the one that was acquired. Take it
+            in a with statement, which releases it wherever a signal handler raises. CopyExecutor.copy has the way to do
+            that with a timeout.
     """
 
     def __init__(self) -> None:

@@ -2,8 +2,9 @@
 """LLMDataDist: creates the CacheManager and its links to other processes, as in LLM-DataDist."""
 
 import time
+import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from .cache_manager import CacheManager
 from .checks import INT32, UINT64, check_int, check_type
@@ -23,7 +24,8 @@ Statuses = tuple[LLMStatusCode, list[LLMStatusCode]]
 class LLMDataDist:
     """Creates the CacheManager of a process, and links it to other processes. See docs/remote.md.
 
-    One instance per process can be initialised at a time.
+    One instance per process can be initialised at a time. An instance that is dropped does not count, and its links end with
+    its CacheManager.
 
     Args:
         role: The role of the process. Recorded: a process of any role may link, listen, pull and push.
@@ -35,13 +37,12 @@ class LLMDataDist:
     """
 
     _lock = ForkSafeLock()
-    _initialised: "LLMDataDist | None" = None
+    _initialised: ClassVar[weakref.WeakSet["LLMDataDist"]] = weakref.WeakSet()  # one at most
 
     def __init__(self, role: LLMRole, cluster_id: int) -> None:
         check_type("role", role, LLMRole)
-        check_int("cluster_id", cluster_id, UINT64)
         self.role = role
-        self.cluster_id = cluster_id
+        self.cluster_id = check_int("cluster_id", cluster_id, UINT64)
         self._cache_manager: CacheManager | None = None
         self._links: Links | None = None
         self._config = LLMConfig()
@@ -58,9 +59,9 @@ class LLMDataDist:
                 LLM_PARAM_INVALID for a value that is not allowed; LLM_FEATURE_NOT_ENABLED without NIXL if it is to listen.
         """
         with error_context("init"), LLMDataDist._lock.current:
-            if LLMDataDist._initialised is self:
+            if self in LLMDataDist._initialised:
                 return
-            if LLMDataDist._initialised is not None:
+            if LLMDataDist._initialised:
                 raise llm_error(LLMStatusCode.LLM_FAILED, "another LLMDataDist is initialised; finalize it first")
             config = LLMConfig.from_options(options)
             addresses = parse_listen_ip_info(config.listen_ip_info)
@@ -69,7 +70,7 @@ class LLMDataDist:
             if links is not None:
                 links.listener.listen(addresses)
             self._cache_manager, self._links, self._config = manager, links, config
-            LLMDataDist._initialised = self
+            LLMDataDist._initialised.add(self)
 
     @property
     def cache_manager(self) -> CacheManager:
@@ -79,7 +80,7 @@ class LLMDataDist:
             RuntimeError: Before ``init`` or after ``finalize``.
             LLMException: LLM_PARAM_INVALID if the options did not enable it.
         """
-        if LLMDataDist._initialised is not self:
+        if self not in LLMDataDist._initialised:
             raise RuntimeError("cache_manager: this LLMDataDist is not initialised; call init first")
         if self._cache_manager is None:
             raise param_invalid(
@@ -95,8 +96,7 @@ class LLMDataDist:
         """
         with LLMDataDist._lock.current:
             manager, self._links = self._cache_manager, None
-            if LLMDataDist._initialised is self:
-                LLMDataDist._initialised = None
+            LLMDataDist._initialised.discard(self)
         # Without the lock, because this waits for a copy, whose thread may run a signal handler that calls finalize too.
         if manager is not None:
             manager.finalize()
@@ -121,7 +121,7 @@ class LLMDataDist:
             LLMException: LLM_PARAM_INVALID for a cluster without an id or an address, LLM_FEATURE_NOT_ENABLED without NIXL.
         """
         with error_context("link_clusters"):
-            _check_clusters(clusters, timeout)
+            timeout = _check_clusters(clusters, timeout)
             for index, cluster in enumerate(clusters):
                 if not cluster.remote_ip_info_list:
                     raise param_invalid(f"clusters[{index}] has no address; call append_remote_ip_info")
@@ -153,7 +153,7 @@ class LLMDataDist:
             LLMException: LLM_PARAM_INVALID for a cluster without an id.
         """
         with error_context("unlink_clusters"):
-            _check_clusters(clusters, timeout)
+            timeout = _check_clusters(clusters, timeout)
             check_type("force", force, bool)
             _ = self.cache_manager
             links = self._links
@@ -176,7 +176,7 @@ class LLMDataDist:
             RuntimeError: Before ``init``.
         """
         with error_context("check_link_status"):
-            check_int("remote_cluster_id", remote_cluster_id, UINT64)
+            remote_cluster_id = check_int("remote_cluster_id", remote_cluster_id, UINT64)
             _ = self.cache_manager
             linked = self._links is not None and self._links.has(remote_cluster_id)
             return LLMStatusCode.LLM_SUCCESS if linked else LLMStatusCode.LLM_NOT_YET_LINK
@@ -228,15 +228,17 @@ class LLMDataDist:
         return status
 
 
-def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> None:
+def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> int:
+    """Checks the arguments of link_clusters and unlink_clusters. Returns the timeout."""
     check_type("clusters", clusters, list, tuple)
     for index, cluster in enumerate(clusters):
         check_type(f"clusters[{index}]", cluster, LLMClusterInfo)
         if cluster.remote_cluster_id is None:
             raise param_invalid(f"clusters[{index}] has no remote_cluster_id")
-    check_int("timeout", timeout, INT32)
+    timeout = check_int("timeout", timeout, INT32)
     if timeout <= 0:
         raise param_invalid(f"timeout ({timeout}) must be greater than 0 (milliseconds)")
+    return timeout
 
 
 def _statuses(codes: list[LLMStatusCode]) -> Statuses:

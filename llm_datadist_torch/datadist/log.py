@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from .checks import is_int
+from .checks import as_int
 from .status import LLMException, llm_error
 
 _LEVELS = {"0": logging.DEBUG, "1": logging.INFO, "2": logging.WARNING, "3": logging.ERROR}
@@ -61,5 +61,6 @@ def error_context(call: str, req_id: Any = None) -> Iterator[None]:
 def _in_context(text: str, call: str, req_id: Any) -> str:
     # The op's own messages have both already.
     text = text if text.startswith(f"{call}: ") else f"{call}: {text}"
-    request = f" (req_id {req_id:d})" if is_int(req_id) else ""
+    number = as_int(req_id)
+    request = "" if number is None else f" (req_id {number})"
     return text if request in text else text + request

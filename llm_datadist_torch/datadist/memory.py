@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import INT64, UINT64, as_int64, check_int
+from .checks import INT64, UINT64, as_int64, check_int, check_type
 from .status import LLMStatusCode, llm_error, param_invalid
 
 # The chips of A2, A3, 950PR and 950DT. LLM-DataDist's pages exclude training machines of A2, but those have the same chips as
@@ -64,16 +64,34 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
     """An uninitialised tensor from torch's allocator. Host memory is pinned if there is an NPU.
 
     Raises:
-        LLMException: LLM_DEVICE_OUT_OF_MEMORY or, for host memory, LLM_OUT_OF_MEMORY.
+        LLMException: LLM_DEVICE_OUT_OF_MEMORY or, for host memory, LLM_OUT_OF_MEMORY. LLM_FAILED inside FakeTensorMode and
+            transforms of torch.func, where torch makes tensors without memory.
     """
+    pinned = device.type == "cpu" and has_npu()
     try:
-        tensor = torch.empty(shape, dtype=dtype, device=device, pin_memory=device.type == "cpu" and has_npu())
-        if tensor.data_ptr() == 0:  # torch_npu returns this when the host has no memory left to pin
+        with torch.inference_mode(False):  # an inference tensor can be written in inference mode only
+            tensor = torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
+        no_memory = _address(tensor) == 0
+        if no_memory and pinned:  # torch_npu returns this when the host has no memory left to pin
             raise torch.OutOfMemoryError("no pinned memory")
     except RuntimeError as error:  # torch.OutOfMemoryError, or the error of the host's allocator
         code = LLMStatusCode.LLM_OUT_OF_MEMORY if device.type == "cpu" else LLMStatusCode.LLM_DEVICE_OUT_OF_MEMORY
         raise llm_error(code, f"cannot allocate shape {tuple(shape)}, {dtype} on {device}: {error}") from error
+    if no_memory:
+        raise llm_error(
+            LLMStatusCode.LLM_FAILED,
+            f"a cache needs memory, got a {type(tensor).__name__} without: allocate it outside of FakeTensorMode and "
+            "torch.func",
+        )
     return tensor
+
+
+def _address(tensor: Tensor) -> int:
+    """The address of a tensor, 0 for one without memory."""
+    try:
+        return tensor.data_ptr() if type(tensor) is Tensor else 0  # a FakeTensor would warn
+    except RuntimeError:  # a wrapper of torch.func
+        return 0
 
 
 def stack_of(tensors: Sequence[Tensor]) -> Tensor | None:
@@ -112,11 +130,12 @@ def wrap(
         device: The device of the memory.
 
     Raises:
-        TypeError: An address that is not an int, unless all are tensors.
+        TypeError: No sequence, or an address that is not an int, unless all are tensors.
         ValueError: An address that does not fit a uint64.
-        LLMException: LLM_PARAM_INVALID for a length other than ``count``, address 0, memory beyond the last address, or
-            tensors that do not match the description.
+        LLMException: LLM_PARAM_INVALID for a length other than ``count``, address 0, memory beyond the last address, memory
+            that torch has allocated on another device, or tensors that do not match the description.
     """
+    check_type("addrs", addrs, Sequence)
     if len(addrs) != count:
         raise param_invalid(f"addrs must hold {count} addresses (num_tensors), got {len(addrs)}")
     tensors = [addr for addr in addrs if isinstance(addr, Tensor)]
@@ -128,17 +147,32 @@ def wrap(
         return tensors
 
     size = math.prod(shape) * dtype.itemsize
+    addrs = [check_int(f"addrs[{index}]", addr, UINT64) for index, addr in enumerate(addrs)]
     for index, addr in enumerate(addrs):
-        check_int(f"addrs[{index}]", addr, UINT64)
         if addr == 0:
             raise param_invalid(f"addrs[{index}] (0) must not be 0")
         if addr + size > UINT64[1] or size > INT64[1]:
             raise param_invalid(f"addrs[{index}] ({addr}) plus {size} bytes runs past the last address")
-    if device.type == "cpu":
-        memory = (ctypes.c_char * size).from_address
-        return [torch.frombuffer(memory(addr), dtype=dtype).view(tuple(shape)) for addr in addrs]
-    import torch_npu
+    if has_npu():
+        _check_owner(addrs, device)
+    with torch.inference_mode(False):  # as in ``allocate``
+        if device.type == "cpu":
+            memory = (ctypes.c_char * size).from_address
+            return [torch.frombuffer(memory(addr), dtype=dtype).view(tuple(shape)) for addr in addrs]
+        import torch_npu
 
-    # torch's own function of that name makes a storage without the fields that torch_npu adds to its storages.
-    storages = [torch_npu._C._construct_storage_from_data_pointer(as_int64(addr), device, size) for addr in addrs]
-    return [torch.empty(0, dtype=dtype, device=device).set_(storage).view(tuple(shape)) for storage in storages]
+        # torch's own function of that name makes a storage without the fields that torch_npu adds to its storages.
+        storages = [torch_npu._C._construct_storage_from_data_pointer(as_int64(addr), device, size) for addr in addrs]
+        return [torch.empty(0, dtype=dtype, device=device).set_(storage).view(tuple(shape)) for storage in storages]
+
+
+def _check_owner(addrs: Sequence[int], device: torch.device) -> None:
+    """Refuses addresses that torch_npu has allocated on another device than this. Memory of others is not known here."""
+    own = device.index if device.type == "npu" else None
+    others = [s for s in torch.get_device_module("npu").memory_snapshot() if s["device"] != own]
+    for index, addr in enumerate(addrs):
+        for other in others:
+            if other["address"] <= addr < other["address"] + other["total_size"]:
+                raise param_invalid(
+                    f"addrs[{index}] ({addr:#x}) is memory of npu:{other['device']}, but the cache is on {device}"
+                )

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The caches of a CacheManager, by id and by key."""
 
+import contextlib
 import itertools
-import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -13,6 +14,24 @@ from .cache_desc import CacheDesc, Placement
 from .cache_keys import BlocksCacheKey, CacheKey
 from .fork import ForkSafeLock
 from .status import LLMStatusCode, llm_error, param_invalid
+
+Keys = Sequence[CacheKey | BlocksCacheKey]
+
+
+class NewCache(NamedTuple):
+    """A cache to be added to a registry.
+
+    Attributes:
+        cache: The cache.
+        keys: Its keys.
+        allocated: Whether its memory counts towards the limit. Registered memory belongs to the user.
+        remote_accessible: Whether peers may use it.
+    """
+
+    cache: Cache
+    keys: Keys
+    allocated: bool
+    remote_accessible: bool
 
 
 @dataclass
@@ -49,6 +68,11 @@ class CacheRegistry:
 
     A cache stays until it has ended and has no keys and no references left.
 
+    Note [Interrupts]: a signal handler may raise in any of these methods, for example KeyboardInterrupt. CPython runs handlers
+    when a call returns or begins and when a loop repeats, so not between two assignments. A change is therefore either
+    made by statements without a call, or can be completed by calling the method again. So the callback of
+    ``call_on_release`` may be called more than once for a cache.
+
     Args:
         limits: The bytes that all allocated caches of a placement may use together, and the name of the limit in
             messages. A placement that is not in it has no limit.
@@ -57,7 +81,6 @@ class CacheRegistry:
     def __init__(self, limits: Mapping[Placement, tuple[int, str]]) -> None:
         self._lock = ForkSafeLock()
         self._limits = limits
-        self._used = dict.fromkeys(Placement, 0)
         self._entries: dict[int, _Entry] = {}
         self._cache_of: dict[Hashable, int] = {}
         self._ids = itertools.count(1)
@@ -68,48 +91,49 @@ class CacheRegistry:
         """Calls a function with each cache whose memory the registry releases from now on."""
         self._on_release = callback
 
-    def allocate(
-        self, cache_desc: CacheDesc, keys: Sequence[CacheKey | BlocksCacheKey], make: Callable[[], Cache]
-    ) -> Cache:
-        """Makes a cache within the limit of its placement, and adds it.
+    def check(self, cache_desc: CacheDesc, keys: Keys, *, allocated: bool) -> dict[Hashable, int]:
+        """Checks whether a cache can be added.
 
-        Args:
-            cache_desc: The description of the cache.
-            keys: Its keys.
-            make: Allocates the cache. Runs without the lock: it may take long, and may run destructors that wait for
-                other threads.
+        Returns:
+            The row of each key.
 
         Raises:
-            LLMException: LLM_OUT_OF_MEMORY beyond the limit, what ``make`` raises, and as for ``register``.
-        """
-        wanted, placement = cache_desc.num_tensors * cache_desc.size, cache_desc.placement
-        with self._lock.current:
-            used = self._used[placement]
-            limit, name = self._limits.get(placement, (math.inf, ""))
-            if used + wanted > limit:
-                raise llm_error(
-                    LLMStatusCode.LLM_OUT_OF_MEMORY,
-                    f"{wanted} bytes for a cache are more than {name} ({limit}) leaves: {used} are in use",
-                )
-            self._checked(keys)
-            self._used[placement] += wanted
-        try:
-            cache = make()
-            with self._lock.current:
-                return self._add(cache, self._checked(keys), wanted, remote_accessible=True)
-        except BaseException:
-            with self._lock.current:
-                self._used[placement] -= wanted
-            raise
-
-    def register(self, cache: Cache, keys: Sequence[CacheKey | BlocksCacheKey], *, remote_accessible: bool) -> Cache:
-        """Adds a cache over memory that belongs to the user.
-
-        Raises:
-            LLMException: LLM_PARAM_INVALID for a key that is taken; LLM_ENGINE_FINALIZED after ``close``.
+            LLMException: LLM_OUT_OF_MEMORY for an allocated cache beyond the limit of its placement, LLM_PARAM_INVALID for a
+                key that is taken, LLM_ENGINE_FINALIZED after ``close``.
         """
         with self._lock.current:
-            return self._add(cache, self._checked(keys), 0, remote_accessible)
+            if allocated and cache_desc.placement in self._limits:
+                self._check_limit(cache_desc)
+            if self._closed:
+                raise llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the manager is finalized")
+            rows: dict[Hashable, int] = {}
+            for row, key in enumerate(keys):
+                if key.identity in self._cache_of or key.identity in rows:
+                    raise param_invalid(f"the key {key} is one of a cache already")
+                if key.identity is not None:
+                    rows[key.identity] = row
+            return rows
+
+    def add(self, new: NewCache) -> None:
+        """Adds a cache, and gives it its id. Raises the errors of ``check``."""
+        desc = new.cache.cache_desc
+        with self._lock.current:
+            rows = self.check(desc, new.keys, allocated=new.allocated)
+            accounted_bytes = desc.num_tensors * desc.size if new.allocated else 0
+            entry = _Entry(new.cache, new.cache.tensors, rows, accounted_bytes, new.remote_accessible)
+            cache_id = next(self._ids)
+            cache_of = dict.fromkeys(rows, cache_id)
+            new.cache.cache_id = cache_id  # no call from here on: Note [Interrupts]
+            self._entries[cache_id] = entry
+            self._cache_of |= cache_of
+
+    def discard(self, cache: Cache) -> None:
+        """Ends a cache with all its keys, because its caller does not get it. Does nothing for one that is not here."""
+        with self._lock.current:
+            entry = self._entries.get(cache.cache_id)
+            if entry is not None and entry.cache is cache:
+                self._remove_keys(entry, list(entry.keys))
+                self.end(cache.cache_id)
 
     def find(self, cache_id: int) -> Cache | None:
         """The cache with this id, unless it has ended."""
@@ -124,12 +148,12 @@ class CacheRegistry:
         """
         with self._lock.current:
             entry = self._entries.get(cache_id)
-            if entry is None or entry.ended:
+            if entry is None:
                 return
             entry.ended = True
             entry.cache.release()
             if entry.cache.is_blocks_cache:
-                self._remove_keys(entry, set(entry.keys))
+                self._remove_keys(entry, list(entry.keys))
             self._drop_if_unused(entry)
 
     def end_allocated(self, cache: Cache) -> None:
@@ -144,7 +168,7 @@ class CacheRegistry:
         with self._lock.current:
             entry = self._entries.get(self._cache_of.get(key.identity, 0))  # 0 is never an id
             if entry is not None:
-                self._remove_keys(entry, {key.identity})
+                self._remove_keys(entry, [key.identity])
                 self._drop_if_unused(entry)
 
     def acquire(self, key: Sequence[str | int]) -> CacheReference:
@@ -208,46 +232,41 @@ class CacheRegistry:
                 done = entry.pulled.setdefault(reference.key, set())
                 done.update(pulled)
                 if len(done) >= entry.cache.num_tensors:
-                    self._remove_keys(entry, {reference.key})
+                    self._remove_keys(entry, [reference.key])
             self._drop_if_unused(entry)
 
     def close(self) -> None:
         """Ends every cache, with or without keys. No more can be added."""
         with self._lock.current:
             self._closed = True
-            ended, self._entries, self._cache_of = self._entries, {}, {}
-            for entry in ended.values():
+            for entry in list(self._entries.values()):
+                entry.ended = True
                 entry.cache.release()
                 self._on_release(entry.cache)
+            self._entries, self._cache_of = {}, {}
 
-    def _checked(self, keys: Sequence[CacheKey | BlocksCacheKey]) -> dict[Hashable, int]:
-        if self._closed:
-            raise llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the manager is finalized")
-        rows: dict[Hashable, int] = {}
-        for row, key in enumerate(keys):
-            if key.identity in self._cache_of or key.identity in rows:
-                raise param_invalid(f"the key {key} is one of a cache already")
-            if key.identity is not None:
-                rows[key.identity] = row
-        return rows
+    def _check_limit(self, cache_desc: CacheDesc) -> None:
+        placement, wanted = cache_desc.placement, cache_desc.num_tensors * cache_desc.size
+        # Added up anew, because a number that is kept beside the caches can differ from them after an interrupt.
+        entries = [entry for entry in list(self._entries.values()) if entry.cache.cache_desc.placement is placement]
+        used = sum(entry.accounted_bytes for entry in entries)
+        limit, name = self._limits[placement]
+        if used + wanted > limit:
+            raise llm_error(
+                LLMStatusCode.LLM_OUT_OF_MEMORY,
+                f"{wanted} bytes for a cache are more than {name} ({limit}) leaves: {used} are in use",
+            )
 
-    def _add(self, cache: Cache, keys: dict[Hashable, int], accounted_bytes: int, remote_accessible: bool) -> Cache:
-        cache.cache_id = next(self._ids)
-        self._entries[cache.cache_id] = _Entry(cache, cache.tensors, keys, accounted_bytes, remote_accessible)
-        self._cache_of.update(dict.fromkeys(keys, cache.cache_id))
-        return cache
-
-    def _remove_keys(self, entry: _Entry, identities: set[Hashable]) -> None:
+    def _remove_keys(self, entry: _Entry, identities: Sequence[Hashable]) -> None:
         for identity in identities:
-            self._cache_of.pop(identity, None)
             entry.pulled.pop(identity, None)
-            entry.keys.pop(identity, None)
+            with contextlib.suppress(KeyError):  # a destructor or a signal handler has removed it
+                del entry.keys[identity], self._cache_of[identity]  # without a call in between: Note [Interrupts]
 
     def _drop_if_unused(self, entry: _Entry) -> None:
-        unused = entry.ended and not entry.keys and entry.references == 0
-        if unused and self._entries.pop(entry.cache.cache_id, None) is not None:
-            self._used[entry.cache.cache_desc.placement] -= entry.accounted_bytes
+        if entry.ended and not entry.keys and entry.references == 0:
             self._on_release(entry.cache)
+            self._entries.pop(entry.cache.cache_id, None)
 
 
 def _is_of_request(identity: Hashable) -> bool:

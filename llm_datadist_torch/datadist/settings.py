@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
-from .checks import INT32, UINT32, check_int, check_type
+from .checks import INT32, UINT32, as_int, check_int, check_type
 from .log import warn_once
 from .status import param_invalid
 
@@ -29,8 +29,7 @@ def check_device_id(name: str, value: Any) -> None:
         if len(value) != 1:
             raise param_invalid(f"{name} ({value}) must name one device")
         value = value[0]
-    check_int(name, value, INT32)
-    if value < 0:
+    if check_int(name, value, INT32) < 0:
         raise param_invalid(f"{name} ({value}) must not be negative")
 
 
@@ -126,7 +125,7 @@ class Setting(Generic[T]):
         self,
         option: str,
         default: T,
-        check: Callable[[str, Any], None],
+        check: Callable[[str, Any], object],
         parse: Callable[[str, str], Any] = parse_text,
         *,
         local: bool = False,
@@ -148,6 +147,8 @@ class Setting(Generic[T]):
         if value is None:
             vars(config).pop(self.name, None)
             return
+        number: Any = as_int(value)
+        value = value if number is None else number
         self._check(self.name, value)
         if not self.local and value != self.default:
             warn_once(f"{self.name} (option {self.option}) has no effect here")

@@ -3,6 +3,7 @@
 
 import importlib.util
 import time
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,11 @@ class TransferCalls:
         from ..remote.links import Links
         from ..remote.transfers import Transfers
 
-        self._links = Links(cluster_id, self._registry)
-        self._transfers = Transfers(self._links, self._timeout_ms)
-        return self._links
+        links = Links(cluster_id, self._registry)
+        # The threads of the links would outlive a manager that is dropped without finalize. Nothing waits for peers then.
+        weakref.finalize(self, lambda: links.close(time.monotonic())).atexit = False
+        self._links, self._transfers = links, Transfers(links, self._timeout_ms)
+        return links
 
     def _close_links(self) -> None:
         if self._links is not None:
@@ -98,8 +101,8 @@ class TransferCalls:
         with error_context("pull_cache"):
             check_type("cache_key", cache_key, CacheKey, CacheKeyByIdAndIndex)
             _check_cache("cache", cache, blocks=False)
-            check_int("batch_index", batch_index, UINT32)
-            check_int("size", size, INT64)
+            batch_index = check_int("batch_index", batch_index, UINT32)
+            size = check_int("size", size, INT64)
             layers = checked_layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             self._linked(cache_key.cluster_id).pull_cache(cache_key, cache, batch_index, size, layers)
         logger.debug("pull_cache: %s to cache %d row %d", cache_key, cache.cache_id, batch_index)
@@ -158,8 +161,8 @@ class TransferCalls:
         with error_context("push_cache"):
             check_type("dst_cache_key", dst_cache_key, CacheKeyByIdAndIndex)
             _check_cache("src_cache", src_cache, blocks=False)
-            check_int("src_batch_index", src_batch_index, UINT32)
-            check_int("size", size, INT64)
+            src_batch_index = check_int("src_batch_index", src_batch_index, UINT32)
+            size = check_int("size", size, INT64)
             layers = checked_layers(src_layer_range, dst_layer_range, tensor_num_per_layer)
             transfers = self._linked(dst_cache_key.cluster_id)
             transfers.push_cache(dst_cache_key, src_cache, src_batch_index, size, layers)
@@ -229,7 +232,7 @@ class TransferCalls:
             read = _blocks("src_block_indices", () if src_block_indices is None else src_block_indices)
             written = _blocks("dst_block_indices", () if dst_block_indices is None else dst_block_indices)
             if dst_block_memory_size is not None:
-                check_int("dst_block_memory_size", dst_block_memory_size, (0, INT64[1]))
+                dst_block_memory_size = check_int("dst_block_memory_size", dst_block_memory_size, (0, INT64[1]))
             if bool(read) != src_cache.is_blocks_cache or (read and len(read) != len(written)):
                 raise param_invalid(
                     "src_block_indices must be given for a blocks cache only, with as many dst_block_indices, got "
@@ -283,9 +286,7 @@ def _check_cache(name: str, cache: Cache, *, blocks: bool | None = None) -> None
 
 def _blocks(name: str, blocks: Sequence[int]) -> list[int]:
     check_type(name, blocks, list, tuple)
-    for block in blocks:
-        check_int(f"a block of {name}", block, INT64)
-    return [int(block) for block in blocks]
+    return [check_int(f"a block of {name}", block, INT64) for block in blocks]
 
 
 def _check_same_length(src_blocks: list[int], dst_blocks: list[int]) -> None:

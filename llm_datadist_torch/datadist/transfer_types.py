@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The types of ``CacheManager.transfer_cache_async``."""
 
+import math
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +11,8 @@ from dataclasses import dataclass
 from .cache_keys import BlocksCacheKey, CacheKeyByIdAndIndex
 from .checks import INT32, UINT32, UINT64, check_int, check_type
 from .status import LLMStatusCode, param_invalid
+
+_POLL_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,12 @@ class TransferConfig:
     src_batch_index: int = 0
 
     def __post_init__(self) -> None:
-        check_int("dst_cluster_id", self.dst_cluster_id, UINT64)
+        object.__setattr__(self, "dst_cluster_id", check_int("dst_cluster_id", self.dst_cluster_id, UINT64))
         check_type("dst_addrs", self.dst_addrs, Sequence)
-        for index, address in enumerate(self.dst_addrs):
-            check_int(f"dst_addrs[{index}]", address, UINT64)
+        addrs = [check_int(f"dst_addrs[{index}]", addr, UINT64) for index, addr in enumerate(self.dst_addrs)]
+        object.__setattr__(self, "dst_addrs", addrs)
         check_layer_range("src_layer_range", self.src_layer_range)
-        check_int("src_batch_index", self.src_batch_index, UINT32)
+        object.__setattr__(self, "src_batch_index", check_int("src_batch_index", self.src_batch_index, UINT32))
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class TransferWithCacheKeyConfig:
         check_type("cache_key", self.cache_key, BlocksCacheKey, CacheKeyByIdAndIndex)
         check_layer_range("src_layer_range", self.src_layer_range)
         check_layer_range("dst_layer_range", self.dst_layer_range)
-        check_int("src_batch_index", self.src_batch_index, UINT32)
+        object.__setattr__(self, "src_batch_index", check_int("src_batch_index", self.src_batch_index, UINT32))
         if isinstance(self.cache_key, BlocksCacheKey) and self.src_batch_index != 0:
             raise param_invalid(f"src_batch_index ({self.src_batch_index}) must be 0 with a BlocksCacheKey")
 
@@ -126,12 +130,17 @@ class CacheTask:
         return list(self._results)
 
     def _wait(self, timeout_in_millis: int | None) -> bool:
-        if timeout_in_millis is None:
-            return self._done.wait()
-        check_int("timeout_in_millis", timeout_in_millis, INT32)
-        if timeout_in_millis <= 0:
-            raise ValueError(f"timeout_in_millis ({timeout_in_millis}) must be greater than 0")
-        return self._done.wait(timeout_in_millis / 1000)
+        seconds = math.inf
+        if timeout_in_millis is not None:
+            timeout_in_millis = check_int("timeout_in_millis", timeout_in_millis, INT32)
+            if timeout_in_millis <= 0:
+                raise ValueError(f"timeout_in_millis ({timeout_in_millis}) must be greater than 0")
+            seconds = timeout_in_millis / 1000
+        # Event.wait would keep the lock of the event for ever if a signal handler raises while it returns.
+        deadline = time.monotonic() + seconds
+        while not self._done.is_set() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return self._done.is_set()
 
 
 def check_layer_range(name: str, layers: range | None) -> None:
@@ -149,7 +158,7 @@ def checked_layers(
     """The layer arguments of a pull or push. Raises the errors of ``check_layer_range``."""
     check_layer_range("src_layer_range", src_layer_range)
     check_layer_range("dst_layer_range", dst_layer_range)
-    check_int("tensor_num_per_layer", tensor_num_per_layer, INT32)
+    tensor_num_per_layer = check_int("tensor_num_per_layer", tensor_num_per_layer, INT32)
     if tensor_num_per_layer < 1:
         raise param_invalid(f"tensor_num_per_layer ({tensor_num_per_layer}) must be greater than 0")
     return src_layer_range, dst_layer_range, tensor_num_per_layer

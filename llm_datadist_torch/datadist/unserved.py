@@ -51,9 +51,8 @@ class MemInfo:
 
     def __init__(self, mem_type: Memtype, addr: int, size: int) -> None:
         check_type("mem_type", mem_type, Memtype)
-        check_int("addr", addr, UINT64)
-        check_int("size", size, UINT64)
-        self.mem_type, self.addr, self.size = mem_type, addr, size
+        self.mem_type = mem_type
+        self.addr, self.size = check_int("addr", addr, UINT64), check_int("size", size, UINT64)
 
 
 class _UnservedType:

@@ -3,7 +3,9 @@
 
 import logging
 import re
+from collections.abc import Callable
 from enum import IntEnum
+from typing import Any
 
 import pytest
 import torch
@@ -15,15 +17,38 @@ from llm_datadist_torch import (
     Cache,
     CacheDesc,
     CacheKey,
+    CacheKeyByIdAndIndex,
     CacheManager,
     DataType,
+    LLMClusterInfo,
+    LLMConfig,
+    LLMDataDist,
     LLMException,
+    LLMRole,
     LLMStatusCode,
+    MemInfo,
+    Memtype,
     Placement,
+    TransferConfig,
+    TransferWithCacheKeyConfig,
 )
 
 INVALID = LLMStatusCode.LLM_PARAM_INVALID
 NUMBERS = ["dst_batch_index", "src_batch_index", "offset", "size", "req_id"]
+
+
+class Number(IntEnum):
+    ZERO, ONE, FOUR, EIGHT = 0, 1, 4, 8
+
+
+class Index:
+    """An integer that is not an int, as those of NumPy."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
 
 
 class TestCopyCache:
@@ -47,9 +72,10 @@ class TestCopyCache:
         for wrong in (True, 1.0, "1", [1], *([None] if name != "req_id" else [])):
             self.refused(TypeError, f"{name} must be int, got {type(wrong).__name__}", **{name: wrong})
 
-    def test_int_subclasses_are_ints(self, caplog: pytest.LogCaptureFixture) -> None:
-        """An IntEnum for every number, also in blocks and descriptions. Messages have the number."""
-        zero, one, four, eight = IntEnum("number", {"ZERO": 0, "ONE": 1, "FOUR": 4, "EIGHT": 8})
+    @pytest.mark.parametrize("kind", [Number, Index])
+    def test_other_ints(self, kind: Callable[[int], Any], caplog: pytest.LogCaptureFixture) -> None:
+        """For every number, also in blocks and descriptions. Messages have the number."""
+        zero, one, four, eight = map(kind, (0, 1, 4, 8))
         with caplog.at_level(logging.DEBUG, "LLM_DATADIST"):
             CacheManager().copy_cache(self.dst, self.src, one, zero, four, eight, eight)
         assert torch.equal(self.dst.tensors[0][1, 1:3], self.src.tensors[0][0, 1:3])
@@ -86,6 +112,49 @@ class TestCopyCache:
             ("copy_cache: dst and src must have the same num_tensors, got num_tensors 2 and 1", two, one),
         ):
             refused(INVALID, text, CacheManager().copy_cache, *args)
+
+
+def test_ints_of_other_calls_and_types() -> None:
+    """They are kept as plain ints, because messages to other processes have them."""
+    five, manager = Index(5), CacheManager()
+    address = filled(4, 8)
+    config, cluster = LLMConfig(sync_kv_timeout=five, device_id=[five]), LLMClusterInfo()
+    config.link_retry_count = config.output_max_size = five
+    cluster.remote_cluster_id = five
+    cluster.append_remote_ip_info(five, five)
+    described = desc()
+    described.update_dim(Index(0), five)
+    transfer = TransferConfig(five, [five], src_batch_index=five)
+    assert [
+        *(config.sync_kv_timeout, config.link_retry_count, config.output_max_size, config.options["ge.exec.deviceId"]),
+        *(
+            cluster.remote_cluster_id,
+            cluster.remote_ip_info_list,
+            described.dims,
+            LLMDataDist(LLMRole.MIX, five).cluster_id,
+        ),
+        *(transfer.dst_cluster_id, transfer.dst_addrs, transfer.src_batch_index),
+        TransferWithCacheKeyConfig(CacheKeyByIdAndIndex(0, 0), src_batch_index=five).src_batch_index,
+        *(
+            MemInfo(Memtype.MEM_TYPE_HOST, five, five).addr,
+            CacheKey(five, five),
+            CacheKeyByIdAndIndex(five, five, five),
+        ),
+    ] == [5, 5, 5, "5", 5, [("0.0.0.5", 5)], (5, 8), 5, 5, [5], 5, 5, 5, CacheKey(5, 5), CacheKeyByIdAndIndex(5, 5, 5)]
+    held = manager.register_blocks_cache(desc(num_tensors=1), [Index(address.data_ptr())])
+    assert held.tensor_addrs == [address.data_ptr()]
+    assert Cache.from_tensors(filled(1, 4, 8), batch_dim=Index(1)).num_tensors == 1
+    plain, one = Cache.from_tensors(filled(4, 8)), Index(1)
+    for call, *args in (
+        (manager.pull_cache, CacheKey(0, 1), plain, one, one),
+        (manager.push_cache, CacheKeyByIdAndIndex(0, 1), plain, one, None, None, one, one),
+        (manager.pull_blocks, BlocksCacheKey(0), held, [one], [one]),
+        (manager.push_blocks, BlocksCacheKey(0), held, [one], [one]),
+    ):
+        with pytest.raises(LLMException, match="LLM_NOT_YET_LINK"):
+            call(*args)
+    manager.unregister_cache(Index(held.cache_id))
+    assert not held.tensors
 
 
 def test_wrong_types_in_other_calls() -> None:

@@ -9,9 +9,18 @@ import ascend_sim
 import pytest
 import torch
 from npu_utils import needs_two_npus
-from utils import assert_same_bytes, cache, copy_cache, reference_copy
+from utils import assert_same_bytes, cache, copy_cache, reference_copy, refused
 
-from llm_datadist_torch import Cache, CacheDesc, CacheManager, DataType, LLMConfig, LLMException, LLMStatusCode
+from llm_datadist_torch import (
+    Cache,
+    CacheDesc,
+    CacheManager,
+    DataType,
+    LLMConfig,
+    LLMException,
+    LLMStatusCode,
+    Placement,
+)
 
 DESC = CacheDesc(2, (4, 8), DataType.DT_FLOAT)
 
@@ -50,6 +59,20 @@ def test_device_id_out_of_range(number: int) -> None:
 def test_last_device_id() -> None:
     (stack,) = CacheManager(LLMConfig(device_id=1)).allocate_cache(DESC).tensors
     assert stack.device == torch.device("npu:1")
+
+
+@needs_two_npus
+def test_addresses_of_another_device() -> None:
+    """Also of a cache on the host: the host cannot read them."""
+    first, second = ([tensor.data_ptr() for tensor in cache(2, 4, 8, device=f"npu:{index}")] for index in (0, 1))
+    on_first, on_host = CacheDesc(2, (4, 8), DataType.DT_FLOAT), CacheDesc(2, (4, 8), DataType.DT_FLOAT, Placement.HOST)
+    for described, addrs, place in ((on_first, second, "npu:0"), (on_host, second, "cpu"), (on_host, first, "cpu")):
+        owner = "npu:1" if addrs is second else "npu:0"
+        text = f"register_cache: addrs[0] ({addrs[0]:#x}) is memory of {owner}, but the cache is on {place}"
+        refused(
+            LLMStatusCode.LLM_PARAM_INVALID, text, CacheManager(LLMConfig(device_id=0)).register_cache, described, addrs
+        )
+    CacheManager(LLMConfig(device_id=1)).register_cache(on_first, second)
 
 
 @pytest.mark.simulated
