@@ -55,7 +55,7 @@ def refused_by_all(d: str) -> Calls:
         "expected dst[0] to lie inside its storage of 64 bytes, got shape [4, 8]": (0, [shrunk(d)], [b]),
         "expected src[1] to lie inside its storage of 64 bytes": (0, [a, b], [c, shrunk(d)]),
         "to lie inside its storage of 128 bytes, got shape [4, 8], strides [8, 1], storage offset 8": (0, [late], [b]),
-        "dst[0] requires grad, and a copy into it would be lost to autograd": (0, [e.requires_grad_()], [b]),
+        "dst[0] requires grad, and its gradient would be lost": (0, [e.requires_grad_()], [b]),
         # Dimensions before the batch
         "expected the sizes before batch_dim (1) to be the same, got [3, 4, 8] for dst[0] and [2, 4, 8] for src[0]": (
             *(1, one(3, 4, 8), one(2, 4, 8)),
