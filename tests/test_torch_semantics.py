@@ -174,7 +174,6 @@ def test_profiler(device: str, call: Callable, op: str, bytes_written: str) -> N
 class TestTorchScript:
     """It drops calls whose schema does not say that they have an effect."""
 
-    @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
     def test_script_and_trace_keep_the_calls(self) -> None:
         def model(kv: torch.Tensor, copies: torch.Tensor) -> torch.Tensor:
             torch.ops.llm_datadist.copy_cache([kv], [kv], 1, 0)
