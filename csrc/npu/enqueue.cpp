@@ -21,10 +21,9 @@
 namespace llm_datadist {
 namespace {
 
-// Limits of aclrtMemcpy2dAsync, from its documentation; and what the driver puts in one task.
+// Limits of aclrtMemcpy2dAsync: the width is from its documentation, the height is what the driver puts in one task.
 constexpr int64_t kMax2dWidth = 5'000'000;
-constexpr int64_t kMax2dHeight = 5'242'880;
-constexpr int64_t kMaxHostTaskHeight = 32'768;
+constexpr int64_t kMax2dHeight = 32'768;
 // The runtime writes a length of exactly 4 GiB as 0. This is far below.
 constexpr int64_t kMaxBytes = int64_t{1} << 30;
 // Bounds the arrays of one batch. The gain per copy ends far below.
@@ -170,9 +169,8 @@ class Calls {
         copy.width > std::min({kMax2dWidth, copy.dst_pitch, copy.src_pitch})) {
       return 0;
     }
-    const int64_t most = kind_ == ACL_MEMCPY_DEVICE_TO_DEVICE ? kMax2dHeight : kMaxHostTaskHeight;
-    for (int64_t row = 0; row < copy.height; row += most) {
-      const int64_t height = std::min(copy.height - row, most);
+    for (int64_t row = 0; row < copy.height; row += kMax2dHeight) {
+      const int64_t height = std::min(copy.height - row, kMax2dHeight);
       const aclError code = memcpy_2d(reinterpret_cast<void*>(copy.dst + row * copy.dst_pitch), copy.dst_pitch,
                                       reinterpret_cast<const void*>(copy.src + row * copy.src_pitch), copy.src_pitch,
                                       copy.width, height, kind_, stream_);

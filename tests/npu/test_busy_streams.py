@@ -47,17 +47,6 @@ class TestOp:
             assert not end.query()
         assert_same_bytes(dst, expected)
 
-    @pytest.mark.task_queue
-    @assumption("A call returns while torch_npu's task queue waits for a copy to pageable memory")
-    def test_blocked_queue(self) -> None:
-        dst, src, pageable = stacked(), stacked(1), [torch.empty(6, *SHAPE)]
-        expected = reference_copy(dst, src, 1, 2, batch_dim=1)
-        with busy() as end:
-            copy_cache(pageable, src, 0, 0, batch_dim=1)
-            copy_cache(dst, src, 1, 2, batch_dim=1)
-            assert not end.query()
-        assert_same_bytes(dst, expected)
-
     @assumption("Copies run after the earlier and before the later work of their stream")
     def test_one_stream(self) -> None:
         dst, src, first, last = (scattered(6, *SHAPE, seed=seed) for seed in range(4))

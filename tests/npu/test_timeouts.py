@@ -9,7 +9,7 @@ import pytest
 import torch
 from npu_utils import (
     PATIENT,
-    block_the_queue,
+    blocked_queue,
     caches,
     check_manager_copy,
     scattered,
@@ -31,8 +31,7 @@ class TestTimeout:
         check_manager_copy(*first)
         unchanged = [to_host(tensor) for tensor in second[0].tensors]
         torch.npu.synchronize()
-        with stalled_device():
-            block_the_queue()
+        with blocked_queue():
             for dst, src in (first, second):
                 assert seconds_to_timeout(manager, dst, src) < 10
             del first
