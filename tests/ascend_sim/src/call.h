@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -15,8 +16,17 @@ enum class FaultPoint { kCall, kTask };
 /// Counts a call. Returns the code a test asked this call to fail with, else 0.
 aclError EnterCall(const char* name);
 
-/// Returns the code a test asked the task submitted by `name` to fail with, else 0.
-aclError TakeTaskFault(const char* name);
+/// Counts tasks that the call put on a stream, and questions it asked the driver about pointers.
+void CountTasks(const char* name, std::size_t tasks);
+void CountQueries(const char* name, std::size_t queries);
+
+/// Which of the tasks of a call fails, and with what; a code of 0 means none.
+struct TaskFault {
+  aclError code = ACL_SUCCESS;
+  std::size_t index = 0;
+};
+/// The failure that a test asked for among the next `tasks` tasks of `name`.
+TaskFault TakeTaskFault(const char* name, std::size_t tasks);
 
 /// Remembers `why` for aclGetRecentErrMsg on this thread, and returns `code`.
 aclError Refuse(aclError code, std::string why);
@@ -29,8 +39,8 @@ std::string TakeErrorText();
 
 void ArmFault(FaultPoint point, const char* name, uint64_t nth, aclError code);
 uint64_t ArmedFaults();
-/// "name count\n" for every call made so far.
-std::string AllCallCounts();
+/// "name calls tasks queries\n" for every function called so far.
+std::string AllWork();
 void ResetCalls();
 
 /// "0x7f.." for error texts.

@@ -41,7 +41,12 @@ aclError aclrtMemcpyAsync(void* dst, size_t dest_max, const void* src, size_t co
   if (const aclError error = CheckCount(__func__, dest_max, count)) return error;
   aclError error;
   const auto stream = Stream::Find(handle, &error);
-  return stream ? SubmitCopies(*stream, {Plain(__func__, dst, src, count, kind)}) : error;
+  if (!stream) return error;
+  // The documentation asks for it up to 8.1, and does not say what happens otherwise.
+  if (GetMachine().cann <= 801 && (reinterpret_cast<uintptr_t>(dst) | reinterpret_cast<uintptr_t>(src)) % 64 != 0)
+    return Refuse(ACL_ERROR_RT_ADDR_UNALIGNED, std::string(__func__) + ": addresses must be aligned to 64 bytes");
+  CountQueries(__func__, 6);
+  return SubmitCopy(*stream, Plain(__func__, dst, src, count, kind));
 }
 
 aclError aclrtMemset(void* ptr, size_t max_count, int32_t value, size_t count) {
@@ -56,7 +61,7 @@ aclError aclrtMemsetAsync(void* ptr, size_t max_count, int32_t value, size_t cou
   if (const aclError error = CheckFill(ptr, max_count, count)) return error;
   aclError error;
   const auto stream = Stream::Find(handle, &error);
-  return stream ? stream->Submit({__func__, [=] { return Fill(ptr, value, count); }}) : error;
+  return stream ? stream->Submit({__func__, [=](std::size_t) { return Fill(ptr, value, count); }}) : error;
 }
 
 }  // extern "C"

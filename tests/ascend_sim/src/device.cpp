@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device.h"
 
+#include <cctype>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -30,6 +31,41 @@ std::string FromEnvironment(const char* name, const char* otherwise) {
   return value ? value : otherwise;
 }
 
+struct Cann {
+  const char* name;
+  int number;
+  const char* version;
+};
+
+Cann ReadCann() {
+  const std::string name = FromEnvironment("ASCEND_SIM_CANN", "8.5");
+  for (const Cann& known : {Cann{"8.1", 801, "8.1.RC1"}, {"8.3", 803, "8.3.RC1"}, {"8.5", 805, "8.5.0"},
+                            {"9.0", 900, "9.0.0"}, {"9.1", 901, "9.1.0"}}) {
+    if (name == known.name) return known;
+  }
+  std::fprintf(stderr, "ascend_sim: ASCEND_SIM_CANN is %s, known are 8.1, 8.3, 8.5, 9.0 and 9.1\n", name.c_str());
+  std::abort();
+}
+
+Machine ReadMachine() {
+  Machine machine;
+  machine.soc = FromEnvironment("ASCEND_SIM_SOC", "Ascend910B3");
+  machine.cann = ReadCann().number;
+  machine.devices = std::stoi(FromEnvironment("ASCEND_SIM_DEVICES", "2"));
+  machine.memory_bytes = std::stoull(FromEnvironment("ASCEND_SIM_MEMORY", "68719476736"));
+
+  // A chip named Ascend910B, without a digit, is of the first generation.
+  const std::string a2 = "Ascend910B";
+  const auto begins_with = [&machine](const std::string& prefix) { return machine.soc.rfind(prefix, 0) == 0; };
+  const bool is_a2 = begins_with(a2) && machine.soc.size() > a2.size() && std::isdigit(machine.soc[a2.size()]);
+  const bool is_950 = begins_with("Ascend950");
+  machine.a2_or_later = is_a2 || is_950 || begins_with("Ascend910_93");
+  machine.unified_bus = is_950 && FromEnvironment("ASCEND_SIM_LINK", "pcie") == "ub";
+  machine.streams = is_950 ? 2016 : 2038;
+  machine.stream_depth = is_950 ? 2014 : 2013;
+  return machine;
+}
+
 bool Exists(int device) { return device >= 0 && device < GetMachine().devices; }
 
 aclError NoSuchDevice(int device) {
@@ -43,16 +79,8 @@ aclrtContext ContextOf(int device) { return reinterpret_cast<aclrtContext>(stati
 }  // namespace
 
 const Machine& GetMachine() {
-  static const Machine& machine = *new Machine{FromEnvironment("ASCEND_SIM_SOC", "Ascend910B3"),
-                                               std::stoi(FromEnvironment("ASCEND_SIM_DEVICES", "2")),
-                                               std::stoull(FromEnvironment("ASCEND_SIM_MEMORY", "68719476736"))};
+  static const Machine& machine = *new Machine(ReadMachine());
   return machine;
-}
-
-bool IsA2OrLater() {
-  const std::string& soc = GetMachine().soc;
-  const auto starts_with = [&soc](const char* prefix) { return soc.rfind(prefix, 0) == 0; };
-  return starts_with("Ascend910B") || starts_with("Ascend910_93") || starts_with("Ascend950");
 }
 
 aclError CurrentDevice(int* device) {
@@ -155,12 +183,13 @@ aclError aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t) {
   return ACL_SUCCESS;
 }
 
-// torch_npu 2.7 refuses to copy without it. The oldest versions that it accepts: torch_npu uses functions of a newer
-// CANN where the version says that they are there.
+// torch_npu asks while it is imported. That must not settle the machine yet, so that a process that is forked later can
+// choose another one.
 aclError aclsysGetCANNVersion(aclCANNPackageName name, aclCANNPackageVersion* version) {
   ACL_CALL();
   *version = {};
-  std::snprintf(version->version, sizeof version->version, name == ACL_PKG_NAME_DRIVER ? "24.1.0" : "8.1.RC1");
+  std::snprintf(version->version, sizeof version->version, "%s",
+                name == ACL_PKG_NAME_DRIVER ? "24.1.0" : ReadCann().version);
   return ACL_SUCCESS;
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "throttle.h"
 
+#include <map>
 #include <random>
-#include <set>
 #include <thread>
 
 namespace ascend_sim {
@@ -11,8 +11,9 @@ namespace {
 struct Settings {
   std::mutex mutex;
   std::condition_variable changed;
-  std::set<aclrtStream> stalled_streams;
-  std::set<int> stalled_devices;
+  // How many tasks may still start.
+  std::map<aclrtStream, std::size_t> stalled_streams;
+  std::map<int, std::size_t> stalled_devices;
   std::chrono::microseconds delay{0};
   std::chrono::microseconds jitter{0};
 };
@@ -22,16 +23,25 @@ Settings& GetSettings() {
   return settings;
 }
 
-template <typename T>
-void SetMember(std::set<T>& set, T value, bool present) {
+template <typename Key>
+void Stall(std::map<Key, std::size_t>& stalled, Key key, std::size_t after) {
+  std::lock_guard lock(GetSettings().mutex);
+  stalled[key] = after;
+}
+
+template <typename Key>
+void Release(std::map<Key, std::size_t>& stalled, Key key) {
   Settings& settings = GetSettings();
   std::lock_guard lock(settings.mutex);
-  if (present) {
-    set.insert(value);
-  } else {
-    set.erase(value);
-  }
+  stalled.erase(key);
   settings.changed.notify_all();
+}
+
+// The number of tasks that may still start, or null without a stall.
+template <typename Key>
+std::size_t* Left(std::map<Key, std::size_t>& stalled, Key key) {
+  const auto found = stalled.find(key);
+  return found == stalled.end() ? nullptr : &found->second;
 }
 
 }  // namespace
@@ -48,13 +58,19 @@ void Throttle(Stream& stream) {
     lock.lock();
   }
   settings.changed.wait(lock, [&] {
-    return settings.stalled_streams.count(stream.handle()) == 0 && settings.stalled_devices.count(stream.device()) == 0;
+    std::size_t* const of_stream = Left(settings.stalled_streams, stream.handle());
+    std::size_t* const of_device = Left(settings.stalled_devices, stream.device());
+    if ((of_stream && *of_stream == 0) || (of_device && *of_device == 0)) return false;
+    if (of_stream) --*of_stream;
+    if (of_device) --*of_device;
+    return true;
   });
 }
 
-void StallStream(aclrtStream handle, bool stalled) { SetMember(GetSettings().stalled_streams, handle, stalled); }
-
-void StallDevice(int device, bool stalled) { SetMember(GetSettings().stalled_devices, device, stalled); }
+void StallStream(aclrtStream handle, std::size_t after) { Stall(GetSettings().stalled_streams, handle, after); }
+void StallDevice(int device, std::size_t after) { Stall(GetSettings().stalled_devices, device, after); }
+void ReleaseStream(aclrtStream handle) { Release(GetSettings().stalled_streams, handle); }
+void ReleaseDevice(int device) { Release(GetSettings().stalled_devices, device); }
 
 void SetTaskDelay(std::chrono::microseconds delay, std::chrono::microseconds jitter) {
   Settings& settings = GetSettings();
