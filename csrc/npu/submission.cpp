@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
 #include <torch_npu/csrc/core/NPUStorageImpl.h>
+#include <torch_npu/csrc/core/npu/CachingHostAllocator.h>
 #include <torch_npu/csrc/core/npu/NPUGraphsUtils.h>
 
 #include <algorithm>
@@ -62,8 +63,14 @@ Phase take_pageable(Phase& phase, const std::vector<bool>& pinned) {
 }
 
 at::Tensor pinned_buffer(const CallContext& call, int64_t bytes) {
-  at::Tensor buffer = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(true));
-  // torch_npu returns a null pointer if no more memory can be pinned.
+  const auto allocate = [&] { return at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(true)); };
+  at::Tensor buffer = allocate();
+  if (buffer.const_data_ptr() == nullptr) {
+    // torch_npu found no more memory to pin. It has put the null pointer into its cache, and would return it again.
+    buffer.reset();
+    at_npu::native::CachingHostAllocator_emptyCache();
+    buffer = allocate();
+  }
   TORCH_CHECK_WITH(OutOfMemoryError, buffer.const_data_ptr() != nullptr, call.op, ": cannot allocate ", bytes,
                    " bytes of pinned memory, through which pageable memory is copied", call.request());
   return buffer;

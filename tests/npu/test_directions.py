@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copies between device, pinned and pageable memory, and tensors that change or are freed right after the call."""
 
+from collections.abc import Callable
+
 import ascend_sim
 import pytest
 import torch
 from busy import busy
-from npu_utils import blocked_queue, scattered, stalled_device, wait_for_copies
+from npu_utils import PATIENT, blocked_queue, scattered, stalled_device, wait_for_copies
 from torch import Tensor
 from utils import (
     assert_same_bytes,
@@ -18,6 +20,8 @@ from utils import (
     reference_copy,
     table,
 )
+
+from llm_datadist_torch import Cache
 
 PLACES = ["npu", "pinned", "pageable"]
 
@@ -32,6 +36,8 @@ def views_of_one(stacked: Tensor, where: str) -> list[Tensor]:
     return list(place([stacked], where)[0])
 
 
+@pytest.mark.profiles
+@pytest.mark.unaligned
 @pytest.mark.assumption("Device, pinned and pageable memory are copied in every direction")
 @pytest.mark.parametrize("to", PLACES)
 @pytest.mark.parametrize("source", PLACES)
@@ -48,6 +54,34 @@ class TestEveryDirection:
     def test_views_of_one_buffer(self, to: str, source: str) -> None:
         dst, src = views_of_one(filled(5, 4, 8), to), views_of_one(filled(5, 2, 8, seed=1), source)
         check_copy(dst, src, 3, 1)
+
+
+@pytest.mark.profiles
+class TestOneStream:
+    """Calls run in their order, with no synchronization of the caller, whatever the memory is. Issue 23, point 9."""
+
+    @pytest.mark.parametrize("call", [copy_cache, PATIENT.copy_cache], ids=["op", "manager"])
+    def test_out_to_pageable_memory_and_back(self, call: Callable[..., None]) -> None:
+        on_npu, on_host = filled(3, 4, 64, device="npu"), filled(3, 4, 64, seed=1)
+        row, other = on_npu.cpu()[0], on_npu.cpu()[1]
+        dst, src = (t if call is copy_cache else Cache.from_tensors(t) for t in ([on_host], [on_npu]))
+        torch.npu.synchronize()
+        with ascend_sim.delay_tasks(5):
+            call(dst, src, 0, 0)
+            call(src, src, 0, 1)
+            call(src, dst, 2, 0)
+        assert_same_bytes([on_npu.cpu()], [torch.stack([other, other, row])])
+
+    def test_pinned_memory_beside_pageable_memory(self) -> None:
+        """The bytes of the pinned tensor are still on their way to it when it is the source of another call."""
+        on_npu, expected = cache(2, 2, 4, 64, device="npu"), filled(2, 4, 64, seed=9)
+        pinned, pageable = torch.zeros(2, 4, 64).pin_memory(), filled(2, 4, 64, seed=8)
+        source = expected.npu()
+        torch.npu.synchronize()
+        with ascend_sim.delay_tasks(5):
+            copy_cache([pinned], [source], 0, 1)
+            copy_cache(on_npu, [pinned, pageable], 1, 0)
+        assert_same_bytes([on_npu[0].cpu()[1], on_npu[1].cpu()[1]], [expected[1], pageable[0]])
 
 
 @pytest.mark.parametrize("pinned", [True, False])
