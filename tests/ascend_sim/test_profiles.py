@@ -38,7 +38,9 @@ def check_functions(version: bytes, batch: bool, batch_v2: bool) -> None:
 
 def test_an_unknown_version_ends_the_process() -> None:
     code = "import ctypes; ctypes.CDLL('libascendcl.so').aclrtGetSocName()"
-    assert "ASCEND_SIM_CANN is 7.0, known are 8.1, 8.3," in run_code(code, -signal.SIGABRT, ASCEND_SIM_CANN="7.0").stderr
+    assert (
+        "ASCEND_SIM_CANN is 7.0, known are 8.1, 8.3," in run_code(code, -signal.SIGABRT, ASCEND_SIM_CANN="7.0").stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,4 +88,4 @@ for there in (numbers.npu(), numbers.pin_memory().to("npu", non_blocking=True)):
 @pytest.mark.parametrize("cann", ["8.1", "9.1"])
 def test_torch_npu_accepts_the_version(cann: str) -> None:
     """torch_npu reads it while it is imported, which is before ``run_code`` sets it."""
-    run("python", "-c", "import torch; torch.ones(64).npu().add_(1).cpu()", ASCEND_SIM_CANN=cann)
+    run("python", "-c", "import torch; torch.ones(64).npu().fill_(2).cpu()", ASCEND_SIM_CANN=cann)

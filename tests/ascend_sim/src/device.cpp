@@ -21,11 +21,6 @@ struct Peers {
   std::set<std::pair<int, int>> enabled;
 };
 
-Peers& GetPeers() {
-  static Peers& peers = *new Peers;
-  return peers;
-}
-
 std::string FromEnvironment(const char* name, const char* otherwise) {
   const char* value = std::getenv(name);
   return value ? value : otherwise;
@@ -39,8 +34,11 @@ struct Cann {
 
 Cann ReadCann() {
   const std::string name = FromEnvironment("ASCEND_SIM_CANN", "8.5");
-  for (const Cann& known : {Cann{"8.1", 801, "8.1.RC1"}, {"8.3", 803, "8.3.RC1"}, {"8.5", 805, "8.5.0"},
-                            {"9.0", 900, "9.0.0"}, {"9.1", 901, "9.1.0"}}) {
+  for (const Cann& known : {Cann{"8.1", 801, "8.1.RC1"},
+                            {"8.3", 803, "8.3.RC1"},
+                            {"8.5", 805, "8.5.0"},
+                            {"9.0", 900, "9.0.0"},
+                            {"9.1", 901, "9.1.0"}}) {
     if (name == known.name) return known;
   }
   std::fprintf(stderr, "ascend_sim: ASCEND_SIM_CANN is %s, known are 8.1, 8.3, 8.5, 9.0 and 9.1\n", name.c_str());
@@ -91,9 +89,8 @@ aclError CurrentDevice(int* device) {
 
 bool CanReach(int device, int peer) {
   if (device == peer) return true;
-  Peers& peers = GetPeers();
-  std::lock_guard lock(peers.mutex);
-  return peers.enabled.count({device, peer}) > 0;
+  const Locked<Peers> peers;
+  return peers->enabled.count({device, peer}) > 0;
 }
 
 }  // namespace ascend_sim
@@ -177,9 +174,8 @@ aclError aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t) {
   int device;
   if (const aclError error = CurrentDevice(&device)) return error;
   if (!Exists(peer)) return NoSuchDevice(peer);
-  Peers& peers = GetPeers();
-  std::lock_guard lock(peers.mutex);
-  peers.enabled.insert({device, peer});
+  const Locked<Peers> peers;
+  peers->enabled.insert({device, peer});
   return ACL_SUCCESS;
 }
 
