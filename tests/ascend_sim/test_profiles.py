@@ -3,6 +3,7 @@
 
 import ctypes
 import signal
+import tempfile
 
 import pytest
 from fresh_process import run_code
@@ -82,6 +83,18 @@ for there in (numbers.npu(), numbers.pin_memory().to("npu", non_blocking=True)):
     assert torch.equal(there.cpu(), numbers)
 """
     run_code(code, **ascend_sim.PROFILES[profile])
+
+
+@in_process()
+def test_a_default_device():
+    """Since CANN 8.3, torch_npu names one, and sets none."""
+    device = ctypes.c_int()
+    assert acl("aclrtGetDevice", ctypes.byref(device)) == 107002
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write('{"defaultDevice": {"default_device": "0"}}')
+        file.flush()
+        assert acl("aclInit", file.name.encode()) == 0
+    assert (acl("aclrtGetDevice", ctypes.byref(device)), device.value) == (0, 0)
 
 
 @pytest.mark.slow

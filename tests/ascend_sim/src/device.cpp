@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device.h"
 
+#include <atomic>
 #include <cctype>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <mutex>
 #include <set>
 
@@ -15,6 +18,7 @@ namespace ascend_sim {
 namespace {
 
 thread_local int current_device = -1;
+std::atomic<int> default_device = -1;  // of threads that have set none
 
 struct Peers {
   std::mutex mutex;
@@ -82,6 +86,7 @@ const Machine& GetMachine() {
 }
 
 aclError CurrentDevice(int* device) {
+  if (current_device < 0) current_device = default_device;
   if (current_device < 0) return Refuse(ACL_ERROR_RT_CONTEXT_NULL, "this thread has not called aclrtSetDevice");
   *device = current_device;
   return ACL_SUCCESS;
@@ -99,7 +104,16 @@ using namespace ascend_sim;
 
 extern "C" {
 
-aclError aclInit(const char*) { return EnterCall(__func__); }
+// From CANN 8.3 on, torch_npu's file names device 0 as the default, and torch_npu sets a device only to have another
+// one.
+aclError aclInit(const char* path) {
+  ACL_CALL();
+  std::ifstream file(path ? path : "");
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  if (text.find("\"default_device\"") != std::string::npos) default_device = 0;
+  return ACL_SUCCESS;
+}
+
 aclError aclFinalize() { return EnterCall(__func__); }
 
 aclError aclrtSetDevice(int32_t device) {
