@@ -36,7 +36,6 @@ def _load() -> ctypes.CDLL | _NoHandle:
     library.ascend_sim_fail_task.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
     library.ascend_sim_stall_stream.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
     library.ascend_sim_stall_device.argtypes = [ctypes.c_int, ctypes.c_uint64]
-    library.ascend_sim_release_stream.argtypes = [ctypes.c_void_p]
     return library
 
 
@@ -131,17 +130,20 @@ def armed_faults() -> int:
     return library.ascend_sim_armed_faults()
 
 
+_NEVER = 2**64 - 1
+
+
 def stall_stream(stream: int, after: int = 0) -> AbstractContextManager[None]:
     """Keeps the tasks of one stream from starting, once ``after`` more have started.
 
     ``stream`` is the handle, ``torch.npu.Stream.npu_stream``.
     """
-    return _while(("ascend_sim_stall_stream", stream, after), ("ascend_sim_release_stream", stream))
+    return _while(("ascend_sim_stall_stream", stream, after), ("ascend_sim_stall_stream", stream, _NEVER))
 
 
 def stall_device(device: int = 0, after: int = 0) -> AbstractContextManager[None]:
     """The same for all streams of a device together, those made later too."""
-    return _while(("ascend_sim_stall_device", device, after), ("ascend_sim_release_device", device))
+    return _while(("ascend_sim_stall_device", device, after), ("ascend_sim_stall_device", device, _NEVER))
 
 
 def delay_tasks(milliseconds: int) -> AbstractContextManager[None]:

@@ -105,7 +105,15 @@ class Runtime:
             attributes[8 * i + 1], attributes[8 * i + 3] = kind in (H2D, D2D), kind in (D2H, D2D)
             attributes[8 * i + 7] = reserved
         dest_maxs, sizes, fail_index = numbers(*[dest_max] * count), numbers(*[size] * count), ctypes.c_uint64(NOWHERE)
-        arguments = [numbers(*dsts), dest_maxs, numbers(*srcs), sizes, count, attributes, numbers(*starts or range(count))]
+        arguments = [
+            numbers(*dsts),
+            dest_maxs,
+            numbers(*srcs),
+            sizes,
+            count,
+            attributes,
+            numbers(*starts or range(count)),
+        ]
         if v2:
             return acl("aclrtMemcpyBatchAsyncV2", *arguments, count, self.stream), NOWHERE
         code = acl("aclrtMemcpyBatchAsync", *arguments, count, ctypes.byref(fail_index), self.stream)

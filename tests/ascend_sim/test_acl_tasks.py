@@ -90,7 +90,9 @@ def test_a_fault_strikes_one_row():
 
 
 @pytest.mark.parametrize("function", ["aclrtMemcpyBatchAsync", "aclrtMemcpyBatchAsyncV2"])
-@pytest.mark.parametrize(("profile", "tasks", "queries"), [("A3", 5, 30), ("950 on PCIe", 5, 30), ("950 with UB", 1, 10)])
+@pytest.mark.parametrize(
+    ("profile", "tasks", "queries"), [("A3", 5, 30), ("950 on PCIe", 5, 30), ("950 with UB", 1, 10)]
+)
 def test_a_batch_is_a_loop_or_one_task(function: str, profile: str, tasks: int, queries: int) -> None:
     check = in_process(**ascend_sim.PROFILES[profile])(check_batch)
     check(v2=function.endswith("V2"), tasks=tasks, queries=queries)

@@ -3,6 +3,7 @@
 
 import ctypes
 import signal
+import tempfile
 
 import pytest
 from fresh_process import run_code
@@ -38,7 +39,9 @@ def check_functions(version: bytes, batch: bool, batch_v2: bool) -> None:
 
 def test_an_unknown_version_ends_the_process() -> None:
     code = "import ctypes; ctypes.CDLL('libascendcl.so').aclrtGetSocName()"
-    assert "ASCEND_SIM_CANN is 7.0, known are 8.1, 8.3," in run_code(code, -signal.SIGABRT, ASCEND_SIM_CANN="7.0").stderr
+    assert (
+        "ASCEND_SIM_CANN is 7.0, known are 8.1, 8.3," in run_code(code, -signal.SIGABRT, ASCEND_SIM_CANN="7.0").stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,8 +85,20 @@ for there in (numbers.npu(), numbers.pin_memory().to("npu", non_blocking=True)):
     run_code(code, **ascend_sim.PROFILES[profile])
 
 
+@in_process()
+def test_a_default_device():
+    """Since CANN 8.3, torch_npu names one, and sets none."""
+    device = ctypes.c_int()
+    assert acl("aclrtGetDevice", ctypes.byref(device)) == 107002
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write('{"defaultDevice": {"default_device": "0"}}')
+        file.flush()
+        assert acl("aclInit", file.name.encode()) == 0
+    assert (acl("aclrtGetDevice", ctypes.byref(device)), device.value) == (0, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cann", ["8.1", "9.1"])
 def test_torch_npu_accepts_the_version(cann: str) -> None:
     """torch_npu reads it while it is imported, which is before ``run_code`` sets it."""
-    run("python", "-c", "import torch; torch.ones(64).npu().add_(1).cpu()", ASCEND_SIM_CANN=cann)
+    run("python", "-c", "import torch; torch.ones(64).npu().fill_(2).cpu()", ASCEND_SIM_CANN=cann)

@@ -89,7 +89,7 @@ aclError Submit(const Batch& batch, size_t* fail_index, aclrtStream handle) {
   const bool together = GetMachine().unified_bus;
   std::vector<Copy> copies = GoodCopies(*stream, batch, &error);
   const std::string why = TakeErrorText();
-  CountQueries(batch.name, (copies.size() + (error ? 1 : 0)) * (together ? 2 : 6));
+  CountWork(batch.name, 0, (copies.size() + (error ? 1 : 0)) * (together ? 2 : 6));
   if (error && fail_index) *fail_index = copies.size();
   if (together) return error ? Refuse(error, why) : SubmitTogether(*stream, std::move(copies));
   for (auto copy = copies.rbegin(); copy != copies.rend(); ++copy) {

@@ -29,23 +29,17 @@ struct Book {
   std::list<Fault> faults;
 };
 
-// Never destroyed: worker threads and torch_npu's own exit handlers still call in while the process exits.
-Book& GetBook() {
-  static Book& book = *new Book;
-  return book;
-}
-
 thread_local std::string error_text;
 
 // Counts down every fault of the name, so that several can be armed at once.
-TaskFault TakeFault(Book& book, FaultPoint point, const std::string& name, std::size_t count) {
+TaskFault TakeFault(const Locked<Book>& book, FaultPoint point, const std::string& name, std::size_t count) {
   TaskFault taken;
-  for (auto fault = book.faults.begin(); fault != book.faults.end();) {
+  for (auto fault = book->faults.begin(); fault != book->faults.end();) {
     const bool met = fault->point == point && fault->name == name;
     const bool strikes = met && fault->remaining <= count;
     if (strikes) taken = {fault->code, fault->remaining - 1};
     if (met) fault->remaining -= strikes ? 0 : count;
-    fault = strikes ? book.faults.erase(fault) : std::next(fault);
+    fault = strikes ? book->faults.erase(fault) : std::next(fault);
   }
   return taken;
 }
@@ -53,28 +47,20 @@ TaskFault TakeFault(Book& book, FaultPoint point, const std::string& name, std::
 }  // namespace
 
 aclError EnterCall(const char* name) {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  ++book.work[name].calls;
+  const Locked<Book> book;
+  ++book->work[name].calls;
   const aclError code = TakeFault(book, FaultPoint::kCall, name, 1).code;
   return code ? Refuse(code, std::string(name) + ": failure injected by a test") : ACL_SUCCESS;
 }
 
-void CountTasks(const char* name, std::size_t tasks) {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  book.work[name].tasks += tasks;
-}
-
-void CountQueries(const char* name, std::size_t queries) {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  book.work[name].queries += queries;
+void CountWork(const char* name, std::size_t tasks, std::size_t queries) {
+  const Locked<Book> book;
+  book->work[name].tasks += tasks;
+  book->work[name].queries += queries;
 }
 
 TaskFault TakeTaskFault(const char* name, std::size_t tasks) {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
+  const Locked<Book> book;
   return TakeFault(book, FaultPoint::kTask, name, tasks);
 }
 
@@ -97,31 +83,27 @@ std::string TakeErrorText() {
 }
 
 void ArmFault(FaultPoint point, const char* name, uint64_t nth, aclError code) {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  book.faults.push_back({point, name, nth, code});
+  const Locked<Book> book;
+  book->faults.push_back({point, name, nth, code});
 }
 
 uint64_t ArmedFaults() {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  return book.faults.size();
+  const Locked<Book> book;
+  return book->faults.size();
 }
 
 std::string AllWork() {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
+  const Locked<Book> book;
   std::ostringstream text;
-  for (const auto& [name, work] : book.work)
+  for (const auto& [name, work] : book->work)
     text << name << ' ' << work.calls << ' ' << work.tasks << ' ' << work.queries << '\n';
   return text.str();
 }
 
 void ResetCalls() {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  book.work.clear();
-  book.faults.clear();
+  const Locked<Book> book;
+  book->work.clear();
+  book->faults.clear();
 }
 
 std::string Hex(const void* ptr) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <string>
 
 #include "acl/acl_base_rt.h"
@@ -17,8 +18,7 @@ enum class FaultPoint { kCall, kTask };
 aclError EnterCall(const char* name);
 
 /// Counts tasks that the call put on a stream, and questions it asked the driver about pointers.
-void CountTasks(const char* name, std::size_t tasks);
-void CountQueries(const char* name, std::size_t queries);
+void CountWork(const char* name, std::size_t tasks, std::size_t queries);
 
 /// Which of the tasks of a call fails, and with what; a code of 0 means none.
 struct TaskFault {
@@ -42,6 +42,25 @@ uint64_t ArmedFaults();
 /// "name calls tasks queries\n" for every function called so far.
 std::string AllWork();
 void ResetCalls();
+
+/// The one object of its type. Never destroyed: worker threads and torch_npu's exit handlers call in while the process
+/// exits.
+template <typename T>
+T& Immortal() {
+  static T& object = *new T;
+  return object;
+}
+
+/// The same for as long as its mutex is held.
+template <typename T>
+class Locked {
+ public:
+  T* operator->() const { return &object_; }
+
+ private:
+  T& object_ = Immortal<T>();
+  const std::lock_guard<std::mutex> lock_{object_.mutex};
+};
 
 /// "0x7f.." for error texts.
 std::string Hex(const void* ptr);

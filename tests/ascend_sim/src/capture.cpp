@@ -19,19 +19,13 @@ struct Graphs {
   std::map<aclmdlRI, std::shared_ptr<Graph>> by_handle;
 };
 
-Graphs& GetGraphs() {
-  static Graphs& graphs = *new Graphs;
-  return graphs;
-}
-
 thread_local aclmdlRICaptureMode thread_mode = ACL_MODEL_RI_CAPTURE_MODE_GLOBAL;
 
 std::shared_ptr<Graph> FindGraph(aclmdlRI handle, aclError* error) {
-  Graphs& graphs = GetGraphs();
-  std::lock_guard lock(graphs.mutex);
-  const auto found = graphs.by_handle.find(handle);
+  const Locked<Graphs> graphs;
+  const auto found = graphs->by_handle.find(handle);
   *error = ACL_SUCCESS;
-  if (found != graphs.by_handle.end()) return found->second;
+  if (found != graphs->by_handle.end()) return found->second;
   *error = Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live captured model");
   return nullptr;
 }
@@ -149,9 +143,8 @@ aclError Graph::Run(Stream& stream) {
 
 aclError CheckUnsafeCallAllowed(const char* name) {
   if (thread_mode == ACL_MODEL_RI_CAPTURE_MODE_RELAXED) return ACL_SUCCESS;
-  Graphs& graphs = GetGraphs();
-  std::lock_guard lock(graphs.mutex);
-  for (const auto& [handle, graph] : graphs.by_handle) {
+  const Locked<Graphs> graphs;
+  for (const auto& [handle, graph] : graphs->by_handle) {
     if (!graph->active() || graph->mode() == ACL_MODEL_RI_CAPTURE_MODE_RELAXED) continue;
     const bool own = graph->owner() == std::this_thread::get_id();
     const bool global =
@@ -171,24 +164,17 @@ using namespace ascend_sim;
 extern "C" {
 
 aclError aclmdlRICaptureBegin(aclrtStream handle, aclmdlRICaptureMode mode) {
-  ACL_CALL();
-  aclError error;
-  const auto stream = Stream::Find(handle, &error);
-  if (!stream) return error;
+  ACL_CALL_ON(stream, handle);
   if (stream->graph()) return Refuse(ACL_ERROR_RT_STREAM_CAPTURED, "the stream is captured already");
   const auto graph = std::make_shared<Graph>(stream.get(), mode);
   if ((error = graph->Join(*stream))) return error;
-  Graphs& graphs = GetGraphs();
-  std::lock_guard lock(graphs.mutex);
-  graphs.by_handle[graph.get()] = graph;
+  const Locked<Graphs> graphs;
+  graphs->by_handle[graph.get()] = graph;
   return ACL_SUCCESS;
 }
 
 aclError aclmdlRICaptureGetInfo(aclrtStream handle, aclmdlRICaptureStatus* status, aclmdlRI* model) {
-  ACL_CALL();
-  aclError error;
-  const auto stream = Stream::Find(handle, &error);
-  if (!stream) return error;
+  ACL_CALL_ON(stream, handle);
   const auto graph = stream->graph();
   *status = graph ? ACL_MODEL_RI_CAPTURE_STATUS_ACTIVE : ACL_MODEL_RI_CAPTURE_STATUS_NONE;
   *model = graph.get();
@@ -196,10 +182,7 @@ aclError aclmdlRICaptureGetInfo(aclrtStream handle, aclmdlRICaptureStatus* statu
 }
 
 aclError aclmdlRICaptureEnd(aclrtStream handle, aclmdlRI* model) {
-  ACL_CALL();
-  aclError error;
-  const auto stream = Stream::Find(handle, &error);
-  if (!stream) return error;
+  ACL_CALL_ON(stream, handle);
   const auto graph = stream->graph();
   if (!graph) return Refuse(ACL_ERROR_RT_STREAM_NOT_CAPTURED, "the stream is not captured");
   if (graph->origin() != stream.get())
@@ -208,9 +191,8 @@ aclError aclmdlRICaptureEnd(aclrtStream handle, aclmdlRI* model) {
     return Refuse(ACL_ERROR_RT_STREAM_CAPTURE_WRONG_THREAD, "the capture began on another thread");
   error = graph->End();
   if (error == ACL_ERROR_RT_STREAM_CAPTURE_INVALIDATED) {
-    Graphs& graphs = GetGraphs();
-    std::lock_guard lock(graphs.mutex);
-    graphs.by_handle.erase(graph.get());
+    const Locked<Graphs> graphs;
+    graphs->by_handle.erase(graph.get());
     return error;
   }
   *model = graph.get();
@@ -239,9 +221,8 @@ aclError aclmdlRIDestroy(aclmdlRI model) {
   aclError error;
   const auto graph = FindGraph(model, &error);
   if (!graph) return error;
-  Graphs& graphs = GetGraphs();
-  std::lock_guard lock(graphs.mutex);
-  graphs.by_handle.erase(model);
+  const Locked<Graphs> graphs;
+  graphs->by_handle.erase(model);
   return ACL_SUCCESS;
 }
 

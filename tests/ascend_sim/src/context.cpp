@@ -12,15 +12,16 @@ namespace {
 
 constexpr std::size_t kEvents = 65536;
 
-std::atomic<int> blocked_submitters = 0;
+struct Contexts {
+  std::mutex mutex;
+  std::map<int, Context*> by_device;
+};
 
 }  // namespace
 
 Context& Context::Of(int device) {
-  static std::mutex& mutex = *new std::mutex;
-  static auto& contexts = *new std::map<int, Context*>;
-  std::lock_guard lock(mutex);
-  Context*& context = contexts[device];
+  const Locked<Contexts> contexts;
+  Context*& context = contexts->by_device[device];
   if (!context) context = new Context(device);
   return *context;
 }
@@ -40,8 +41,8 @@ void Context::Lose(aclError error, const std::string& why) {
 
 aclError Context::Check() {
   std::lock_guard lock(mutex_);
-  return lost_ ? Refuse(error_, "the context of device " + std::to_string(device_) + " is lost since a task failed: " +
-                                    why_)
+  return lost_ ? Refuse(error_,
+                        "the context of device " + std::to_string(device_) + " is lost since a task failed: " + why_)
                : ACL_SUCCESS;
 }
 
@@ -89,9 +90,5 @@ void Context::ReturnEvent() {
   --events_;
   event_returned_.notify_all();
 }
-
-BlockedSubmitter::BlockedSubmitter() { ++blocked_submitters; }
-BlockedSubmitter::~BlockedSubmitter() { --blocked_submitters; }
-int BlockedSubmitter::Count() { return blocked_submitters; }
 
 }  // namespace ascend_sim

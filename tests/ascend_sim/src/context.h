@@ -58,12 +58,11 @@ class Context {
   std::size_t events_ = 0;   // in use
 };
 
-/// Counts a thread while it waits for room: on a full stream, or for an event.
-class BlockedSubmitter {
- public:
-  BlockedSubmitter();
-  ~BlockedSubmitter();
-  static int Count();
+/// Counts threads while they wait for room: on a full stream, or for an event.
+struct BlockedSubmitter {
+  BlockedSubmitter() { ++count; }
+  ~BlockedSubmitter() { --count; }
+  static inline std::atomic<int> count = 0;
 };
 
 }  // namespace ascend_sim

@@ -34,14 +34,12 @@ uint64_t ascend_sim_armed_faults() { return ArmedFaults(); }
 
 void ascend_sim_stall_stream(aclrtStream stream, uint64_t after) { StallStream(stream, after); }
 void ascend_sim_stall_device(int device, uint64_t after) { StallDevice(device, after); }
-void ascend_sim_release_stream(aclrtStream stream) { ReleaseStream(stream); }
-void ascend_sim_release_device(int device) { ReleaseDevice(device); }
 void ascend_sim_delay_tasks(int milliseconds) { SetTaskDelay(std::chrono::milliseconds(milliseconds), {}); }
 void ascend_sim_jitter_tasks(int microseconds) { SetTaskDelay({}, std::chrono::microseconds(microseconds)); }
 
 void ascend_sim_unbounded_synchronize(bool unbounded) { SetUnboundedSynchronize(unbounded); }
 
-int ascend_sim_blocked_submitters() { return BlockedSubmitter::Count(); }
+int ascend_sim_blocked_submitters() { return BlockedSubmitter::count; }
 uint64_t ascend_sim_pinned_allocations() { return PinnedUsage().allocations; }
 
 void ascend_sim_reset() {

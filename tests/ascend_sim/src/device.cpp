@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device.h"
 
+#include <atomic>
 #include <cctype>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <mutex>
 #include <set>
 
@@ -15,16 +18,12 @@ namespace ascend_sim {
 namespace {
 
 thread_local int current_device = -1;
+std::atomic<int> default_device = -1;  // of threads that have set none
 
 struct Peers {
   std::mutex mutex;
   std::set<std::pair<int, int>> enabled;
 };
-
-Peers& GetPeers() {
-  static Peers& peers = *new Peers;
-  return peers;
-}
 
 std::string FromEnvironment(const char* name, const char* otherwise) {
   const char* value = std::getenv(name);
@@ -39,8 +38,11 @@ struct Cann {
 
 Cann ReadCann() {
   const std::string name = FromEnvironment("ASCEND_SIM_CANN", "8.5");
-  for (const Cann& known : {Cann{"8.1", 801, "8.1.RC1"}, {"8.3", 803, "8.3.RC1"}, {"8.5", 805, "8.5.0"},
-                            {"9.0", 900, "9.0.0"}, {"9.1", 901, "9.1.0"}}) {
+  for (const Cann& known : {Cann{"8.1", 801, "8.1.RC1"},
+                            {"8.3", 803, "8.3.RC1"},
+                            {"8.5", 805, "8.5.0"},
+                            {"9.0", 900, "9.0.0"},
+                            {"9.1", 901, "9.1.0"}}) {
     if (name == known.name) return known;
   }
   std::fprintf(stderr, "ascend_sim: ASCEND_SIM_CANN is %s, known are 8.1, 8.3, 8.5, 9.0 and 9.1\n", name.c_str());
@@ -84,6 +86,7 @@ const Machine& GetMachine() {
 }
 
 aclError CurrentDevice(int* device) {
+  if (current_device < 0) current_device = default_device;
   if (current_device < 0) return Refuse(ACL_ERROR_RT_CONTEXT_NULL, "this thread has not called aclrtSetDevice");
   *device = current_device;
   return ACL_SUCCESS;
@@ -91,9 +94,8 @@ aclError CurrentDevice(int* device) {
 
 bool CanReach(int device, int peer) {
   if (device == peer) return true;
-  Peers& peers = GetPeers();
-  std::lock_guard lock(peers.mutex);
-  return peers.enabled.count({device, peer}) > 0;
+  const Locked<Peers> peers;
+  return peers->enabled.count({device, peer}) > 0;
 }
 
 }  // namespace ascend_sim
@@ -102,7 +104,16 @@ using namespace ascend_sim;
 
 extern "C" {
 
-aclError aclInit(const char*) { return EnterCall(__func__); }
+// From CANN 8.3 on, torch_npu's file names device 0 as the default, and torch_npu sets a device only to have another
+// one.
+aclError aclInit(const char* path) {
+  ACL_CALL();
+  std::ifstream file(path ? path : "");
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  if (text.find("\"default_device\"") != std::string::npos) default_device = 0;
+  return ACL_SUCCESS;
+}
+
 aclError aclFinalize() { return EnterCall(__func__); }
 
 aclError aclrtSetDevice(int32_t device) {
@@ -177,9 +188,8 @@ aclError aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t) {
   int device;
   if (const aclError error = CurrentDevice(&device)) return error;
   if (!Exists(peer)) return NoSuchDevice(peer);
-  Peers& peers = GetPeers();
-  std::lock_guard lock(peers.mutex);
-  peers.enabled.insert({device, peer});
+  const Locked<Peers> peers;
+  peers->enabled.insert({device, peer});
   return ACL_SUCCESS;
 }
 

@@ -18,26 +18,19 @@ struct Events {
   uintptr_t created = 0;
 };
 
-Events& GetEvents() {
-  static Events& events = *new Events;
-  return events;
-}
-
 std::atomic<std::chrono::seconds> wait_limit{};
 
 aclError CreateEvent(aclrtEvent* handle) {
-  Events& events = GetEvents();
-  std::lock_guard lock(events.mutex);
-  *handle = reinterpret_cast<aclrtEvent>(++events.created);
-  events.markers[*handle] = nullptr;
+  const Locked<Events> events;
+  *handle = reinterpret_cast<aclrtEvent>(++events->created);
+  events->markers[*handle] = nullptr;
   return ACL_SUCCESS;
 }
 
 aclError GetMarker(aclrtEvent handle, std::shared_ptr<Marker>* marker) {
-  Events& events = GetEvents();
-  std::lock_guard lock(events.mutex);
-  const auto found = events.markers.find(handle);
-  if (found == events.markers.end()) return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
+  const Locked<Events> events;
+  const auto found = events->markers.find(handle);
+  if (found == events->markers.end()) return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
   *marker = found->second;
   return ACL_SUCCESS;
 }
@@ -84,17 +77,13 @@ aclError aclrtCreateEventExWithFlag(aclrtEvent* handle, uint32_t) {
 
 aclError aclrtDestroyEvent(aclrtEvent handle) {
   ACL_CALL();
-  Events& events = GetEvents();
-  std::lock_guard lock(events.mutex);
-  if (events.markers.erase(handle)) return ACL_SUCCESS;
+  const Locked<Events> events;
+  if (events->markers.erase(handle)) return ACL_SUCCESS;
   return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
 }
 
 aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_handle) {
-  ACL_CALL();
-  aclError error;
-  const auto stream = Stream::Find(stream_handle, &error);
-  if (!stream) return error;
+  ACL_CALL_ON(stream, stream_handle);
   std::shared_ptr<Marker> marker;
   if ((error = GetMarker(handle, &marker))) return error;
   const auto graph = stream->graph();
@@ -104,9 +93,8 @@ aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_handle) {
   marker->graph = graph;
   marker->captured = graph != nullptr;
   {
-    Events& events = GetEvents();
-    std::lock_guard lock(events.mutex);
-    events.markers[handle] = marker;
+    const Locked<Events> events;
+    events->markers[handle] = marker;
   }
   Command command{__func__};
   command.completes = marker;
@@ -116,10 +104,7 @@ aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_handle) {
 }
 
 aclError aclrtStreamWaitEvent(aclrtStream stream_handle, aclrtEvent handle) {
-  ACL_CALL();
-  aclError error;
-  const auto stream = Stream::Find(stream_handle, &error);
-  if (!stream) return error;
+  ACL_CALL_ON(stream, stream_handle);
   std::shared_ptr<Marker> marker;
   if ((error = GetMarker(handle, &marker)) || !marker) return error;
   if ((error = JoinCapture(*stream, *marker))) return error;

@@ -20,11 +20,6 @@ struct Streams {
   std::map<int, std::shared_ptr<Stream>> defaults;  // by device
 };
 
-Streams& GetStreams() {
-  static Streams& streams = *new Streams;
-  return streams;
-}
-
 std::atomic<bool> unbounded_synchronize = false;
 
 aclError WaitForEvent(const Command& command) {
@@ -83,39 +78,32 @@ aclError Stream::Start(int device, std::shared_ptr<Stream>* stream) {
 }
 
 aclError Stream::Create(int device, std::shared_ptr<Stream>* stream) {
-  Streams& streams = GetStreams();
-  std::lock_guard lock(streams.mutex);
+  const Locked<Streams> streams;
   if (const aclError error = Start(device, stream)) return error;
-  streams.by_handle[(*stream)->handle()] = *stream;
+  streams->by_handle[(*stream)->handle()] = *stream;
   return ACL_SUCCESS;
 }
 
 std::shared_ptr<Stream> Stream::Find(aclrtStream handle, aclError* error) {
-  *error = ACL_SUCCESS;
-  Streams& streams = GetStreams();
-  if (handle) {
-    std::lock_guard lock(streams.mutex);
-    const auto found = streams.by_handle.find(handle);
-    if (found != streams.by_handle.end()) return found->second;
-    *error = Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live stream");
-    return nullptr;
+  int device = -1;
+  *error = handle ? ACL_SUCCESS : CurrentDevice(&device);
+  if (*error) return nullptr;
+  const Locked<Streams> streams;
+  if (!handle) {
+    std::shared_ptr<Stream>& stream = streams->defaults[device];
+    if (!stream && !(*error = Start(device, &stream))) streams->by_handle[stream->handle()] = stream;
+    return stream;
   }
-  int device;
-  if ((*error = CurrentDevice(&device))) return nullptr;
-  std::lock_guard lock(streams.mutex);
-  std::shared_ptr<Stream>& stream = streams.defaults[device];
-  if (!stream) {
-    if ((*error = Start(device, &stream))) return nullptr;
-    streams.by_handle[stream->handle()] = stream;
-  }
-  return stream;
+  const auto found = streams->by_handle.find(handle);
+  if (found != streams->by_handle.end()) return found->second;
+  *error = Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live stream");
+  return nullptr;
 }
 
 std::vector<std::shared_ptr<Stream>> Stream::AllOf(int device) {
-  Streams& streams = GetStreams();
-  std::lock_guard lock(streams.mutex);
+  const Locked<Streams> streams;
   std::vector<std::shared_ptr<Stream>> found;
-  for (const auto& [handle, stream] : streams.by_handle) {
+  for (const auto& [handle, stream] : streams->by_handle) {
     if (stream->device() == device) found.push_back(stream);
   }
   return found;
@@ -125,7 +113,7 @@ aclError Stream::Submit(Command command) {
   if (const aclError error = context_.Check()) return error;
   const uint64_t losses = context_.losses();
   command.fault = TakeTaskFault(command.name, command.tasks);
-  CountTasks(command.name, command.tasks);
+  CountWork(command.name, command.tasks, 0);
   if (const auto capturing = graph()) return capturing->Append(this, std::move(command));
 
   std::size_t left = command.tasks;
@@ -193,9 +181,8 @@ void Stream::set_graph(std::shared_ptr<Graph> graph) {
 
 void Stream::Retire(bool drop_queued_tasks) {
   {
-    Streams& streams = GetStreams();
-    std::lock_guard lock(streams.mutex);
-    streams.by_handle.erase(handle());
+    const Locked<Streams> streams;
+    streams->by_handle.erase(handle());
   }
   context_.ReturnStreams(1);
   std::lock_guard lock(mutex_);

@@ -48,14 +48,14 @@ class Marker {
 
 /// What one call puts on a stream: tasks that run one after another.
 struct Command {
-  const char* name;                                      // the ACL call
-  std::function<aclError(std::size_t)> run = nullptr;    // runs one of the tasks, by its index
+  const char* name;                                    // the ACL call
+  std::function<aclError(std::size_t)> run = nullptr;  // runs one of the tasks, by its index
   std::size_t tasks = 1;
-  std::shared_ptr<Marker> waits_for = nullptr;           // before the first task
-  std::chrono::seconds wait_limit{0};                    // 0: none
-  std::shared_ptr<Marker> completes = nullptr;           // after the last task
-  std::size_t work_elements = 0;                         // what it takes of a graph's, see Graph::Append
-  TaskFault fault = {};                                  // injected by a test, instead of running a task
+  std::shared_ptr<Marker> waits_for = nullptr;  // before the first task
+  std::chrono::seconds wait_limit{0};           // 0: none
+  std::shared_ptr<Marker> completes = nullptr;  // after the last task
+  std::size_t work_elements = 0;                // what it takes of a graph's, see Graph::Append
+  TaskFault fault = {};                         // injected by a test, instead of running a task
 };
 
 /// Runs one task, not the wait before it: the injected fault, or `run`.
@@ -107,13 +107,20 @@ class Stream : public std::enable_shared_from_this<Stream> {
   std::mutex submitting_;  // held by the thread whose command is not yet all in the queue
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Queued> queue_;      // the front is the one that runs
-  std::size_t outstanding_ = 0;   // tasks: submitted and not done
+  std::deque<Queued> queue_;     // the front is the one that runs
+  std::size_t outstanding_ = 0;  // tasks: submitted and not done
   bool retired_ = false;
   aclError error_ = ACL_SUCCESS;
   std::string error_text_;
   std::shared_ptr<Graph> graph_;  // not null while captured
 };
+
+/// The first line of every simulated function that works on a stream.
+#define ACL_CALL_ON(stream, handle)                                                            \
+  ACL_CALL();                                                                                  \
+  aclError error;                                                                              \
+  const std::shared_ptr<ascend_sim::Stream> stream = ascend_sim::Stream::Find(handle, &error); \
+  if (!stream) return error
 
 /// Makes a synchronise of a lost context wait, without a limit, until no task of the device runs any more.
 void SetUnboundedSynchronize(bool unbounded);

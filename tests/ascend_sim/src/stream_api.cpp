@@ -109,10 +109,7 @@ aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout_ms) {
 }
 
 aclError aclrtSetStreamFailureMode(aclrtStream handle, uint64_t mode) {
-  ACL_CALL();
-  aclError error;
-  const auto stream = Stream::Find(handle, &error);
-  if (!stream) return error;
+  ACL_CALL_ON(stream, handle);
   Context& context = Context::Of(stream->device());
   if (mode == ACL_STOP_ON_FAILURE) {
     context.StopOnFailure();
@@ -123,10 +120,7 @@ aclError aclrtSetStreamFailureMode(aclrtStream handle, uint64_t mode) {
 }
 
 aclError aclrtStreamQuery(aclrtStream handle, aclrtStreamStatus* status) {
-  ACL_CALL();
-  aclError error;
-  const auto stream = Stream::Find(handle, &error);
-  if (!stream) return error;
+  ACL_CALL_ON(stream, handle);
   if (stream->graph()) return Refuse(ACL_ERROR_RT_STREAM_CAPTURED, "a stream cannot be queried while it is captured");
   if ((error = Context::Of(stream->device()).Check())) return error;
   *status = stream->Idle() ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY;
@@ -134,19 +128,13 @@ aclError aclrtStreamQuery(aclrtStream handle, aclrtStreamStatus* status) {
 }
 
 aclError aclrtStreamGetId(aclrtStream handle, int32_t* id) {
-  ACL_CALL();
-  aclError error;
-  const auto stream = Stream::Find(handle, &error);
-  if (!stream) return error;
+  ACL_CALL_ON(stream, handle);
   *id = stream->id();
   return ACL_SUCCESS;
 }
 
 aclError aclrtLaunchHostFunc(aclrtStream handle, aclrtHostFunc function, void* argument) {
-  ACL_CALL();
-  aclError error;
-  const auto stream = Stream::Find(handle, &error);
-  if (!stream) return error;
+  ACL_CALL_ON(stream, handle);
   return stream->Submit({__func__, [function, argument](std::size_t) {
                            function(argument);
                            return ACL_SUCCESS;

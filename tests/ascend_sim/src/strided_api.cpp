@@ -16,8 +16,8 @@ aclError CheckStrided(const Copy& copy) {
   if (copy.kind != ACL_MEMCPY_HOST_TO_DEVICE && copy.kind != ACL_MEMCPY_DEVICE_TO_HOST && !to_device_from_device)
     return Refuse(ACL_ERROR_INVALID_PARAM, name + ": kind " + std::to_string(copy.kind) + " is not supported");
   if (to_device_from_device && (!GetMachine().a2_or_later || GetMachine().cann < 900))
-    return Refuse(ACL_ERROR_INVALID_PARAM, name + ": " + GetMachine().soc +
-                                               " with this CANN has no strided device to device copy");
+    return Refuse(ACL_ERROR_INVALID_PARAM,
+                  name + ": " + GetMachine().soc + " with this CANN has no strided device to device copy");
   if (copy.width > copy.dpitch || copy.width > copy.spitch)
     return Refuse(ACL_ERROR_INVALID_PARAM, name + ": width " + std::to_string(copy.width) + " is over a pitch (" +
                                                std::to_string(copy.dpitch) + ", " + std::to_string(copy.spitch) + ")");
@@ -34,12 +34,9 @@ aclError CheckStrided(const Copy& copy) {
 
 extern "C" aclError aclrtMemcpy2dAsync(void* dst, size_t dpitch, const void* src, size_t spitch, size_t width,
                                        size_t height, aclrtMemcpyKind kind, aclrtStream handle) {
-  ACL_CALL();
+  ACL_CALL_ON(stream, handle);
   const Copy copy{__func__, kind, dst, dpitch, src, spitch, width, height};
-  if (const aclError error = CheckStrided(copy)) return error;
-  aclError error;
-  const auto stream = Stream::Find(handle, &error);
-  if (!stream) return error;
-  CountQueries(__func__, 2);
+  if ((error = CheckStrided(copy))) return error;
+  CountWork(__func__, 0, 2);
   return SubmitCopy(*stream, copy);
 }

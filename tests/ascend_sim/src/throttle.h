@@ -9,11 +9,9 @@ namespace ascend_sim {
 /// stream.
 void Throttle(Stream& stream);
 
-/// Keeps tasks from starting, once `after` more have started.
+/// Keeps tasks from starting once `after` more have started; SIZE_MAX for never.
 void StallStream(aclrtStream handle, std::size_t after);
 void StallDevice(int device, std::size_t after);
-void ReleaseStream(aclrtStream handle);
-void ReleaseDevice(int device);
 /// Each task waits for `delay`, and for a random time of at most `jitter` more.
 void SetTaskDelay(std::chrono::microseconds delay, std::chrono::microseconds jitter);
 void ResetThrottle();
