@@ -83,7 +83,7 @@ class Caller(threading.Thread):
 class Runtime:
     def __init__(self) -> None:
         assert acl("aclrtSetDevice", 0) == 0
-        self.stream = made("aclrtCreateStream")
+        self.stream, self.side = made("aclrtCreateStream"), made("aclrtCreateStream")
         self.device = made("aclrtMalloc", SIZE, 0)
         self.other = made("aclrtMalloc", SIZE, 0)
         self.pinned = made("aclrtMallocHost", SIZE)

@@ -8,23 +8,22 @@ from ascend_sim.acl_utils import D2D, H2D, SIZE, Runtime, acl, in_process, made,
 
 
 def test_calls_refused_during_a_capture(runtime):
-    other_stream = made("aclrtCreateStream")
     assert acl("aclmdlRICaptureBegin", runtime.stream, 0) == 0
     assert runtime.synchronize() == 107027
     assert acl("aclrtStreamQuery", runtime.stream, ctypes.byref(ctypes.c_uint64())) == 107027
-    with ascend_sim.stall_stream(other_stream):
-        assert acl("aclrtMemsetAsync", runtime.device, SIZE, 0, SIZE, other_stream) == 0
+    with ascend_sim.stall_stream(runtime.side):
+        assert acl("aclrtMemsetAsync", runtime.device, SIZE, 0, SIZE, runtime.side) == 0
         assert acl("aclrtSynchronizeDevice") == 107027  # refused before it waits for any stream
     assert runtime.copy(runtime.device, runtime.pageable, H2D) == 107000
     assert acl("aclrtMemcpy", runtime.device, SIZE, runtime.pinned, SIZE, int(H2D)) == 107030
     assert acl("aclrtMemset", runtime.device, SIZE, 0, SIZE) == 107030
-    assert acl("aclrtMemcpyAsync", runtime.device, SIZE, runtime.pageable, SIZE, int(H2D), other_stream) == 107041
+    assert acl("aclrtMemcpyAsync", runtime.device, SIZE, runtime.pageable, SIZE, int(H2D), runtime.side) == 107041
     assert acl("aclmdlRICaptureEnd", runtime.stream, ctypes.byref(ctypes.c_uint64())) == 0
 
 
 def test_a_replay_keeps_event_order_and_no_other(runtime):
     """Two streams write the same memory. Without a wait between them, the stream that joined last runs first."""
-    side, fork, join = made("aclrtCreateStream"), made("aclrtCreateEvent"), made("aclrtCreateEvent")
+    side, fork, join = runtime.side, made("aclrtCreateEvent"), made("aclrtCreateEvent")
 
     def capture(*steps: str) -> int:
         memset = {"main": (1, runtime.stream), "side": (2, side)}
@@ -57,7 +56,7 @@ def test_a_replay_keeps_event_order_and_no_other(runtime):
 def test_a_capture_takes_streams_for_its_tasks():
     """2,013 tasks each. A capture that finds none left is invalid, and so is what is captured after it."""
     runtime, graph = Runtime(), ctypes.c_uint64()
-    rows = 2013 * 2037  # the device has 2,038 streams, of which the fixture has one
+    rows = 2013 * 2036  # the device has 2,038 streams, of which the runtime has two
     device, other = made("aclrtMalloc", rows + 1, 0), made("aclrtMalloc", rows + 1, 0)
 
     def captured(rows: int) -> int:

@@ -15,11 +15,10 @@ CODE = 507018
 def test_a_stream_goes_on_after_a_failure_unless_told_otherwise():
     """In a process of its own: once told, a device stops."""
     runtime = Runtime()
-    side = made("aclrtCreateStream")
     ascend_sim.fail_task("aclrtMemsetAsync", CODE, nth=2)
     with ascend_sim.stall_stream(runtime.stream):
         assert [runtime.fill(value) for value in (1, 2, 3)] == [0, 0, 0]
-    assert acl("aclrtSynchronizeStream", side) == 0
+    assert acl("aclrtSynchronizeStream", runtime.side) == 0
     assert (runtime.synchronize(), runtime.synchronize()) == (CODE, 0)
     assert runtime.read(runtime.device, 1) == b"\3"
 
@@ -30,11 +29,10 @@ class TestStopOnFailure:
     @pytest.fixture(autouse=True)
     def lost(self, runtime: Runtime) -> None:
         """A context with two streams: a task of one has failed, before and after tasks of both."""
-        runtime.side = made("aclrtCreateStream")
-        acl("aclrtSetStreamFailureMode", runtime.side, 1)
-        runtime.before, runtime.after = made("aclrtCreateEvent"), made("aclrtCreateEvent")
+        runtime.stop_on_failure()
+        self.before, self.after = made("aclrtCreateEvent"), made("aclrtCreateEvent")
         runtime.write(runtime.device, bytes(SIZE))
-        assert acl("aclrtRecordEvent", runtime.before, runtime.stream) == 0
+        assert acl("aclrtRecordEvent", self.before, runtime.stream) == 0
         assert runtime.synchronize() == 0
         ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
         with ascend_sim.stall_stream(runtime.side):
@@ -42,7 +40,7 @@ class TestStopOnFailure:
                 assert runtime.copy(runtime.other, runtime.device, D2D) == 0
                 assert runtime.fill(1) == 0
                 assert acl("aclrtMemsetAsync", runtime.device, SIZE, 2, SIZE, runtime.side) == 0
-                assert acl("aclrtRecordEvent", runtime.after, runtime.side) == 0
+                assert acl("aclrtRecordEvent", self.after, runtime.side) == 0
             assert runtime.synchronize() == CODE
 
     def test_every_stream_returns_the_error_for_good(self, runtime: Runtime) -> None:
@@ -56,8 +54,8 @@ class TestStopOnFailure:
                 assert acl("aclrtMemsetAsync", runtime.device, SIZE, 0, SIZE, stream) == CODE
                 assert acl("aclrtMemcpyAsync", runtime.device, 8, runtime.pinned, 8, int(H2D), stream) == CODE
                 assert acl("aclrtMemcpyAsync", runtime.device, 8, runtime.pageable, 8, int(H2D), stream) == CODE
-                assert acl("aclrtRecordEvent", runtime.after, stream) == CODE
-                assert acl("aclrtStreamWaitEvent", stream, runtime.before) == CODE
+                assert acl("aclrtRecordEvent", self.after, stream) == CODE
+                assert acl("aclrtStreamWaitEvent", stream, self.before) == CODE
             assert acl("aclrtSynchronizeDevice") == CODE
 
     def test_what_was_queued_does_not_run(self, runtime: Runtime) -> None:
@@ -66,10 +64,10 @@ class TestStopOnFailure:
 
     def test_events_tell_what_they_saw(self, runtime: Runtime) -> None:
         status = ctypes.c_uint64()
-        assert acl("aclrtSynchronizeEvent", runtime.before) == 0
-        assert acl("aclrtQueryEventStatus", runtime.before, ctypes.byref(status)) == 0
-        assert acl("aclrtSynchronizeEvent", runtime.after) == CODE
-        assert acl("aclrtQueryEventStatus", runtime.after, ctypes.byref(status)) == CODE
+        assert acl("aclrtSynchronizeEvent", self.before) == 0
+        assert acl("aclrtQueryEventStatus", self.before, ctypes.byref(status)) == 0
+        assert acl("aclrtSynchronizeEvent", self.after) == CODE
+        assert acl("aclrtQueryEventStatus", self.after, ctypes.byref(status)) == CODE
 
     def test_other_devices_go_on(self, runtime: Runtime) -> None:
         assert acl("aclrtSetDevice", 1) == 0
@@ -95,10 +93,9 @@ class TestStopOnFailure:
 def test_a_synchronise_may_take_longer_than_its_timeout(runtime):
     """After an error of the device, the runtime waits for all streams, without a limit."""
     runtime.stop_on_failure()
-    side = made("aclrtCreateStream")
     ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
-    with ascend_sim.stall_stream(side):
-        assert acl("aclrtMemsetAsync", runtime.device, SIZE, 2, SIZE, side) == 0
+    with ascend_sim.stall_stream(runtime.side):
+        assert acl("aclrtMemsetAsync", runtime.device, SIZE, 2, SIZE, runtime.side) == 0
         assert runtime.copy(runtime.other, runtime.device, D2D) == 0
         assert runtime.synchronize() == CODE  # without the switch, at once
         with ascend_sim.unbounded_synchronize():
@@ -111,12 +108,11 @@ def test_a_synchronise_may_take_longer_than_its_timeout(runtime):
 def test_a_failure_ends_waits(runtime):
     """A thread that waits for room in a full stream, or for a stream, is told."""
     runtime.stop_on_failure()
-    side = made("aclrtCreateStream")
-    with ascend_sim.stall_stream(side):
+    with ascend_sim.stall_stream(runtime.side):
         for _ in range(2013):
-            assert acl("aclrtMemsetAsync", runtime.device, SIZE, 0, SIZE, side) == 0
-        blocked = Caller(lambda: acl("aclrtMemsetAsync", runtime.device, SIZE, 0, SIZE, side))
-        waiting = Caller(lambda: acl("aclrtSynchronizeStream", side))
+            assert acl("aclrtMemsetAsync", runtime.device, SIZE, 0, SIZE, runtime.side) == 0
+        blocked = Caller(lambda: acl("aclrtMemsetAsync", runtime.device, SIZE, 0, SIZE, runtime.side))
+        waiting = Caller(lambda: acl("aclrtSynchronizeStream", runtime.side))
         wait_until(lambda: ascend_sim.blocked_submitters() == 1)
         ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
         assert runtime.copy(runtime.other, runtime.device, D2D) == 0

@@ -8,7 +8,7 @@ import pytest
 from fresh_process import run_code
 
 import ascend_sim
-from ascend_sim.acl_utils import H2D, SIZE, acl, made, reason
+from ascend_sim.acl_utils import H2D, SIZE, acl, reason
 
 HEAD = "from ascend_sim.acl_utils import *\nacl('aclrtSetDevice', 0)\n"
 
@@ -68,13 +68,12 @@ def test_faults_strike_once_in_the_call_or_in_the_task(runtime):
 
 
 def test_a_stream_is_destroyed_on_its_own_device(runtime):
-    side = made("aclrtCreateStream")
     assert acl("aclrtSetDevice", 1) == 0
-    assert acl("aclrtDestroyStream", side) == 107003
-    assert acl("aclrtDestroyStreamForce", side) == 107003
-    assert acl("aclrtSynchronizeStream", side) == 0
+    assert acl("aclrtDestroyStream", runtime.side) == 107003
+    assert acl("aclrtDestroyStreamForce", runtime.side) == 107003
+    assert acl("aclrtSynchronizeStream", runtime.side) == 0
     assert acl("aclrtSetDevice", 0) == 0
-    assert acl("aclrtDestroyStream", side) == 0
+    assert acl("aclrtDestroyStream", runtime.side) == 0
 
 
 @pytest.mark.parametrize("timeout", [0, -2])

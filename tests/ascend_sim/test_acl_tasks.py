@@ -133,13 +133,12 @@ def test_a_full_stream_blocks_its_submitter(runtime):
 @in_process(ASCEND_SIM_CANN="9.0")
 def test_a_stream_that_is_full_holds_a_part_of_a_command():
     """10,000 rows of one call: the call returns when the last ones have room."""
-    rows, side = 10_000, made("aclrtCreateStream") if acl("aclrtSetDevice", 0) == 0 else 0
-    runtime = Runtime()
+    runtime, rows = Runtime(), 10_000
     device, other = made("aclrtMalloc", rows, 0), made("aclrtMalloc", rows, 0)
     with ascend_sim.stall_stream(runtime.stream, after=rows - DEPTH - 1):
         late = Caller(lambda: runtime.strided(device, 1, other, 1, 1, rows, D2D))
         wait_until(lambda: ascend_sim.blocked_submitters() == 1)
-        assert acl("aclrtSynchronizeStream", side) == 0  # other streams are not concerned
+        assert acl("aclrtSynchronizeStream", runtime.side) == 0  # other streams are not concerned
         assert late.code is None
     assert late.result() == 0
     assert runtime.synchronize() == 0
@@ -178,9 +177,9 @@ def test_a_device_has_65536_events_that_wait():
 @in_process()
 def test_a_wait_for_an_event_times_out_where_a_limit_is_set():
     runtime = Runtime()
-    side, event = made("aclrtCreateStream"), made("aclrtCreateEvent")
-    with ascend_sim.stall_stream(side):
-        assert acl("aclrtRecordEvent", event, side) == 0
+    event = made("aclrtCreateEvent")
+    with ascend_sim.stall_stream(runtime.side):
+        assert acl("aclrtRecordEvent", event, runtime.side) == 0
         assert acl("aclrtSetOpWaitTimeout", 1) == 0
         assert acl("aclrtStreamWaitEvent", runtime.stream, event) == 0
         assert runtime.synchronize() == 107020
@@ -190,8 +189,8 @@ def test_a_wait_for_an_event_times_out_where_a_limit_is_set():
 @in_process()
 def test_streams_run_out():
     runtime = Runtime()
-    assert acl("aclmdlRICaptureBegin", runtime.stream, 2) == 0  # takes a second stream
-    for _ in range(2038 - 2):
+    assert acl("aclmdlRICaptureBegin", runtime.stream, 2) == 0  # takes a stream too
+    for _ in range(2038 - 3):
         made("aclrtCreateStream")
     assert acl("aclrtCreateStream", ctypes.byref(ctypes.c_uint64())) == 207005
     assert "2038 of the 2038 streams" in reason()
