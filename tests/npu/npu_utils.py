@@ -156,6 +156,7 @@ def blocked_queue() -> Iterator[None]:
             assert time.monotonic() < patience
             time.sleep(0.001)
         yield
+    torch.npu.synchronize()
 
 
 @contextmanager
