@@ -4,6 +4,7 @@
 import ctypes
 
 import pytest
+import torch
 
 import ascend_sim
 from ascend_sim.acl_utils import D2D, H2D, SIZE, Caller, Runtime, acl, in_process, made, reason, wait_until
@@ -117,3 +118,19 @@ def test_a_failure_ends_waits(runtime):
         ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
         assert runtime.copy(runtime.other, runtime.device, D2D) == 0
         assert blocked.result() == waiting.result() == CODE
+
+
+@in_process()
+def test_torch_npu_cannot_go_on_after_a_failed_task():
+    numbers = torch.arange(8).npu()
+    torch.npu.synchronize()
+    ascend_sim.fail_task("aclnnInplaceCopy", CODE)
+    torch.empty_like(numbers).copy_(numbers)
+    streams = [torch.npu.current_stream(), torch.npu.Stream(), torch.npu.default_stream()]
+    for wait in (torch.npu.synchronize, *(stream.synchronize for stream in streams)):
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=f"error code is {CODE}"):
+                wait()
+    ascend_sim.reset()
+    torch.npu.synchronize()
+    assert numbers.tolist() == list(range(8))

@@ -22,6 +22,10 @@ AICORE_EXCEPTION, INVALID = 507015, 107000
         ("aclnnInplaceCopy", lambda x, y: x.to(torch.float16)),
         ("aclnnInplaceFillScalar", lambda x, y: x.clone().fill_(3)),
         ("aclnnInplaceZero", lambda x, y: x.clone().zero_()),
+        ("aclnnAdd", lambda x, y: torch.add(x, y, alpha=2)),
+        ("aclnnAdds", lambda x, y: torch.add(x, 1.5, alpha=2)),
+        ("aclnnInplaceAdd", lambda x, y: x.clone().add_(y, alpha=2)),
+        ("aclnnInplaceAdds", lambda x, y: x.clone().add_(1.5, alpha=2)),
     ],
 )
 def test_results(name: str, compute: Callable[[Tensor, Tensor], Tensor]) -> None:

@@ -91,9 +91,9 @@ aclError Submit(const Batch& batch, size_t* fail_index, aclrtStream handle) {
   const std::string why = TakeErrorText();
   CountWork(batch.name, 0, (copies.size() + (error ? 1 : 0)) * (together ? 2 : 6));
   if (error && fail_index) *fail_index = copies.size();
-  if (together) return error ? Refuse(error, why) : SubmitTogether(*stream, std::move(copies));
+  if (together) return error ? Refuse(error, why) : SubmitCopies(*stream, std::move(copies));
   for (auto copy = copies.rbegin(); copy != copies.rend(); ++copy) {
-    if (const aclError failed = SubmitCopy(*stream, *copy)) return failed;
+    if (const aclError failed = SubmitCopies(*stream, {*copy})) return failed;
   }
   return error ? Refuse(error, why) : ACL_SUCCESS;
 }

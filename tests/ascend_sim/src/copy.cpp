@@ -200,16 +200,7 @@ aclError CheckCopyOn(Stream& stream, Copy* copy) {
   return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, std::string(copy->name) + ": host to host is not supported");
 }
 
-aclError SubmitCopy(Stream& stream, Copy copy) {
-  if (const aclError error = CheckCopyOn(stream, &copy)) return error;
-  if (CopiedInCall(copy)) return CopyInCall(stream, {copy});
-  LogCopy(copy, stream.handle(), stream.device());
-  Command command{copy.name, [copy](std::size_t index) { return RunTaskOf(copy, index); }, TasksOf(copy)};
-  command.work_elements = WorkElementsOf(copy);
-  return stream.Submit(std::move(command));
-}
-
-aclError SubmitTogether(Stream& stream, std::vector<Copy> copies) {
+aclError SubmitCopies(Stream& stream, std::vector<Copy> copies) {
   std::size_t work_elements = 0;
   for (Copy& copy : copies) {
     if (const aclError error = CheckCopyOn(stream, &copy)) return error;
@@ -217,8 +208,11 @@ aclError SubmitTogether(Stream& stream, std::vector<Copy> copies) {
   }
   if (std::any_of(copies.begin(), copies.end(), CopiedInCall)) return CopyInCall(stream, copies);
   for (const Copy& copy : copies) LogCopy(copy, stream.handle(), stream.device());
-  const char* name = copies.front().name;
-  Command command{name, [copies = std::move(copies)](std::size_t) { return RunCopies(copies); }};
+  const bool single = copies.size() == 1;
+  Command command{copies.front().name, nullptr, single ? TasksOf(copies.front()) : 1};
+  command.run = [single, copies = std::move(copies)](std::size_t index) {
+    return single ? RunTaskOf(copies.front(), index) : RunCopies(copies);
+  };
   command.work_elements = work_elements;
   return stream.Submit(std::move(command));
 }

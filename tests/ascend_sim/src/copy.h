@@ -26,7 +26,8 @@ struct Copy {
 /// row leaves its allocation.
 aclError CopyNow(Copy copy, int device);
 
-/// Checks a copy, logs it, and puts its tasks on the stream.
+/// Checks copies, logs them, and puts them on the stream: a single one as its tasks, several as one task, which is what
+/// a batch is where UB connects host and device.
 ///
 /// Note [Tasks of a copy]
 /// The device copies one row of a strided copy in a task, and up to 4 GiB of a plain one. Between host and device a
@@ -35,12 +36,9 @@ aclError CopyNow(Copy copy, int device);
 /// Note [Pageable memory]
 /// From CANN 8.5 on, the runtime synchronises the stream and copies before the call returns. Older versions have tasks
 /// that read and write the caller's memory when they run.
-aclError SubmitCopy(Stream& stream, Copy copy);
+aclError SubmitCopies(Stream& stream, std::vector<Copy> copies);
 
-/// The same for copies that are one task together: a batch where UB connects host and device.
-aclError SubmitTogether(Stream& stream, std::vector<Copy> copies);
-
-/// Checks a copy for a stream, as SubmitCopy does, and does nothing else.
+/// Checks a copy for a stream, as SubmitCopies does, and does nothing else.
 aclError CheckCopyOn(Stream& stream, Copy* copy);
 
 /// 107000 unless `count` bytes from `ptr` lie in one live allocation and are at most `max_count`.

@@ -43,7 +43,7 @@ aclError aclrtMemcpyAsync(void* dst, size_t dest_max, const void* src, size_t co
   if (GetMachine().cann <= 801 && (reinterpret_cast<uintptr_t>(dst) | reinterpret_cast<uintptr_t>(src)) % 64 != 0)
     return Refuse(ACL_ERROR_RT_ADDR_UNALIGNED, std::string(__func__) + ": addresses must be aligned to 64 bytes");
   CountWork(__func__, 0, 6);
-  return SubmitCopy(*stream, Plain(__func__, dst, src, count, kind));
+  return SubmitCopies(*stream, {Plain(__func__, dst, src, count, kind)});
 }
 
 aclError aclrtMemset(void* ptr, size_t max_count, int32_t value, size_t count) {

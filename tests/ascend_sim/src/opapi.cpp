@@ -2,6 +2,7 @@
 // libopapi.so: the few operators that tests run between copies. torch's CPU kernels compute them, as tasks of the
 // stream.
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/add.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/record_function.h>
 #include <c10/core/InferenceMode.h>
@@ -159,6 +160,33 @@ aclError aclnnInplaceFillScalarGetWorkspaceSize(const aclTensor* self, const acl
 SECOND_CALL(aclnnInplaceZero)
 aclError aclnnInplaceZeroGetWorkspaceSize(const aclTensor* self, uint64_t* workspace_size, aclOpExecutor** executor) {
   return Prepare(__func__, {{*self}, [](auto& t) { t[0].zero_(); }}, workspace_size, executor);
+}
+
+// torch_npu calls none of the sums unless it finds the one with a tensor and the one with a number.
+SECOND_CALL(aclnnAdd)
+aclError aclnnAddGetWorkspaceSize(const aclTensor* self, const aclTensor* other, const aclScalar* alpha,
+                                  const aclTensor* out, uint64_t* workspace_size, aclOpExecutor** executor) {
+  const auto add = [alpha = alpha->value](auto& t) { t[2].copy_(at::add(t[0], t[1], alpha)); };
+  return Prepare(__func__, {{*self, *other, *out}, add}, workspace_size, executor);
+}
+
+SECOND_CALL(aclnnAdds)
+aclError aclnnAddsGetWorkspaceSize(const aclTensor* self, const aclScalar* other, const aclScalar* alpha,
+                                   const aclTensor* out, uint64_t* workspace_size, aclOpExecutor** executor) {
+  const auto add = [other = other->value, alpha = alpha->value](auto& t) { t[1].copy_(at::add(t[0], other, alpha)); };
+  return Prepare(__func__, {{*self, *out}, add}, workspace_size, executor);
+}
+
+SECOND_CALL(aclnnInplaceAdd)
+aclError aclnnInplaceAddGetWorkspaceSize(const aclTensor* self, const aclTensor* other, const aclScalar* alpha,
+                                         uint64_t* workspace_size, aclOpExecutor** executor) {
+  return aclnnAddGetWorkspaceSize(self, other, alpha, self, workspace_size, executor);
+}
+
+SECOND_CALL(aclnnInplaceAdds)
+aclError aclnnInplaceAddsGetWorkspaceSize(const aclTensor* self, const aclScalar* other, const aclScalar* alpha,
+                                          uint64_t* workspace_size, aclOpExecutor** executor) {
+  return aclnnAddsGetWorkspaceSize(self, other, alpha, self, workspace_size, executor);
 }
 
 }  // extern "C"

@@ -38,5 +38,5 @@ extern "C" aclError aclrtMemcpy2dAsync(void* dst, size_t dpitch, const void* src
   const Copy copy{__func__, kind, dst, dpitch, src, spitch, width, height};
   if ((error = CheckStrided(copy))) return error;
   CountWork(__func__, 0, 2);
-  return SubmitCopy(*stream, copy);
+  return SubmitCopies(*stream, {copy});
 }
