@@ -143,7 +143,7 @@ void check_device(const CallContext& call, int device, const char* function, acl
                   const std::string& message) {
   TORCH_CHECK(code == ACL_SUCCESS, call.op, ": ", function, " of a blocking copy failed with code ", code,
               call.request(), ": ", message, "; npu:", device,
-              " is lost to this process: it runs no more work of it, also that of other streams. Restart the process");
+              " is lost to this process: no work of it runs there any more, on any stream. Restart the process");
 }
 
 }  // namespace llm_datadist

@@ -3,14 +3,16 @@
 
 import ctypes
 import functools
-import sys
+import os
+
+import torch
 
 from .library import NPU_LIBRARY
 
 
 def raise_pending() -> None:
     """Raises the exception of the signal handler that ended a wait of this thread, if there is one."""
-    if "torch_npu" in sys.modules:
+    if os.path.realpath(NPU_LIBRARY) in torch.ops.loaded_libraries:
         _library().llm_datadist_npu_raise()
 
 
