@@ -56,6 +56,7 @@ class TestEveryDirection:
         check_copy(dst, src, 3, 1)
 
 
+@pytest.mark.simulated
 @pytest.mark.profiles
 class TestOneStream:
     """Calls run in their order, with no synchronization of the caller, whatever the memory is. Issue 23, point 9."""

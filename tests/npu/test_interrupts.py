@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import ascend_sim
 import pytest
 import torch
 from npu_utils import PATIENT, blocked_queue, caches, check_manager_copy, stalled_device
@@ -70,6 +71,7 @@ class TestInterrupt:
         check_manager_copy(dst, src)
         with blocked_queue():
             self.interrupted(dst, src)
+            assert ascend_sim.blocked_submitters()
         check_manager_copy(dst, src)
 
     def test_in_the_middle_of_many_copies(self) -> None:
