@@ -2,7 +2,6 @@
 #include "device.h"
 
 #include <atomic>
-#include <cctype>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -56,10 +55,10 @@ Machine ReadMachine() {
   machine.devices = std::stoi(FromEnvironment("ASCEND_SIM_DEVICES", "2"));
   machine.memory_bytes = std::stoull(FromEnvironment("ASCEND_SIM_MEMORY", "68719476736"));
 
-  // A chip named Ascend910B, without a digit, is of the first generation.
+  // A chip named Ascend910B, with nothing behind it, is of the first generation.
   const std::string a2 = "Ascend910B";
   const auto begins_with = [&machine](const std::string& prefix) { return machine.soc.rfind(prefix, 0) == 0; };
-  const bool is_a2 = begins_with(a2) && machine.soc.size() > a2.size() && std::isdigit(machine.soc[a2.size()]);
+  const bool is_a2 = begins_with(a2) && machine.soc.size() > a2.size();
   const bool is_950 = begins_with("Ascend950");
   machine.a2_or_later = is_a2 || is_950 || begins_with("Ascend910_93");
   machine.unified_bus = is_950 && FromEnvironment("ASCEND_SIM_LINK", "pcie") == "ub";
