@@ -69,6 +69,7 @@ bench: .venv-npu/.built
 	set -e; for name in $(BENCHMARKS); do .venv/bin/python benchmarks/$$name.py --json build/bench/$$name.json \
 		$$([ $$name != growth ] || echo --picture docs/growth.svg); done
 	$(SIMULATED) .venv-npu/bin/python benchmarks/copy_cache.py --json build/bench/copy_cache_npu.json
+	$(SIMULATED) .venv-npu/bin/python benchmarks/npu_work.py --json build/bench/npu_work.json
 
 # Every hook of .pre-commit-config.yaml. One that can repair a file does so, and fails.
 lint: .venv/.lint

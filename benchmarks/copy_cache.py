@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.utils import cpp_extension
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig
-from llm_datadist_torch._native.counters import runtime_calls
 
 copy_cache = torch.ops.llm_datadist.copy_cache
 
@@ -170,10 +169,9 @@ def measured(bench: Bench, case: Case, **labels: object) -> list[dict[str, Any]]
     errors = {name: "" if name == EMPTY else case.error(way, bench) for name, way in ways.items()}
     rows = bench.rows(bench.times({name: way for name, way in ways.items() if not errors[name]}), OP, **labels)
     if bench.device.type != "cpu":
-        before = runtime_calls()
-        ways[OP]()
-        bench.synchronize()
-        rows[0]["calls of the runtime"] = sum(runtime_calls() - before)
+        from npu_work import counted  # needs the runtime
+
+        rows = [row | counted(ways[row["way"]]) for row in rows]
     return rows + [{**labels, "way": name, "error": error} for name, error in errors.items() if error]
 
 

@@ -37,7 +37,4 @@ void record_event(Result (*record)(void*, ContextOrKind, Stream), const at::Tens
   }
 }
 
-// ACL_ERROR_RT_STREAM_SYNC_TIMEOUT, which the headers in torch_npu up to 2.8 do not name.
-constexpr int kStreamSyncTimeout = 507046;
-
 }  // namespace llm_datadist::compat

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ._native import signals
+
 
 def copy_cache(
     dst: Sequence[Tensor],
@@ -143,6 +145,8 @@ def copy_cache_blocking(
         batch_dim=batch_dim,
         timeout_ms=timeout_ms,
     )
+    if not done:
+        signals.raise_pending()
     return done
 
 
@@ -163,4 +167,6 @@ def copy_cache_batch_blocking(
     done: bool = torch.ops.llm_datadist._copy_cache_batch_blocking.default(
         dst, src, copies, req_id, batch_dim=batch_dim, timeout_ms=timeout_ms
     )
+    if not done:
+        signals.raise_pending()
     return done

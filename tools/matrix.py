@@ -38,7 +38,7 @@ NOT_EMULATED = [
 # the two libraries reach memory of host and device, threads and streams, errors of allocators and the runtime.
 EMULATED_NPU = [
     f"tests/npu/test_{name}.py"
-    for name in ("loading", "npu_report", "directions", "streams", "commands", "out_of_memory", "timeouts")
+    for name in ("loading", "npu_report", "directions", "streams", "calls", "out_of_memory", "timeouts")
 ]
 
 

@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//
-// Note [Tensors of Python]
-// Releasing the last reference to a tensor that Python knows takes the GIL. torch_npu's thread must not do that: while
-// the interpreter shuts down, a thread that asks for the GIL is ended, and the process aborts. So the destructor of a
-// submission only defers the release of its tensors. The interpreter's main thread does it soon, or the next call.
-
 #include "submission.h"
 
 #include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
-#include <dlfcn.h>
 #include <torch_npu/csrc/core/NPUStorageImpl.h>
+#include <torch_npu/csrc/core/npu/CachingHostAllocator.h>
 #include <torch_npu/csrc/core/npu/NPUGraphsUtils.h>
 
 #include <algorithm>
 #include <cstring>
-#include <iterator>
-#include <mutex>
 #include <typeinfo>
 #include <utility>
 
@@ -24,17 +16,6 @@
 
 namespace llm_datadist {
 namespace {
-
-struct DeferredReleases {
-  std::mutex mutex;
-  std::vector<at::Tensor> tensors;
-};
-
-// Never destroyed: torch_npu's thread may still use it at exit.
-DeferredReleases& deferred_releases() {
-  static auto* const instance = new DeferredReleases;
-  return *instance;
-}
 
 // Only a storage that torch_npu made has a format. libtorch_npu hides the type of its storages, so dynamic_cast does
 // not link: the name tells.
@@ -61,49 +42,41 @@ void check_format(const CallContext& call, const char* list, at::ITensorListRef 
   }
 }
 
-bool all_pinned(at::ITensorListRef tensors) {
-  return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) { return tensor.is_pinned(); });
-}
-
-void refuse_pageable_capture(const CallContext& call, const char* list) {
-  // The host reads or writes pageable memory during the call, which a replay would not repeat.
-  CHECK_CALL(call, c10_npu::currentStreamCaptureStatusMayInitCtx() == c10_npu::CaptureStatus::None, "expected ", list,
-             " to be in pinned memory, as a graph is being captured; got pageable memory");
-}
-
-at::Tensor host_buffer(int64_t bytes) {
-  at::Tensor buffer = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(true));
-  if (buffer.const_data_ptr() == nullptr) {
-    // torch_npu returns a null pointer if no more memory can be pinned. Pageable memory is slower but works.
-    buffer = at::empty({bytes}, at::kByte);
+// Takes the blocks whose memory on the host is pageable out of a phase. A block never belongs to several storages
+// there.
+Phase take_pageable(Phase& phase, const std::vector<bool>& pinned) {
+  Phase pageable = phase;
+  pageable.bytes = 0;
+  pageable.blocks.clear();
+  auto* last = phase.blocks.begin();
+  for (const Block& block : phase.blocks) {
+    if (pinned[block.tensor]) {
+      *last++ = block;
+    } else {
+      pageable.blocks.push_back(block);
+      pageable.bytes += block.moves.bytes * block.count;
+    }
   }
+  phase.blocks.erase(last, phase.blocks.end());
+  phase.bytes -= pageable.bytes;
+  return pageable;
+}
+
+at::Tensor pinned_buffer(const CallContext& call, int64_t bytes) {
+  const auto allocate = [&] { return at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(true)); };
+  at::Tensor buffer = allocate();
+  if (buffer.const_data_ptr() == nullptr) {
+    // torch_npu found no more memory to pin. It has put the null pointer into its cache, and would return it again.
+    buffer.reset();
+    at_npu::native::CachingHostAllocator_emptyCache();
+    buffer = allocate();
+  }
+  TORCH_CHECK_WITH(OutOfMemoryError, buffer.const_data_ptr() != nullptr, call.op, ": cannot allocate ", bytes,
+                   " bytes of pinned memory, through which pageable memory is copied", call.request());
   return buffer;
 }
 
 }  // namespace
-
-Submission::~Submission() {
-  if (owned.empty()) {
-    return;
-  }
-  {
-    const std::lock_guard lock(deferred_releases().mutex);
-    std::move(owned.begin(), owned.end(), std::back_inserter(deferred_releases().tensors));
-  }
-  // Both may be called without the GIL. Looked up, because this library does not need Python.
-  static auto* const is_initialized = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "Py_IsInitialized"));
-  static auto* const add_pending_call =
-      reinterpret_cast<int (*)(int (*)(void*), void*)>(dlsym(RTLD_DEFAULT, "Py_AddPendingCall"));
-  if (is_initialized == nullptr || add_pending_call == nullptr) {
-    release_deferred();
-  } else if (is_initialized() != 0) {
-    const auto release = [](void*) {
-      release_deferred();
-      return 0;
-    };
-    add_pending_call(release, nullptr);
-  }
-}
 
 void Submission::enqueue(aclrtStream stream) const {
   for (const Phase& phase : plan.phases) {
@@ -129,36 +102,33 @@ std::shared_ptr<Submission> make_submission(const CallContext& call, at::ITensor
   const aclrtMemcpyKind kind = src_device.is_cpu()   ? ACL_MEMCPY_HOST_TO_DEVICE
                                : dst_device.is_cpu() ? ACL_MEMCPY_DEVICE_TO_HOST
                                                      : ACL_MEMCPY_DEVICE_TO_DEVICE;
-  auto submission = std::make_shared<Submission>(call, device, kind, std::move(plan));
-  if (kind == ACL_MEMCPY_HOST_TO_DEVICE && !all_pinned(src)) {
-    // The caller may write to pageable memory once the op returns, before the task reads it.
-    refuse_pageable_capture(call, "src");
-    for (Phase& phase : submission->plan.phases) {
-      const at::Tensor buffer = host_buffer(phase.bytes);
-      submission->timed_out = submission->timed_out || !copy_on_host(gather_into(buffer, phase), deadline);
-      submission->buffers.push_back(buffer);
-    }
-  } else if (kind == ACL_MEMCPY_DEVICE_TO_HOST && !all_pinned(dst)) {
-    refuse_pageable_capture(call, "dst");
-    if (!deadline) {
-      submission->owned.assign(dst.begin(), dst.end());
-      return submission;
-    }
-    // A copy to pageable memory would block torch_npu's thread in the runtime until it is done.
-    for (Phase& phase : submission->plan.phases) {
-      const at::Tensor buffer = host_buffer(phase.bytes);
-      Phase to_buffer = gather_into(buffer, phase);
-      submission->host_phases_after.push_back(std::exchange(phase, std::move(to_buffer)));
-      submission->buffers.push_back(buffer);
-    }
+  auto submission = std::make_shared<Submission>(Submission{call, device, kind, std::move(plan)});
+  if (kind == ACL_MEMCPY_DEVICE_TO_DEVICE) {
+    return submission;
+  }
+  std::vector<bool> pinned;
+  for (const at::Tensor& tensor : src_device.is_cpu() ? src : dst) {
+    pinned.push_back(tensor.is_pinned());
+  }
+  if (std::find(pinned.begin(), pinned.end(), false) == pinned.end()) {
+    return submission;
+  }
+  // The host reads or writes pageable memory during the call, which a replay would not repeat.
+  CHECK_CALL(call, c10_npu::currentStreamCaptureStatusMayInitCtx() == c10_npu::CaptureStatus::None, "expected ",
+             src_device.is_cpu() ? "src" : "dst",
+             " to be in pinned memory, as a graph is being captured; got pageable memory");
+  auto& phases = submission->plan.phases;  // one, as memory of the host and of the device do not overlap
+  Phase pageable = take_pageable(phases.front(), pinned);
+  submission->buffer = pinned_buffer(call, pageable.bytes);
+  Phase gather = gather_into(submission->buffer, pageable);
+  if (kind == ACL_MEMCPY_HOST_TO_DEVICE) {
+    submission->timed_out = !copy_on_host(gather, deadline);
+    phases.push_back(std::move(pageable));
+  } else {
+    phases.push_back(std::move(gather));
+    submission->host_phase_after = std::move(pageable);
   }
   return submission;
-}
-
-void release_deferred() {
-  std::vector<at::Tensor> tensors;  // destroyed after the lock is released
-  const std::lock_guard lock(deferred_releases().mutex);
-  tensors.swap(deferred_releases().tensors);
 }
 
 }  // namespace llm_datadist

@@ -164,8 +164,19 @@ bool check_every_range(const CallContext& call, const Phase& phase) {
   return read;
 }
 
+using TensorPairs = c10::SmallVector<TensorPair, 1>;
+
+// Whether a block may have places of both pairs. On the host, a storage may be pinned while the next one is not, and a
+// strided copy of an NPU's runtime reads or writes one of them.
+bool may_share_block(const TensorPair& a, const TensorPair& b) {
+  const auto apart = [](const at::Tensor& x, const at::Tensor& y) {
+    return x.is_cpu() && x.storage().unsafeGetStorageImpl() != y.storage().unsafeGetStorageImpl();
+  };
+  return !apart(*a.dst.tensor, *b.dst.tensor) && !apart(*a.src.tensor, *b.src.tensor);
+}
+
 // Merges blocks of neighboring tensors that lie at equal distances into one, and places without gaps into one move.
-void simplify(Phase& phase) {
+void simplify(Phase& phase, const TensorPairs& pairs) {
   auto* last = phase.blocks.begin();
   for (const Block& block : phase.blocks) {
     const auto dst_step = static_cast<int64_t>(block.dst - last->dst);
@@ -174,7 +185,8 @@ void simplify(Phase& phase) {
     const int64_t src_pitch = last->count == 1 ? src_step : last->src_pitch;
     if (&block != last && block.moves.begin == last->moves.begin && dst_pitch > 0 && src_pitch > 0 &&
         dst_step == dst_pitch * last->count && src_step == src_pitch * last->count &&
-        (block.count == 1 || (block.dst_pitch == dst_pitch && block.src_pitch == src_pitch))) {
+        (block.count == 1 || (block.dst_pitch == dst_pitch && block.src_pitch == src_pitch)) &&
+        may_share_block(pairs[last->tensor], pairs[block.tensor])) {
       last->dst_pitch = dst_pitch;
       last->src_pitch = src_pitch;
       last->count += block.count;
@@ -195,15 +207,15 @@ void simplify(Phase& phase) {
 }
 
 // The plan that reads the sources of `staged` into a new buffer, then runs `direct`, then writes `staged`.
-Plan in_phases(Phase&& direct, Phase&& staged, const at::Tensor& like) {
+Plan in_phases(Phase&& direct, Phase&& staged, const TensorPairs& pairs) {
   Plan plan;
   if (staged.bytes > 0) {
-    simplify(staged);
-    plan.staging = at::empty({staged.bytes}, like.options().dtype(at::kByte));
+    simplify(staged, pairs);
+    plan.staging = at::empty({staged.bytes}, pairs.front().dst.tensor->options().dtype(at::kByte));
     plan.phases.push_back(gather_into(plan.staging, staged));
   }
   if (direct.bytes > 0) {
-    simplify(direct);
+    simplify(direct, pairs);
     plan.phases.push_back(std::move(direct));
   }
   if (staged.bytes > 0) {
@@ -222,7 +234,7 @@ Plan make_plan(const CallContext& call, at::ITensorListRef dst_list, at::ITensor
   for (const at::Tensor& tensor : dst) {
     tensor.storage().mutable_data();  // ends copy-on-write, which changes the address
   }
-  c10::SmallVector<TensorPair, 1> pairs;
+  TensorPairs pairs;
   pairs.reserve(dst.size());
   for (size_t index = 0; index < dst.size(); ++index) {
     pairs.push_back(checked_pair(call, dst[index], src[index], static_cast<int64_t>(index), batch_dim));
@@ -258,7 +270,7 @@ Plan make_plan(const CallContext& call, at::ITensorListRef dst_list, at::ITensor
   if (overlap.irregular && check_every_range(call, direct)) {
     std::swap(direct, staged);
   }
-  return in_phases(std::move(direct), std::move(staged), dst.front());
+  return in_phases(std::move(direct), std::move(staged), pairs);
 }
 
 Phase gather_into(const at::Tensor& buffer, Phase& phase) {

@@ -4,6 +4,7 @@
 import ctypes
 import functools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,8 @@ from .checks import INT64, UINT64, as_int64, check_int, check_type
 from .status import LLMStatusCode, llm_error, param_invalid
 
 # The chips of A2, A3, 950PR and 950DT. LLM-DataDist's pages exclude training machines of A2, but those have the same chips as
-# inference machines of A2, so both are served.
-SERVED = ("Ascend910B", "Ascend910_93", "Ascend950")
+# inference machines of A2, so both are served. Ascend910B without a digit is a chip of the first generation.
+SERVED = re.compile("Ascend(910B[0-9]|910_93|950)")
 
 
 @functools.cache
@@ -27,10 +28,10 @@ def check_served(device: torch.device) -> None:
     """
     if device.type == "npu":
         name = torch.get_device_module(device).get_device_name(device)
-        if not name.startswith(SERVED):
+        if not SERVED.match(name):
             raise llm_error(
                 LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
-                f"{device} is an {name}, which is not served; served are {', '.join(f'{n}*' for n in SERVED)}",
+                f"{device} is an {name}, which is not served; served are Ascend910B1 to B4-1, Ascend910_93*, Ascend950*",
             )
 
 

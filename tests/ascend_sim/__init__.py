@@ -29,13 +29,13 @@ def _load() -> ctypes.CDLL | _NoHandle:
     library = ctypes.CDLL("libascendcl.so")
     if not hasattr(library, "ascend_sim_reset") or os.environ.get("ASCEND_SIM_HIDDEN") == "1":
         return _NoHandle()
-    library.ascend_sim_call_counts.restype = ctypes.c_char_p
+    library.ascend_sim_work.restype = ctypes.c_char_p
     library.ascend_sim_copy_log.restype = ctypes.c_char_p
     library.ascend_sim_armed_faults.restype = library.ascend_sim_pinned_allocations.restype = ctypes.c_uint64
     library.ascend_sim_fail_call.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
     library.ascend_sim_fail_task.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
-    library.ascend_sim_stall_stream.argtypes = [ctypes.c_void_p, ctypes.c_bool]
-    library.ascend_sim_stall_device.argtypes = [ctypes.c_int, ctypes.c_bool]
+    library.ascend_sim_stall_stream.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
+    library.ascend_sim_stall_device.argtypes = [ctypes.c_int, ctypes.c_uint64]
     return library
 
 
@@ -44,6 +44,15 @@ library = _load()
 
 available = not isinstance(library, _NoHandle)
 """Whether the process runs on the simulated runtime."""
+
+
+PROFILES: dict[str, dict[str, str]] = {
+    **{f"CANN {cann}": {"ASCEND_SIM_CANN": cann} for cann in ("8.1", "8.3", "8.5", "9.0", "9.1")},
+    "A3": {"ASCEND_SIM_CANN": "9.1", "ASCEND_SIM_SOC": "Ascend910_9391"},
+    "950 on PCIe": {"ASCEND_SIM_CANN": "9.1", "ASCEND_SIM_SOC": "Ascend950PR_9589", "ASCEND_SIM_LINK": "pcie"},
+    "950 with UB": {"ASCEND_SIM_CANN": "9.1", "ASCEND_SIM_SOC": "Ascend950PR_9589", "ASCEND_SIM_LINK": "ub"},
+}
+"""Environments of processes whose runtimes differ in what a plugin can see, for tests that are to pass on all."""
 
 
 class MemcpyKind(IntEnum):
@@ -68,10 +77,31 @@ class Copy(NamedTuple):
     device: int
 
 
+class Work(NamedTuple):
+    """What calls cost: the calls themselves, the tasks they put on streams, and the attributes of pointers they asked."""
+
+    calls: int
+    tasks: int
+    queries: int
+
+
+def _work() -> dict[str, Work]:
+    lines = library.ascend_sim_work().decode().splitlines()
+    return {name: Work(*map(int, numbers)) for name, *numbers in map(str.split, lines)}
+
+
+def work(prefix: str = "aclrtMemcpy") -> Work:
+    """The work since the last reset of all functions whose names begin with ``prefix``; without it, of all copies.
+
+    The tasks of a captured stream count when they are recorded. A replay is one task.
+    """
+    found = [work for name, work in _work().items() if name.startswith(prefix)]
+    return Work(*map(sum, zip(*found, strict=True))) if found else Work(0, 0, 0)
+
+
 def call_counts() -> Counter[str]:
     """How often each ACL runtime function was called since the last reset, by name; 0 for the others."""
-    lines = library.ascend_sim_call_counts().decode().splitlines()
-    return Counter({name: int(count) for name, count in map(str.split, lines)})
+    return Counter({name: work.calls for name, work in _work().items()})
 
 
 def copies() -> list[Copy]:
@@ -86,10 +116,11 @@ def fail_call(name: str, code: int, nth: int = 1) -> None:
 
 
 def fail_task(name: str, code: int, nth: int = 1) -> None:
-    """Makes the task of the n-th call of ``name`` from now fail with ``code``; the call itself returns 0.
+    """Makes the n-th task that calls of ``name`` submit from now on fail with ``code``; the call itself returns 0.
 
-    The next synchronise of the stream or the device returns the code. A copy of pageable memory is never a task of its
-    own, so there the call returns it.
+    Where streams stop on a failure, as torch_npu asks for, that ends all work on the device, and every later submit and
+    synchronise returns the code, until ``reset()``. Otherwise the next synchronise of the stream or the device returns
+    it. A copy of pageable memory that is done in its call has no task, so there the call returns it.
     """
     library.ascend_sim_fail_task(name.encode(), nth, code)
 
@@ -99,24 +130,40 @@ def armed_faults() -> int:
     return library.ascend_sim_armed_faults()
 
 
-def stall_stream(stream: int) -> AbstractContextManager[None]:
-    """Keeps the tasks of one stream from starting; ``stream`` is the handle, ``torch.npu.Stream.npu_stream``."""
-    return _set("ascend_sim_stall_stream", stream, on=True, off=False)
+_NEVER = 2**64 - 1
 
 
-def stall_device(device: int = 0) -> AbstractContextManager[None]:
-    """Keeps the tasks of all streams of a device from starting, those of streams made later too."""
-    return _set("ascend_sim_stall_device", device, on=True, off=False)
+def stall_stream(stream: int, after: int = 0) -> AbstractContextManager[None]:
+    """Keeps the tasks of one stream from starting, once ``after`` more have started.
+
+    ``stream`` is the handle, ``torch.npu.Stream.npu_stream``.
+    """
+    return _while(("ascend_sim_stall_stream", stream, after), ("ascend_sim_stall_stream", stream, _NEVER))
+
+
+def stall_device(device: int = 0, after: int = 0) -> AbstractContextManager[None]:
+    """The same for all streams of a device together, those made later too."""
+    return _while(("ascend_sim_stall_device", device, after), ("ascend_sim_stall_device", device, _NEVER))
 
 
 def delay_tasks(milliseconds: int) -> AbstractContextManager[None]:
     """Makes each task of each stream wait that long before it starts."""
-    return _set("ascend_sim_delay_tasks", on=milliseconds, off=0)
+    return _while(("ascend_sim_delay_tasks", milliseconds), ("ascend_sim_delay_tasks", 0))
 
 
 def jitter_tasks(microseconds: int) -> AbstractContextManager[None]:
     """Makes each task of each stream wait for a random time, at most that long, before it starts."""
-    return _set("ascend_sim_jitter_tasks", on=microseconds, off=0)
+    return _while(("ascend_sim_jitter_tasks", microseconds), ("ascend_sim_jitter_tasks", 0))
+
+
+def unbounded_synchronize() -> AbstractContextManager[None]:
+    """Makes a synchronise that finds a failed task wait for the running tasks of all streams, whatever its timeout."""
+    return _while(("ascend_sim_unbounded_synchronize", True), ("ascend_sim_unbounded_synchronize", False))
+
+
+def blocked_submitters() -> int:
+    """How many threads wait in a call, because a stream is full or all events are in use."""
+    return library.ascend_sim_blocked_submitters()
 
 
 def pinned_allocations() -> int:
@@ -125,19 +172,25 @@ def pinned_allocations() -> int:
 
 
 def reset() -> None:
-    """Clears the counts, the log and the faults, and ends every stall and delay."""
+    """Clears the counts, the log and the faults, ends every stall and delay, and revives lost contexts.
+
+    On a real machine nothing revives a context.
+    """
     library.ascend_sim_reset()
 
 
 @contextmanager
-def _set(name: str, *args: int, on: int, off: int) -> Iterator[None]:
+def _while(begin: tuple[str | int, ...], end: tuple[str | int, ...]) -> Iterator[None]:
     # torch_npu synchronises its devices at exit, which a stall left behind would block for ever. Exit handlers run
     # last-registered first, so registering anew keeps this one ahead of torch_npu's.
     atexit.unregister(reset)
     atexit.register(reset)
-    function = getattr(library, name)
-    function(*args, on)
+    _call(*begin)
     try:
         yield
     finally:
-        function(*args, off)
+        _call(*end)
+
+
+def _call(name: str, *arguments: int) -> None:
+    getattr(library, name)(*arguments)

@@ -2,11 +2,19 @@
 """Helpers of the tests that call the simulated runtime directly."""
 
 import ctypes
+import functools
+import threading
+import time
+from collections.abc import Callable
+
+from fresh_process import run_code
 
 import ascend_sim
 
 H2H, H2D, D2H, D2D = ascend_sim.MemcpyKind
 SIZE = 1024
+STOP_ON_FAILURE = 1
+NOWHERE = 2**64 - 1
 
 
 def acl(name: str, *arguments) -> int:
@@ -26,17 +34,97 @@ def made(name: str, *arguments) -> int:
     return out.value
 
 
+def exists(name: str) -> bool:
+    """Whether a plugin that looks the function up finds it. ctypes itself may crash where it is not."""
+    find = ctypes.CDLL(None).dlsym
+    find.argtypes, find.restype = [ctypes.c_void_p, ctypes.c_char_p], ctypes.c_void_p
+    return find(ascend_sim.library._handle, name.encode()) is not None
+
+
+def in_process(**env: str | None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Runs a test in a process of its own with these environment variables, to have a runtime of its own."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(**parameters: object) -> None:
+            head = f"import inspect; from {test.__module__} import {test.__name__} as test"
+            run_code(f"{head}; inspect.unwrap(test)(**{parameters!r})", **env)
+
+        return run
+
+    return decorate
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    patience = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < patience
+        time.sleep(0.001)
+
+
+class Caller(threading.Thread):
+    """Makes one call of ``function`` on device 0, which may block, and keeps what it returns."""
+
+    def __init__(self, function: Callable[[], int]) -> None:
+        super().__init__(daemon=True)
+        self.function = function
+        self.code: int | None = None
+        self.start()
+
+    def run(self) -> None:
+        acl("aclrtSetDevice", 0)
+        self.code = self.function()
+
+    def result(self) -> int | None:
+        self.join(60)
+        return self.code
+
+
 class Runtime:
     def __init__(self) -> None:
         assert acl("aclrtSetDevice", 0) == 0
-        self.stream = made("aclrtCreateStream")
+        self.stream, self.side = made("aclrtCreateStream"), made("aclrtCreateStream")
         self.device = made("aclrtMalloc", SIZE, 0)
         self.other = made("aclrtMalloc", SIZE, 0)
         self.pinned = made("aclrtMallocHost", SIZE)
         self.pageable = ctypes.create_string_buffer(SIZE)
 
-    def copy(self, dst, src, kind: int, count: int = SIZE) -> int:
-        return acl("aclrtMemcpyAsync", dst, SIZE, src, count, int(kind), self.stream)
+    def copy(self, dst, src, kind: int, count: int = SIZE, dest_max: int | None = None) -> int:
+        return acl("aclrtMemcpyAsync", dst, dest_max or count, src, count, int(kind), self.stream)
+
+    def strided(self, dst, dpitch: int, src, spitch: int, width: int, height: int, kind: int) -> int:
+        return acl("aclrtMemcpy2dAsync", dst, dpitch, src, spitch, width, height, int(kind), self.stream)
+
+    def batch(self, dsts, srcs, kinds, size=8, dest_max=64, starts=None, reserved=0, v2=False) -> tuple[int, int]:
+        """One attribute for each copy. Returns the code and failIndex."""
+        count = len(dsts)
+        numbers = ctypes.c_uint64 * count
+        # aclrtMemcpyBatchAttr: {id, type} of dst, {id, type} of src, 16 reserved bytes; type 1 is a device
+        attributes = (ctypes.c_uint32 * (8 * count))()
+        for i, kind in enumerate(kinds):
+            attributes[8 * i + 1], attributes[8 * i + 3] = kind in (H2D, D2D), kind in (D2H, D2D)
+            attributes[8 * i + 7] = reserved
+        dest_maxs, sizes, fail_index = numbers(*[dest_max] * count), numbers(*[size] * count), ctypes.c_uint64(NOWHERE)
+        arguments = [
+            numbers(*dsts),
+            dest_maxs,
+            numbers(*srcs),
+            sizes,
+            count,
+            attributes,
+            numbers(*starts or range(count)),
+        ]
+        if v2:
+            return acl("aclrtMemcpyBatchAsyncV2", *arguments, count, self.stream), NOWHERE
+        code = acl("aclrtMemcpyBatchAsync", *arguments, count, ctypes.byref(fail_index), self.stream)
+        return code, fail_index.value
+
+    def fill(self, value: int = 0, device: int | None = None) -> int:
+        """One task."""
+        return acl("aclrtMemsetAsync", device or self.device, SIZE, value, SIZE, self.stream)
+
+    def stop_on_failure(self) -> None:
+        assert acl("aclrtSetStreamFailureMode", self.stream, STOP_ON_FAILURE) == 0
 
     def synchronize(self) -> int:
         return acl("aclrtSynchronizeStream", self.stream)

@@ -25,4 +25,5 @@ def runtime() -> Iterator[Runtime]:
     runtime = Runtime()
     yield runtime
     ascend_sim.reset()
-    acl("aclrtDestroyStream", runtime.stream)
+    for stream in (runtime.stream, runtime.side):
+        acl("aclrtDestroyStream", stream)

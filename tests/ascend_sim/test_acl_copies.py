@@ -2,12 +2,25 @@
 """Copies of the simulated runtime, called directly: what they do, and what they refuse as a real runtime does."""
 
 import ctypes
-import threading
 
 import pytest
 
 import ascend_sim
-from ascend_sim.acl_utils import D2D, D2H, H2D, H2H, SIZE, acl, made, reason
+from ascend_sim.acl_utils import (
+    D2D,
+    D2H,
+    H2D,
+    H2H,
+    NOWHERE,
+    SIZE,
+    Caller,
+    Runtime,
+    acl,
+    in_process,
+    made,
+    reason,
+    wait_until,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +36,7 @@ from ascend_sim.acl_utils import D2D, D2H, H2D, H2H, SIZE, acl, made, reason
     ],
 )
 def test_refused_copies(runtime, dst, src, kind, count, code, why):
-    assert runtime.copy(getattr(runtime, dst), getattr(runtime, src), kind, count) == code
+    assert runtime.copy(getattr(runtime, dst), getattr(runtime, src), kind, count, SIZE) == code
     assert why in reason()
     assert ascend_sim.copies() == []
 
@@ -38,31 +51,31 @@ def test_a_copy_may_not_leave_its_allocation(runtime):
 @pytest.mark.parametrize(
     ("dpitch", "spitch", "width", "height", "kind", "code"),
     [
-        (128, 64, 32, 8, D2D, 0),
-        (128, 64, 64, 8, D2D, 0),
-        (128, 64, 65, 8, D2D, 107000),  # wider than spitch
-        (64, 128, 65, 8, D2D, 107000),  # wider than dpitch
-        (129, 64, 64, 9, D2D, 107000),  # the last row leaves dst
-        (64, 146, 64, 8, D2D, 107000),  # the last row leaves src
-        (2**63, 64, 64, 3, D2D, 107000),  # the rows wrap round
-        (2**64 - 64, 64, 64, 2, D2D, 107000),  # a negative pitch
+        (128, 64, 32, 8, H2D, 0),
+        (128, 64, 64, 8, H2D, 0),
+        (128, 64, 65, 8, H2D, 100000),  # wider than spitch
+        (64, 128, 65, 8, H2D, 100000),  # wider than dpitch
+        (129, 64, 64, 9, H2D, 107000),  # the last row leaves dst
+        (64, 146, 64, 8, H2D, 107000),  # the last row leaves src
+        (2**63, 64, 64, 3, H2D, 107000),  # the rows wrap round
+        (2**64 - 64, 64, 64, 2, H2D, 107000),  # a negative pitch
         (128, 64, 32, 8, H2H, 100000),
     ],
 )
 def test_strided_copies(runtime, dpitch, spitch, width, height, kind, code):
     """npu/test_runtime_copies.py shows the bytes."""
-    arguments = (runtime.device, dpitch, runtime.other, spitch, width, height, int(kind), runtime.stream)
-    assert acl("aclrtMemcpy2dAsync", *arguments) == code, reason()
+    assert runtime.strided(runtime.device, dpitch, runtime.pinned, spitch, width, height, kind) == code, reason()
     assert runtime.synchronize() == 0
 
 
 @pytest.mark.parametrize("shift", [-24, -3, 0, 3, 24])
-def test_a_copy_that_overlaps_its_source_is_wrong(runtime, shift):
+@in_process(ASCEND_SIM_CANN="9.0")
+def test_a_copy_that_overlaps_its_source_is_wrong(shift):
+    runtime = Runtime()
     before = bytes(i % 251 for i in range(SIZE))
     runtime.write(runtime.device, before)
     dst, src = 100 + shift, 100
-    arguments = (runtime.device + dst, 32, runtime.device + src, 32, 16, 4, int(D2D), runtime.stream)
-    assert acl("aclrtMemcpy2dAsync", *arguments) == 0
+    assert runtime.strided(runtime.device + dst, 32, runtime.device + src, 32, 16, 4, D2D) == 0
     assert runtime.synchronize() == 0
     moved = bytearray(before)
     for row in range(0, 128, 32):
@@ -72,60 +85,86 @@ def test_a_copy_that_overlaps_its_source_is_wrong(runtime, shift):
 
 @pytest.mark.parametrize(("width", "height"), [(5_000_000, 1), (1, 5_242_880)])
 def test_strided_copies_have_size_limits(runtime, width, height):
-    dst, src = made("aclrtMalloc", 6_000_000, 0), made("aclrtMalloc", 6_000_000, 0)
+    device, pinned = made("aclrtMalloc", 6_000_000, 0), made("aclrtMallocHost", 6_000_000)
 
     def copy(width: int, height: int) -> int:
-        return acl("aclrtMemcpy2dAsync", dst, width, src, width, width, height, int(D2D), runtime.stream)
+        return runtime.strided(device, width, pinned, width, width, height, H2D)
 
     assert copy(width, height) == 0
     assert copy(width + (height == 1), height + (width == 1)) == 107000
     assert runtime.synchronize() == 0
 
 
-def batch(runtime, dsts, srcs, kinds, size=8, dest_max=64, starts=None, reserved=0) -> tuple[int, int]:
-    """One attribute for each copy. Returns the code and failIndex."""
-    count = len(dsts)
-    numbers = ctypes.c_uint64 * count
-    # aclrtMemcpyBatchAttr: {id, type} of dst, {id, type} of src, 16 reserved bytes; type 1 is a device
-    attributes = (ctypes.c_uint32 * (8 * count))()
-    for i, kind in enumerate(kinds):
-        attributes[8 * i + 1], attributes[8 * i + 3] = kind in (H2D, D2D), kind in (D2H, D2D)
-        attributes[8 * i + 7] = reserved
-    dest_maxs, sizes, fail_index = numbers(*[dest_max] * count), numbers(*[size] * count), ctypes.c_uint64()
-    code = acl(
-        "aclrtMemcpyBatchAsync", numbers(*dsts), dest_maxs, numbers(*srcs), sizes, count,
-        attributes, numbers(*starts or range(count)), count, ctypes.byref(fail_index), runtime.stream,
-    )  # fmt: skip
-    return code, fail_index.value
-
-
 def test_batches_are_unordered_copies_of_one_direction(runtime):
-    nowhere = 2**64 - 1
     source = made("aclrtMallocHost", 16)
     ctypes.memmove(source, b"first...second..", 16)
-    assert batch(runtime, [runtime.device] * 2, [source, source + 8], [H2D] * 2) == (0, nowhere)
+    assert runtime.batch([runtime.device] * 2, [source, source + 8], [H2D] * 2) == (0, NOWHERE)
     assert runtime.synchronize() == 0
     assert runtime.read(runtime.device, 8) == b"first..."
-    assert batch(runtime, [runtime.device, source], [source, runtime.device], [H2D, D2H]) == (207000, 1)
-    assert batch(runtime, [runtime.device], [runtime.other], [D2D]) == (207000, 0)
-    one = (runtime, [runtime.device], [source], [H2D])
-    assert batch(*one, size=17) == (107000, nowhere)
-    assert batch(*one, dest_max=7) == (100000, nowhere)
-    assert batch(*one, starts=[1]) == (100000, nowhere)
-    assert batch(*one, reserved=1) == (100000, nowhere)
-    assert [copy.name for copy in ascend_sim.copies()].count("aclrtMemcpyBatchAsync") == 2
+    assert runtime.batch([runtime.device, source], [source, runtime.device], [H2D, D2H]) == (207000, 1)
+    assert runtime.batch([runtime.device], [runtime.other], [D2D]) == (107000, 0)
+    one = [runtime.device], [source], [H2D]
+    assert runtime.batch(*one, size=17) == (107000, 0)
+    assert runtime.batch(*one, dest_max=7) == (100000, NOWHERE)
+    assert runtime.batch(*one, starts=[1]) == (100000, NOWHERE)
+    assert runtime.batch(*one, reserved=1) == (100000, NOWHERE)
+
+
+def check_returns_when_done(runtime: Runtime, submit) -> None:
+    """Stalls the stream while ``submit`` copies from the device to pageable memory."""
+    with ascend_sim.stall_stream(runtime.stream):
+        assert runtime.fill(1) == 0
+        caller = Caller(submit)
+        wait_until(lambda: ascend_sim.work().calls == 1)
+        caller.join(0.05)
+        assert caller.is_alive()
+    assert caller.result() == 0
+    assert runtime.pageable.raw[:8] == b"\1" * 8
 
 
 def test_pinned_copies_return_at_once_and_pageable_ones_when_done(runtime):
     with ascend_sim.stall_stream(runtime.stream):
         assert runtime.copy(runtime.device, runtime.pinned, H2D) == 0
         assert acl("aclrtSynchronizeStreamWithTimeout", runtime.stream, 1) == 507046
-        returned = []
-        blocked = [runtime.pageable, runtime.device, D2H]
-        caller = threading.Thread(target=lambda: (acl("aclrtSetDevice", 0), returned.append(runtime.copy(*blocked))))
-        caller.start()
-        caller.join(0.05)
-        assert caller.is_alive()
-    caller.join()
-    assert returned == [0]
-    assert runtime.pageable.raw == b"\xa5" * SIZE
+    assert runtime.synchronize() == 0
+    ascend_sim.reset()
+    check_returns_when_done(runtime, lambda: runtime.copy(runtime.pageable, runtime.device, D2H))
+    assert ascend_sim.work().tasks == 0
+
+
+def test_one_pageable_element_makes_a_batch_wait(runtime):
+    """The copies of pinned memory are tasks, the copy of pageable memory is done in the call, after a synchronise."""
+    dsts = [runtime.pinned, ctypes.addressof(runtime.pageable), runtime.pinned + 8]
+    check_returns_when_done(runtime, lambda: runtime.batch(dsts, [runtime.device] * 3, [D2H] * 3)[0])
+    assert ascend_sim.work().tasks == 2
+    assert runtime.synchronize() == 0
+    assert ctypes.string_at(runtime.pinned, 16) == b"\1" * 16
+
+
+@in_process(**ascend_sim.PROFILES["950 with UB"])
+def test_one_pageable_element_makes_a_batch_by_ub_wait():
+    runtime = Runtime()
+    dsts = [runtime.pinned, ctypes.addressof(runtime.pageable)]
+    check_returns_when_done(runtime, lambda: runtime.batch(dsts, [runtime.device] * 2, [D2H] * 2)[0])
+    assert ascend_sim.work().tasks == 0
+
+
+@in_process(ASCEND_SIM_CANN="8.1")
+def test_pageable_memory_is_read_late_by_old_versions():
+    runtime = Runtime()
+    with ascend_sim.stall_stream(runtime.stream):
+        pageable = (ctypes.addressof(runtime.pageable) + 63) // 64 * 64
+        ctypes.memmove(pageable, b"early", 5)
+        assert runtime.copy(runtime.device, pageable, H2D, 5) == 0
+        ctypes.memmove(pageable, b"later", 5)
+    assert runtime.synchronize() == 0
+    assert runtime.read(runtime.device, 5) == b"later"
+
+
+@in_process(ASCEND_SIM_CANN="8.1")
+def test_old_versions_ask_for_alignment():
+    runtime = Runtime()
+    assert runtime.copy(runtime.device + 32, runtime.pinned, H2D, 8) == 107008
+    assert runtime.copy(runtime.device, runtime.pinned + 8, H2D, 8) == 107008
+    assert runtime.copy(runtime.device + 64, runtime.pinned + 64, H2D, 8) == 0
+    assert runtime.synchronize() == 0

@@ -29,7 +29,7 @@ def test_use_after_free_is_an_error_of_the_stream(runtime, free, memory):
         assert acl(free, getattr(runtime, memory)) == 0
     assert runtime.synchronize() == 507013
     assert "freed memory" in reason()
-    assert runtime.synchronize() == 0
+    ascend_sim.reset()
     assert runtime.copy(runtime.device, runtime.pinned, H2D) == 107000
 
 
@@ -62,6 +62,21 @@ def test_faults_strike_once_in_the_call_or_in_the_task(runtime):
     ascend_sim.fail_task("aclrtMemcpyAsync", code=507015, nth=2)
     copies = [runtime.copy(runtime.device, runtime.pinned, H2D) for _ in range(3)]
     assert copies == [0, 207001, 0]
-    assert (runtime.synchronize(), runtime.synchronize()) == (507015, 0)
+    assert runtime.synchronize() == 507015
     assert ascend_sim.armed_faults() == 0
     assert ascend_sim.call_counts()["aclrtMemcpyAsync"] == 3
+
+
+def test_a_stream_is_destroyed_on_its_own_device(runtime):
+    assert acl("aclrtSetDevice", 1) == 0
+    assert acl("aclrtDestroyStream", runtime.side) == 107003
+    assert acl("aclrtDestroyStreamForce", runtime.side) == 107003
+    assert acl("aclrtSynchronizeStream", runtime.side) == 0
+    assert acl("aclrtSetDevice", 0) == 0
+    assert acl("aclrtDestroyStream", runtime.side) == 0
+
+
+@pytest.mark.parametrize("timeout", [0, -2])
+def test_refused_timeouts(runtime, timeout):
+    assert acl("aclrtSynchronizeStreamWithTimeout", runtime.stream, timeout % 2**32) == 107000
+    assert acl("aclrtSynchronizeDeviceWithTimeout", timeout % 2**32) == 107000

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Helpers of the NPU tests."""
 
+import os
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 import ascend_sim
 import pytest
@@ -15,6 +17,7 @@ from torch import Tensor
 from utils import assert_same_bytes, copy_cache, copy_cache_batch, filled, reference_batch, reference_copy, run, table
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode
+from llm_datadist_torch._native.counters import runtime_calls
 
 CODE = 507018
 """An error code of the runtime, to inject."""
@@ -33,7 +36,7 @@ def scattered(
     backward list make none.
     """
     elements = torch.Size(shape).numel()
-    starts = [i * (elements + 16) + i * i % 7 for i in range(count)]
+    starts = [i * (elements + 80) + 16 * (i * i % 7) for i in range(count)]
     buffer = filled(starts[-1] + elements, device=device, seed=seed)
     buffer = buffer.pin_memory() if pinned else buffer
     tensors = [buffer[start : start + elements].view(shape) for start in starts]
@@ -41,9 +44,10 @@ def scattered(
 
 
 def caches(kind: str) -> tuple[Cache, Cache]:
-    """dst and src of a copy that is six commands, one strided command, or one batch of six."""
+    """dst and src of a copy that is six plain calls, one strided call, or one batch of six."""
     if kind == "strided":
-        return tuple(Cache.from_tensors(filled(6, 4, 8, device="npu", seed=seed), batch_dim=1) for seed in (0, 1))
+        dst, src = filled(6, 4, 8, device="npu"), filled(6, 4, 8, seed=1).pin_memory()
+        return Cache.from_tensors(dst, batch_dim=1), Cache.from_tensors(src, batch_dim=1)
     dst = scattered(6, 4, 8)
     device, pinned = ("cpu", True) if kind == "batch" else ("npu", False)
     src = scattered(6, 4, 8, device=device, seed=1, pinned=pinned, backward=True)
@@ -57,32 +61,68 @@ def check_manager_copy(dst: Cache, src: Cache) -> None:
     assert_same_bytes(dst.tensors, expected)
 
 
-def copy_calls() -> dict[str, int]:
-    """The number of copy commands since the last reset, by name. Waits for the task queue."""
+CANN = tuple(map(int, os.environ.get("ASCEND_SIM_CANN", "8.5").split(".")))
+"""The version that the simulated runtime has."""
+
+
+class Made(NamedTuple):
+    """What copies cost.
+
+    Attributes:
+        plain: Calls of aclrtMemcpyAsync.
+        strided: Calls of aclrtMemcpy2dAsync.
+        batch: Calls of aclrtMemcpyBatchAsync.
+        tasks: Tasks of all of them.
+    """
+
+    plain: int = 0
+    strided: int = 0
+    batch: int = 0
+    tasks: int = 0
+
+
+def within(strided: int = 0, rows: int = 0, plain: int = 0) -> Made:
+    """Of copies within the device: a task for each row. Before CANN 9.0, strided ones are plain calls."""
+    tasks = rows + plain
+    return Made(plain, strided, tasks=tasks) if CANN >= (9, 0) else Made(tasks, tasks=tasks)
+
+
+def strided(calls: int) -> Made:
+    """Of strided copies between host and device."""
+    return Made(strided=calls, tasks=calls)
+
+
+def batched(*copies: int) -> Made:
+    """Of batches of so many copies. Only a 950 with UB has one task for each. Before CANN 8.3 there are plain calls."""
+    if CANN < (8, 3):
+        return Made(plain=sum(copies), tasks=sum(copies))
+    return Made(batch=len(copies), tasks=len(copies) if os.environ.get("ASCEND_SIM_LINK") == "ub" else sum(copies))
+
+
+def made(call: Callable[[], None]) -> Made:
+    """What a call cost. Waits for the task queue."""
     torch.npu.synchronize()
-    return {name: n for name, n in ascend_sim.call_counts().items() if name.startswith("aclrtMemcpy")}
+    ascend_sim.reset()
+    before = runtime_calls()
+    call()
+    torch.npu.synchronize()
+    return Made(*runtime_calls() - before, ascend_sim.work().tasks)
 
 
-def checked_copy(dst: list[Tensor], src: list[Tensor], *args: int, **kwargs: int) -> dict[str, int]:
-    """Calls copy_cache and compares with the reference. Returns the number of copy commands by name."""
+def checked_copy(dst: list[Tensor], src: list[Tensor], *args: int, **kwargs: int) -> Made:
+    """Calls copy_cache and compares with the reference. Returns what it cost."""
     expected = reference_copy(dst, src, *args, **kwargs)
-    torch.npu.synchronize()
-    ascend_sim.reset()
-    copy_cache(dst, src, *args, **kwargs)
-    calls = copy_calls()
+    cost = made(lambda: copy_cache(dst, src, *args, **kwargs))
     assert_same_bytes(dst, expected)
-    return calls
+    return cost
 
 
-def checked_batch(dst: list[Tensor], src: list[Tensor], copies: list, **kwargs: int) -> dict[str, int]:
-    """Calls copy_cache_batch and compares with the reference. Returns the number of copy commands by name."""
+def checked_batch(dst: list[Tensor], src: list[Tensor], copies: list, **kwargs: int) -> Made:
+    """Calls copy_cache_batch and compares with the reference. Returns what it cost."""
     expected = reference_batch(dst, src, copies, **kwargs)
-    torch.npu.synchronize()
-    ascend_sim.reset()
-    copy_cache_batch(dst, src, table(copies), **kwargs)
-    calls = copy_calls()
+    cost = made(lambda: copy_cache_batch(dst, src, table(copies), **kwargs))
     assert_same_bytes(dst, expected)
-    return calls
+    return cost
 
 
 def check_one_replay(call: Callable[[], None]) -> None:
@@ -97,25 +137,46 @@ def check_one_replay(call: Callable[[], None]) -> None:
     assert not [name for name in counts if name.startswith(("aclnn", "aclrtMemcpy", "aclrtMemset"))]
 
 
-def block_the_queue() -> None:
-    """Blocks torch_npu's task queue while the device is stalled: its thread waits in a copy to pageable memory."""
-    copy_cache([torch.empty(4, 8)], [torch.empty(4, 8, device="npu")])
+STREAM_DEPTH = 2013
+"""The tasks that a stream takes. Then the runtime keeps the thread that submits another one."""
 
 
 @contextmanager
-def stalled_device() -> Iterator[None]:
-    """Stalls the device, but for at most 20 seconds: a call that wrongly waits for it would wait forever."""
+def blocked_queue() -> Iterator[None]:
+    """Blocks torch_npu's task queue until the block ends: its thread submits more tasks to a stream than that takes."""
+    rows = STREAM_DEPTH + 100
+    full, dst, src = torch.npu.Stream(), *(torch.empty(rows, 1, dtype=torch.uint8, device="npu") for _ in range(2))
+    turned = table([(row, rows - 1 - row, 0, -1) for row in range(rows)])
+    torch.npu.synchronize()
+    with rescued(ascend_sim.stall_stream(full.npu_stream)):
+        with torch.npu.stream(full):
+            copy_cache_batch([dst], [src], turned)
+        patience = time.monotonic() + 30
+        while not ascend_sim.blocked_submitters():
+            assert time.monotonic() < patience
+            time.sleep(0.001)
+        yield
+    torch.npu.synchronize()
+
+
+@contextmanager
+def rescued(stall: AbstractContextManager[None]) -> Iterator[None]:
+    """Ends a stall after 20 seconds: a call that wrongly waits for the device would wait forever."""
     rescue = threading.Timer(20, ascend_sim.reset)
     rescue.start()
     try:
-        with ascend_sim.stall_device(0):
+        with stall:
             yield
     finally:
         rescue.cancel()
 
 
+def stalled_device() -> AbstractContextManager[None]:
+    return rescued(ascend_sim.stall_device(0))
+
+
 def wait_for_copies(count: int) -> None:
-    """Waits until the queue has submitted that many copy commands, which may still be pending."""
+    """Waits until the runtime has accepted that many copies, which may still be pending."""
     patience = time.monotonic() + 30
     while len(ascend_sim.copies()) < count:
         assert time.monotonic() < patience

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Failures of the runtime: where the error is raised, its text, and what works afterwards."""
+"""Calls of the runtime that fail: where the error is raised, its text, and what works afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from npu_utils import CODE, PATIENT, caches, check_manager_copy, needs_two_npus, run_forked, scattered
 from torch import Tensor
-from utils import assert_same_bytes, cache, copy_cache, filled, reference_batch, reference_copy
+from utils import assert_same_bytes, cache, filled, reference_batch, reference_copy
 
 from llm_datadist_torch import Cache, LLMException, LLMStatusCode
 
@@ -25,7 +25,7 @@ CALLS = {
     "aclrtMemcpyBatchAsync": COPY,
     "aclrtRecordEvent": "(before|after) a blocking copy ",
     "aclrtStreamWaitEvent": "(before|after) a blocking copy ",
-    "aclrtSynchronizeStreamWithTimeout": "after a blocking copy ",
+    "aclrtSynchronizeStream": "of a blocking copy ",
 }
 
 
@@ -97,7 +97,7 @@ class TestManager:
                 copy(dst, src)
                 assert_same_bytes(dst.tensors, wanted)
 
-    def test_earlier_commands_have_ended_when_a_failure_is_raised(self) -> None:
+    def test_earlier_copies_have_ended_when_a_failure_is_raised(self) -> None:
         dst, src = caches("plain")
         check_manager_copy(dst, src)
         wanted = reference_copy(dst.tensors, src.tensors, 3, 0)
@@ -106,25 +106,15 @@ class TestManager:
             ascend_sim.fail_call("aclrtMemcpyAsync", CODE, 4)
             with pytest.raises(LLMException):
                 PATIENT.copy_cache(dst, src, 3, 0)
-            assert_same_bytes([dst.tensors[2]], [wanted[2]])  # the last command before the failure
+            assert_same_bytes([dst.tensors[2]], [wanted[2]])  # the last one before the failure
 
-    def test_a_later_batch_is_refused(self) -> None:
-        """Only the first batch tells whether the runtime supports batches. A later one that is refused is an error."""
+    def test_a_parameter_of_a_batch_is_refused(self) -> None:
+        """That is an error, not a runtime without batches."""
         dst = Cache.from_tensors(scattered(4100, 4, 2))
         src = Cache.from_tensors(scattered(4100, 4, 2, device="cpu", seed=1, pinned=True, backward=True))
         torch.npu.synchronize()
         ascend_sim.fail_call("aclrtMemcpyBatchAsync", 107000, 2)  # ACL_ERROR_RT_PARAM_INVALID
         assert "aclrtMemcpyBatchAsync host to device of 4 copies" in failed(dst, src)
-
-    @pytest.mark.parametrize("kind", ["plain", "strided", "batch"])
-    def test_a_copy_fails_on_the_device(self, kind: str) -> None:
-        """The call that submits it succeeds, and events report nothing: only a synchronisation does."""
-        names = {"plain": "aclrtMemcpyAsync", "strided": "aclrtMemcpy2dAsync", "batch": "aclrtMemcpyBatchAsync"}
-        dst, src = caches(kind)
-        check_manager_copy(dst, src)
-        ascend_sim.fail_task(names[kind], CODE)
-        assert "aclrtSynchronizeStreamWithTimeout after a blocking copy failed" in failed(dst, src)
-        check_manager_copy(dst, src)
 
     @pytest.mark.parametrize(
         ("name", "nth", "left"),
@@ -155,17 +145,6 @@ print([counts[f"aclrtCreate{{what}}"] - counts[f"aclrtDestroy{{thing}}"]
 """)
         # The failed object is created by the second call; the others of the first call were destroyed.
         assert done.stdout == f"LLM_FAILED True\n{left}\n", done.stderr
-
-    def test_failure_of_other_work_is_not_reported(self) -> None:
-        dst, src = caches("plain")
-        check_manager_copy(dst, src)
-        a, b = (filled(4, 8, device="npu", seed=seed) for seed in (5, 6))
-        torch.npu.synchronize()
-        ascend_sim.fail_task("aclnnInplaceCopy", CODE)
-        a.copy_(b)
-        PATIENT.copy_cache(dst, src, 1, 2)
-        with pytest.raises(RuntimeError):
-            torch.npu.synchronize()
 
     def test_failed_queue(self) -> None:
         """torch_npu drops all work queued after an error. The manager detects that without waiting for its timeout."""
@@ -236,14 +215,3 @@ if os.environ["TASK_QUEUE_ENABLE"] == "0":
         with pytest.raises(RuntimeError, match=f"failed with code {CODE}"):
             torch.ops.llm_datadist._copy_cache_blocking(dst, src, 1, 2, 0, -1, None, batch_dim=0, timeout_ms=60_000)
         assert [tensor._version for tensor in dst + src] == [1, 0]
-
-    def test_a_copy_fails_on_the_device(self) -> None:
-        dst, src = cache(1, 4, 8, device="npu"), cache(1, 4, 8, device="npu", seed=1)
-        torch.npu.synchronize()
-        ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
-        copy_cache(dst, src, 1, 2)
-        with pytest.raises(RuntimeError):
-            torch.npu.synchronize()
-        wanted = reference_copy(dst, src, 1, 2)
-        copy_cache(dst, src, 1, 2)
-        assert_same_bytes(dst, wanted)

@@ -37,8 +37,8 @@ NPU = torch.device("npu:0")
 @pytest.mark.parametrize(
     "soc",
     [
-        *("Ascend910B1", "Ascend910B3", "Ascend910B4-1", "Ascend910_9391", "Ascend910_9362"),
-        *("Ascend950PR_9589", "Ascend950DT_9582"),
+        *("Ascend910B1", "Ascend910B2", "Ascend910B2C", "Ascend910B3", "Ascend910B4", "Ascend910B4-1"),
+        *("Ascend910_9391", "Ascend910_9362", "Ascend950PR_9589", "Ascend950DT_9582"),
     ],
 )
 def test_served(soc: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,11 @@ def test_served(soc: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "soc", ["Ascend310P3", "Ascend310B1", "Ascend310", "Ascend910A", "Ascend910ProA", "Ascend910PremiumA", "Ascend910"]
+    "soc",
+    [
+        *("Ascend310P3", "Ascend310B1", "Ascend310", "Ascend910A", "Ascend910ProA", "Ascend910PremiumA", "Ascend910"),
+        *("Ascend910B", "Ascend910ProB"),
+    ],
 )
 def test_not_served(soc: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.npu, "get_device_name", lambda device: soc)
@@ -61,7 +65,7 @@ def test_the_runtime_is_asked() -> None:
     done = run_forked(CODE, ASCEND_SIM_SOC="Ascend910_9391")
     assert done.stdout == "copied\n" * 4, done.stdout + done.stderr
     done = run_forked(CODE, ASCEND_SIM_SOC="Ascend310P3")
-    text = "npu:0 is an Ascend310P3, which is not served; served are Ascend910B*, Ascend910_93*, Ascend950*"
+    text = "npu:0 is an Ascend310P3, which is not served; served are Ascend910B1 to B4-1, Ascend910_93*, Ascend950*"
     assert done.stdout == f"copy_cache: {text} [LLM_FEATURE_NOT_ENABLED]\n" * 3 + "copied\n", done.stdout + done.stderr
 
 

@@ -3,13 +3,14 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import ascend_sim
 import pytest
 import torch
 from npu_utils import (
     PATIENT,
-    block_the_queue,
+    blocked_queue,
     caches,
     check_manager_copy,
     scattered,
@@ -31,8 +32,7 @@ class TestTimeout:
         check_manager_copy(*first)
         unchanged = [to_host(tensor) for tensor in second[0].tensors]
         torch.npu.synchronize()
-        with stalled_device():
-            block_the_queue()
+        with blocked_queue():
             for dst, src in (first, second):
                 assert seconds_to_timeout(manager, dst, src) < 10
             del first
@@ -64,16 +64,29 @@ class TestTimeout:
         assert ascend_sim.call_counts()["aclrtMemcpyAsync"] == 0
 
 
-@pytest.mark.assumption("A blocking copy to pageable memory runs during a capture in another thread")
-def test_a_pageable_destination_during_a_capture_in_another_thread() -> None:
+@pytest.mark.assumption("Copies of pageable memory run during a capture in another thread")
+@pytest.mark.parametrize("to_host", [True, False])
+@pytest.mark.parametrize("call", [copy_cache, PATIENT.copy_cache], ids=["op", "manager"])
+def test_a_capture_in_another_thread(call: Callable[..., None], to_host: bool) -> None:
+    """Issue 23, point 10. A refusal within torch_npu's queue would end all later work of the process."""
     on_npu, on_host = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
-    dst, src = Cache.from_tensors(on_host), Cache.from_tensors(on_npu)
-    expected = reference_copy(on_host, on_npu, 1, 2)
-    captured = cache(2, 4, 8, device="npu", seed=2)
+    dst, src = (on_host, on_npu) if to_host else (on_npu, on_host)
+    expected = reference_copy(dst, src, 1, 2)
+    captured, other = (cache(2, 4, 8, device="npu", seed=seed) for seed in (2, 3))
+    wanted = reference_copy(captured, other, 1, 2)
     torch.npu.synchronize()
-    thread = threading.Thread(target=PATIENT.copy_cache, args=(dst, src, 1, 2))
-    with torch.npu.graph(torch.npu.NPUGraph()):
-        copy_cache(captured, captured, 1, 2)
+
+    def copy() -> None:
+        with torch.npu.stream(torch.npu.Stream()):
+            call(*((dst, src) if call is copy_cache else map(Cache.from_tensors, (dst, src))), 1, 2)
+
+    thread, graph = threading.Thread(target=copy), torch.npu.NPUGraph()
+    with torch.npu.graph(graph):
+        copy_cache(captured, other, 1, 2)
         thread.start()
         thread.join()
-    assert_same_bytes(on_host, expected)
+    torch.npu.synchronize()
+    assert_same_bytes(dst, expected)
+    graph.replay()
+    torch.npu.synchronize()
+    assert_same_bytes(captured, wanted)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Batches of host-device copies: in CANN from 8.5 on, so that a plugin looks them up at run time.
+// Batches of copies between host and device.
 #include <algorithm>
 #include <cstdint>
 
@@ -45,7 +45,7 @@ aclrtMemcpyKind KindOf(const aclrtMemcpyBatchAttr& attr) {
 
 aclError CheckParameters(const Batch& batch) {
   const std::string name = batch.name;
-  if (!IsA2OrLater())
+  if (!GetMachine().a2_or_later)
     return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, name + ": " + GetMachine().soc + " has no batch copies");
   if (batch.count == 0 || !AttributesCoverBatch(batch))
     return Refuse(ACL_ERROR_INVALID_PARAM, name + ": attrsIndexes must start at 0 and rise within the batch");
@@ -58,39 +58,74 @@ aclError CheckParameters(const Batch& batch) {
   return ACL_SUCCESS;
 }
 
-aclError Submit(const Batch& batch, size_t* fail_index, aclrtStream handle) {
-  *fail_index = SIZE_MAX;
-  aclError error = CheckParameters(batch);
-  if (error) return error;
-  const auto stream = Stream::Find(handle, &error);
-  if (!stream) return error;
+// The copies up to the first one that is wrong; `error` is its code, and the index of that one is the number of copies.
+std::vector<Copy> GoodCopies(Stream& stream, const Batch& batch, aclError* error) {
   std::vector<Copy> copies;
   for (size_t i = 0, attr = 0; i < batch.count; ++i) {
     if (attr + 1 < batch.attr_count && batch.attr_starts[attr + 1] == i) ++attr;
     const aclrtMemcpyKind kind = KindOf(batch.attrs[attr]);
-    const bool host_and_device = kind == ACL_MEMCPY_HOST_TO_DEVICE || kind == ACL_MEMCPY_DEVICE_TO_HOST;
-    if (!host_and_device || (i > 0 && kind != copies.front().kind)) {
-      *fail_index = i;
-      return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, std::string(batch.name) + ": copy " + std::to_string(i) +
-                                                          " has kind " + std::to_string(kind) +
-                                                          ", a batch is all host to device or all device to host");
+    const std::string what = std::string(batch.name) + ": copy " + std::to_string(i) + " of the batch is ";
+    if (kind != ACL_MEMCPY_HOST_TO_DEVICE && kind != ACL_MEMCPY_DEVICE_TO_HOST) {
+      *error = Refuse(ACL_ERROR_RT_PARAM_INVALID, what + "not between host and device");
+    } else if (i > 0 && kind != copies.front().kind) {
+      *error = Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, what + "in another direction than the first");
+    } else {
+      Copy copy{batch.name, kind, batch.dsts[i], batch.sizes[i], batch.srcs[i], batch.sizes[i], batch.sizes[i], 1};
+      *error = CheckCopyOn(stream, &copy);
+      if (!*error) copies.push_back(copy);
     }
-    copies.push_back(
-        {batch.name, kind, batch.dsts[i], batch.sizes[i], batch.srcs[i], batch.sizes[i], batch.sizes[i], 1});
+    if (*error) break;
   }
-  return SubmitCopies(*stream, std::move(copies));
+  return copies;
+}
+
+// Unless UB connects host and device, this is a loop on the host: what comes before a wrong copy is on the stream when
+// the call is refused. The parts are submitted last first, since a batch has no order.
+aclError Submit(const Batch& batch, size_t* fail_index, aclrtStream handle) {
+  aclError error = CheckParameters(batch);
+  if (error) return error;
+  const auto stream = Stream::Find(handle, &error);
+  if (!stream) return error;
+  const bool together = GetMachine().unified_bus;
+  std::vector<Copy> copies = GoodCopies(*stream, batch, &error);
+  const std::string why = TakeErrorText();
+  CountWork(batch.name, 0, (copies.size() + (error ? 1 : 0)) * (together ? 2 : 6));
+  if (error && fail_index) *fail_index = copies.size();
+  if (together) return error ? Refuse(error, why) : SubmitCopies(*stream, std::move(copies));
+  for (auto copy = copies.rbegin(); copy != copies.rend(); ++copy) {
+    if (const aclError failed = SubmitCopies(*stream, {*copy})) return failed;
+  }
+  return error ? Refuse(error, why) : ACL_SUCCESS;
+}
+
+aclError BatchAsync(void** dsts, size_t* dest_maxs, void** srcs, size_t* sizes, size_t count,
+                    aclrtMemcpyBatchAttr* attrs, size_t* attr_starts, size_t attr_count, size_t* fail_index,
+                    aclrtStream stream) {
+  constexpr auto name = "aclrtMemcpyBatchAsync";
+  if (const aclError injected = EnterCall(name)) return injected;
+  if (!fail_index) return Refuse(ACL_ERROR_INVALID_PARAM, std::string(name) + ": failIndex is null");
+  *fail_index = SIZE_MAX;
+  return Submit({name, dsts, dest_maxs, srcs, sizes, count, attrs, attr_starts, attr_count}, fail_index, stream);
+}
+
+aclError BatchAsyncV2(void** dsts, size_t* dest_maxs, void** srcs, size_t* sizes, size_t count,
+                      aclrtMemcpyBatchAttr* attrs, size_t* attr_starts, size_t attr_count, aclrtStream stream) {
+  constexpr auto name = "aclrtMemcpyBatchAsyncV2";
+  if (const aclError injected = EnterCall(name)) return injected;
+  return Submit({name, dsts, dest_maxs, srcs, sizes, count, attrs, attr_starts, attr_count}, nullptr, stream);
 }
 
 }  // namespace
 
+// Note [Functions that come with a version]
+// The linker asks these resolvers for the address of a function when somebody looks the function up. Null means that it
+// is not there, which dlsym passes on.
 extern "C" {
 
-aclError aclrtMemcpyBatchAsync(void** dsts, size_t* dest_maxs, void** srcs, size_t* sizes, size_t count,
-                               aclrtMemcpyBatchAttr* attrs, size_t* attr_starts, size_t attr_count, size_t* fail_index,
-                               aclrtStream stream) {
-  ACL_CALL();
-  if (!fail_index) return Refuse(ACL_ERROR_INVALID_PARAM, std::string(__func__) + ": failIndex is null");
-  return Submit({__func__, dsts, dest_maxs, srcs, sizes, count, attrs, attr_starts, attr_count}, fail_index, stream);
-}
+decltype(&BatchAsync) ascend_sim_find_batch() { return GetMachine().cann >= 803 ? &BatchAsync : nullptr; }
+decltype(&BatchAsyncV2) ascend_sim_find_batch_v2() { return GetMachine().cann >= 901 ? &BatchAsyncV2 : nullptr; }
+
+decltype(BatchAsync) aclrtMemcpyBatchAsync __attribute__((ifunc("ascend_sim_find_batch")));
+decltype(BatchAsyncV2) aclrtMemcpyBatchAsyncV2 __attribute__((ifunc("ascend_sim_find_batch_v2")));
 
 }  // extern "C"

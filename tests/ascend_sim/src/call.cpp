@@ -5,6 +5,7 @@
 #include <list>
 #include <map>
 #include <mutex>
+#include <sstream>
 
 namespace ascend_sim {
 namespace {
@@ -12,49 +13,55 @@ namespace {
 struct Fault {
   FaultPoint point;
   std::string name;
-  uint64_t remaining;  // strikes when it reaches 0
+  uint64_t remaining;  // strikes at that call or task from now on
   aclError code;
+};
+
+struct Work {
+  uint64_t calls = 0;
+  uint64_t tasks = 0;
+  uint64_t queries = 0;
 };
 
 struct Book {
   std::mutex mutex;
-  std::map<std::string, uint64_t> counts;
+  std::map<std::string, Work> work;
   std::list<Fault> faults;
 };
-
-// Never destroyed: worker threads and torch_npu's own exit handlers still call in while the process exits.
-Book& GetBook() {
-  static Book& book = *new Book;
-  return book;
-}
 
 thread_local std::string error_text;
 
 // Counts down every fault of the name, so that several can be armed at once.
-aclError TakeFault(Book& book, FaultPoint point, const std::string& name) {
-  aclError code = ACL_SUCCESS;
-  for (auto fault = book.faults.begin(); fault != book.faults.end();) {
-    const bool strikes = fault->point == point && fault->name == name && --fault->remaining == 0;
-    if (strikes) code = fault->code;
-    fault = strikes ? book.faults.erase(fault) : std::next(fault);
+TaskFault TakeFault(const Locked<Book>& book, FaultPoint point, const std::string& name, std::size_t count) {
+  TaskFault taken;
+  for (auto fault = book->faults.begin(); fault != book->faults.end();) {
+    const bool met = fault->point == point && fault->name == name;
+    const bool strikes = met && fault->remaining <= count;
+    if (strikes) taken = {fault->code, fault->remaining - 1};
+    if (met) fault->remaining -= strikes ? 0 : count;
+    fault = strikes ? book->faults.erase(fault) : std::next(fault);
   }
-  return code;
+  return taken;
 }
 
 }  // namespace
 
 aclError EnterCall(const char* name) {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  ++book.counts[name];
-  const aclError code = TakeFault(book, FaultPoint::kCall, name);
+  const Locked<Book> book;
+  ++book->work[name].calls;
+  const aclError code = TakeFault(book, FaultPoint::kCall, name, 1).code;
   return code ? Refuse(code, std::string(name) + ": failure injected by a test") : ACL_SUCCESS;
 }
 
-aclError TakeTaskFault(const char* name) {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  return TakeFault(book, FaultPoint::kTask, name);
+void CountWork(const char* name, std::size_t tasks, std::size_t queries) {
+  const Locked<Book> book;
+  book->work[name].tasks += tasks;
+  book->work[name].queries += queries;
+}
+
+TaskFault TakeTaskFault(const char* name, std::size_t tasks) {
+  const Locked<Book> book;
+  return TakeFault(book, FaultPoint::kTask, name, tasks);
 }
 
 aclError Refuse(aclError code, std::string why) {
@@ -76,30 +83,27 @@ std::string TakeErrorText() {
 }
 
 void ArmFault(FaultPoint point, const char* name, uint64_t nth, aclError code) {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  book.faults.push_back({point, name, nth, code});
+  const Locked<Book> book;
+  book->faults.push_back({point, name, nth, code});
 }
 
 uint64_t ArmedFaults() {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  return book.faults.size();
+  const Locked<Book> book;
+  return book->faults.size();
 }
 
-std::string AllCallCounts() {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  std::string text;
-  for (const auto& [name, count] : book.counts) text += name + " " + std::to_string(count) + "\n";
-  return text;
+std::string AllWork() {
+  const Locked<Book> book;
+  std::ostringstream text;
+  for (const auto& [name, work] : book->work)
+    text << name << ' ' << work.calls << ' ' << work.tasks << ' ' << work.queries << '\n';
+  return text.str();
 }
 
 void ResetCalls() {
-  Book& book = GetBook();
-  std::lock_guard lock(book.mutex);
-  book.counts.clear();
-  book.faults.clear();
+  const Locked<Book> book;
+  book->work.clear();
+  book->faults.clear();
 }
 
 std::string Hex(const void* ptr) {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <string>
 
 #include "acl/acl_base_rt.h"
@@ -15,8 +17,16 @@ enum class FaultPoint { kCall, kTask };
 /// Counts a call. Returns the code a test asked this call to fail with, else 0.
 aclError EnterCall(const char* name);
 
-/// Returns the code a test asked the task submitted by `name` to fail with, else 0.
-aclError TakeTaskFault(const char* name);
+/// Counts tasks that the call put on a stream, and questions it asked the driver about pointers.
+void CountWork(const char* name, std::size_t tasks, std::size_t queries);
+
+/// Which of the tasks of a call fails, and with what; a code of 0 means none.
+struct TaskFault {
+  aclError code = ACL_SUCCESS;
+  std::size_t index = 0;
+};
+/// The failure that a test asked for among the next `tasks` tasks of `name`.
+TaskFault TakeTaskFault(const char* name, std::size_t tasks);
 
 /// Remembers `why` for aclGetRecentErrMsg on this thread, and returns `code`.
 aclError Refuse(aclError code, std::string why);
@@ -29,9 +39,28 @@ std::string TakeErrorText();
 
 void ArmFault(FaultPoint point, const char* name, uint64_t nth, aclError code);
 uint64_t ArmedFaults();
-/// "name count\n" for every call made so far.
-std::string AllCallCounts();
+/// "name calls tasks queries\n" for every function called so far.
+std::string AllWork();
 void ResetCalls();
+
+/// The one object of its type. Never destroyed: worker threads and torch_npu's exit handlers call in while the process
+/// exits.
+template <typename T>
+T& Immortal() {
+  static T& object = *new T;
+  return object;
+}
+
+/// The same for as long as its mutex is held.
+template <typename T>
+class Locked {
+ public:
+  T* operator->() const { return &object_; }
+
+ private:
+  T& object_ = Immortal<T>();
+  const std::lock_guard<std::mutex> lock_{object_.mutex};
+};
 
 /// "0x7f.." for error texts.
 std::string Hex(const void* ptr);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "acl/acl_rt.h"
+#include "context.h"
 #include "stream.h"
 
 namespace ascend_sim {
@@ -25,19 +26,24 @@ class Graph : public std::enable_shared_from_this<Graph> {
   std::thread::id owner() const { return owner_; }
   Stream* origin() const { return origin_; }
 
-  /// Adds a task of a captured stream.
-  void Append(Stream* stream, Task task);
+  ~Graph();
+
+  /// Adds a command of a captured stream. 207005 when the device has no streams left to hold its tasks, which also
+  /// invalidates the capture; 207008 when the graph has no work elements left, which copies by UB take.
+  aclError Append(Stream* stream, Command command);
   /// Makes `stream` record into this graph from now on.
-  void Join(Stream& stream);
-  /// Ends the capture; 107025 when a joined stream was not waited for at its end.
+  aclError Join(Stream& stream);
+  /// Ends the capture; 507903 when it is invalid, 107025 when a joined stream was not waited for at its end.
   aclError End();
-  /// Runs every task; the first error wins.
-  aclError Run();
+  /// Runs every task on `stream`. The first error wins, and is the last task where streams stop on a failure.
+  aclError Run(Stream& stream);
 
  private:
   struct Lane {
     std::shared_ptr<Stream> stream;
-    std::vector<Task> tasks;
+    std::vector<Command> commands;
+    std::size_t tasks = 0;
+    std::size_t streams = 1;  // of the hardware: as many as it takes to hold the tasks
   };
   std::vector<std::shared_ptr<Stream>> CapturedStreams();
   bool WaitedFor(const Marker* marker) const;
@@ -47,6 +53,8 @@ class Graph : public std::enable_shared_from_this<Graph> {
   const std::thread::id owner_ = std::this_thread::get_id();
   std::mutex mutex_;
   bool active_ = true;
+  bool valid_ = true;
+  std::size_t work_elements_ = 0;
   std::vector<Lane> lanes_;
 };
 

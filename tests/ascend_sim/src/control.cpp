@@ -4,7 +4,9 @@
 #include <string>
 
 #include "call.h"
+#include "context.h"
 #include "copy.h"
+#include "device.h"
 #include "memory.h"
 #include "throttle.h"
 
@@ -23,24 +25,29 @@ const char* Keep(std::string text) {
 
 extern "C" {
 
-const char* ascend_sim_call_counts() { return Keep(AllCallCounts()); }
+const char* ascend_sim_work() { return Keep(AllWork()); }
 const char* ascend_sim_copy_log() { return Keep(CopyLog()); }
 
 void ascend_sim_fail_call(const char* name, uint64_t nth, int code) { ArmFault(FaultPoint::kCall, name, nth, code); }
 void ascend_sim_fail_task(const char* name, uint64_t nth, int code) { ArmFault(FaultPoint::kTask, name, nth, code); }
 uint64_t ascend_sim_armed_faults() { return ArmedFaults(); }
 
-void ascend_sim_stall_stream(aclrtStream stream, bool stalled) { StallStream(stream, stalled); }
-void ascend_sim_stall_device(int device, bool stalled) { StallDevice(device, stalled); }
+void ascend_sim_stall_stream(aclrtStream stream, uint64_t after) { StallStream(stream, after); }
+void ascend_sim_stall_device(int device, uint64_t after) { StallDevice(device, after); }
 void ascend_sim_delay_tasks(int milliseconds) { SetTaskDelay(std::chrono::milliseconds(milliseconds), {}); }
 void ascend_sim_jitter_tasks(int microseconds) { SetTaskDelay({}, std::chrono::microseconds(microseconds)); }
 
+void ascend_sim_unbounded_synchronize(bool unbounded) { SetUnboundedSynchronize(unbounded); }
+
+int ascend_sim_blocked_submitters() { return BlockedSubmitter::count; }
 uint64_t ascend_sim_pinned_allocations() { return PinnedUsage().allocations; }
 
 void ascend_sim_reset() {
   ResetCalls();
   ResetCopyLog();
   ResetThrottle();
+  SetUnboundedSynchronize(false);
+  for (int device = 0; device < GetMachine().devices; ++device) Context::Of(device).Revive();
 }
 
 }  // extern "C"

@@ -115,7 +115,52 @@ aclError RunCopies(const std::vector<Copy>& copies) {
   return ACL_SUCCESS;
 }
 
-bool Pageable(const Copy& copy) { return !FindRegion(copy.dst) || !FindRegion(copy.src); }
+// Rows of a strided copy, or bytes of a plain one. See Note [Tasks of a copy].
+std::size_t UnitsOf(const Copy& copy) { return copy.height > 1 ? copy.height : copy.width; }
+
+std::size_t UnitsPerTask(const Copy& copy) {
+  const bool within_device = copy.kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
+  if (copy.height > 1) return within_device ? 1 : 0x8000;
+  return within_device ? std::size_t{4} << 30 : std::size_t{GetMachine().unified_bus ? 256u : 64u} << 20;
+}
+
+std::size_t TasksOf(const Copy& copy) { return (UnitsOf(copy) - 1) / UnitsPerTask(copy) + 1; }
+
+aclError RunTaskOf(const Copy& whole, std::size_t index) {
+  // As in RunCopy, the order is the one that exposes an overlap.
+  if (whole.height > 1 && whole.dst < whole.src) index = TasksOf(whole) - 1 - index;
+  const std::size_t begin = index * UnitsPerTask(whole);
+  const std::size_t units = std::min(UnitsPerTask(whole), UnitsOf(whole) - begin);
+  Copy part = whole;
+  part.dst = static_cast<std::byte*>(whole.dst) + begin * (whole.height > 1 ? whole.dpitch : 1);
+  part.src = static_cast<const std::byte*>(whole.src) + begin * (whole.height > 1 ? whole.spitch : 1);
+  (whole.height > 1 ? part.height : part.width) = units;
+  // The length of a task on the device has 32 bits, in which 4 GiB is 0.
+  if (whole.kind == ACL_MEMCPY_DEVICE_TO_DEVICE) part.width = static_cast<uint32_t>(part.width);
+  return RunCopy(part);
+}
+
+std::size_t WorkElementsOf(const Copy& copy) {
+  return GetMachine().unified_bus && copy.kind != ACL_MEMCPY_DEVICE_TO_DEVICE ? copy.height : 0;
+}
+
+// See Note [Pageable memory].
+bool CopiedInCall(const Copy& copy) {
+  return GetMachine().cann >= 805 && (!FindRegion(copy.dst) || !FindRegion(copy.src));
+}
+
+aclError CopyInCall(Stream& stream, const std::vector<Copy>& copies) {
+  const char* name = copies.front().name;
+  if (stream.graph())
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(name) + ": pageable memory while the stream is captured");
+  if (const aclError error = stream.Synchronize(-1)) return error;
+  if (CheckUnsafeCallAllowed(name)) return Refuse(ACL_ERROR_RT_CAPTURE_MODE_BLOCK_ASYNC, TakeErrorText());
+  for (const Copy& copy : copies) LogCopy(copy, stream.handle(), stream.device());
+  Command command{name, [&copies](std::size_t) { return RunCopies(copies); }};
+  command.fault = TakeTaskFault(name, 1);
+  Throttle(stream);
+  return RunTask(command, 0);
+}
 
 // Checks the copy against the allocation table, and turns ACL_MEMCPY_DEFAULT into the kind the pointers mean.
 aclError CheckCopy(Copy* copy, int device) {
@@ -143,30 +188,33 @@ aclError CopyNow(Copy copy, int device) {
   return RunCopy(copy);
 }
 
-aclError SubmitCopies(Stream& stream, std::vector<Copy> copies) {
+aclError CheckCopyOn(Stream& stream, Copy* copy) {
   int device;
   if (const aclError error = CurrentDevice(&device)) return error;
   if (device != stream.device()) {
     return Refuse(ACL_ERROR_RT_STREAM_CONTEXT, "a stream of device " + std::to_string(stream.device()) +
                                                    " is used while device " + std::to_string(device) + " is current");
   }
+  if (const aclError error = CheckCopy(copy, device)) return error;
+  if (copy->kind != ACL_MEMCPY_HOST_TO_HOST) return ACL_SUCCESS;
+  return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, std::string(copy->name) + ": host to host is not supported");
+}
+
+aclError SubmitCopies(Stream& stream, std::vector<Copy> copies) {
+  std::size_t work_elements = 0;
   for (Copy& copy : copies) {
-    if (const aclError error = CheckCopy(&copy, device)) return error;
-    if (copy.kind == ACL_MEMCPY_HOST_TO_HOST)
-      return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, std::string(copy.name) + ": host to host is not supported");
+    if (const aclError error = CheckCopyOn(stream, &copy)) return error;
+    work_elements += WorkElementsOf(copy);
   }
-  const char* name = copies.front().name;
-  const bool pageable = std::any_of(copies.begin(), copies.end(), Pageable);
-  if (pageable) {
-    if (const aclError error = stream.Synchronize(-1)) return error;
-    if (CheckUnsafeCallAllowed(name)) return Refuse(ACL_ERROR_RT_CAPTURE_MODE_BLOCK_ASYNC, TakeErrorText());
-  }
-  for (const Copy& copy : copies) LogCopy(copy, stream.handle(), device);
-  Task task{name, [copies = std::move(copies)] { return RunCopies(copies); }};
-  if (!pageable) return stream.Submit(std::move(task));
-  task.fault = TakeTaskFault(name);
-  Throttle(stream);
-  return RunTask(task);
+  if (std::any_of(copies.begin(), copies.end(), CopiedInCall)) return CopyInCall(stream, copies);
+  for (const Copy& copy : copies) LogCopy(copy, stream.handle(), stream.device());
+  const bool single = copies.size() == 1;
+  Command command{copies.front().name, nullptr, single ? TasksOf(copies.front()) : 1};
+  command.run = [single, copies = std::move(copies)](std::size_t index) {
+    return single ? RunTaskOf(copies.front(), index) : RunCopies(copies);
+  };
+  command.work_elements = work_elements;
+  return stream.Submit(std::move(command));
 }
 
 aclError CheckFill(void* ptr, std::size_t max_count, std::size_t count) {

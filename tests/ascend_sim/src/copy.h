@@ -26,9 +26,20 @@ struct Copy {
 /// row leaves its allocation.
 aclError CopyNow(Copy copy, int device);
 
-/// Checks, logs and submits copies as one task. With pageable host memory it does what the real runtime does instead:
-/// synchronises the stream, and copies before it returns.
+/// Checks copies, logs them, and puts them on the stream: a single one as its tasks, several as one task, which is what
+/// a batch is where UB connects host and device.
+///
+/// Note [Tasks of a copy]
+/// The device copies one row of a strided copy in a task, and up to 4 GiB of a plain one. Between host and device a
+/// task takes 32,768 rows, or 64 MiB (256 MiB by UB).
+///
+/// Note [Pageable memory]
+/// From CANN 8.5 on, the runtime synchronises the stream and copies before the call returns. Older versions have tasks
+/// that read and write the caller's memory when they run.
 aclError SubmitCopies(Stream& stream, std::vector<Copy> copies);
+
+/// Checks a copy for a stream, as SubmitCopies does, and does nothing else.
+aclError CheckCopyOn(Stream& stream, Copy* copy);
 
 /// 107000 unless `count` bytes from `ptr` lie in one live allocation and are at most `max_count`.
 aclError CheckFill(void* ptr, std::size_t max_count, std::size_t count);

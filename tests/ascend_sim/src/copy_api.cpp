@@ -37,11 +37,13 @@ aclError aclrtMemcpy(void* dst, size_t dest_max, const void* src, size_t count, 
 
 aclError aclrtMemcpyAsync(void* dst, size_t dest_max, const void* src, size_t count, aclrtMemcpyKind kind,
                           aclrtStream handle) {
-  ACL_CALL();
-  if (const aclError error = CheckCount(__func__, dest_max, count)) return error;
-  aclError error;
-  const auto stream = Stream::Find(handle, &error);
-  return stream ? SubmitCopies(*stream, {Plain(__func__, dst, src, count, kind)}) : error;
+  ACL_CALL_ON(stream, handle);
+  if ((error = CheckCount(__func__, dest_max, count))) return error;
+  // The documentation asks for it up to 8.1, and does not say what happens otherwise.
+  if (GetMachine().cann <= 801 && (reinterpret_cast<uintptr_t>(dst) | reinterpret_cast<uintptr_t>(src)) % 64 != 0)
+    return Refuse(ACL_ERROR_RT_ADDR_UNALIGNED, std::string(__func__) + ": addresses must be aligned to 64 bytes");
+  CountWork(__func__, 0, 6);
+  return SubmitCopies(*stream, {Plain(__func__, dst, src, count, kind)});
 }
 
 aclError aclrtMemset(void* ptr, size_t max_count, int32_t value, size_t count) {
@@ -52,11 +54,9 @@ aclError aclrtMemset(void* ptr, size_t max_count, int32_t value, size_t count) {
 }
 
 aclError aclrtMemsetAsync(void* ptr, size_t max_count, int32_t value, size_t count, aclrtStream handle) {
-  ACL_CALL();
-  if (const aclError error = CheckFill(ptr, max_count, count)) return error;
-  aclError error;
-  const auto stream = Stream::Find(handle, &error);
-  return stream ? stream->Submit({__func__, [=] { return Fill(ptr, value, count); }}) : error;
+  ACL_CALL_ON(stream, handle);
+  if ((error = CheckFill(ptr, max_count, count))) return error;
+  return stream->Submit({__func__, [=](std::size_t) { return Fill(ptr, value, count); }});
 }
 
 }  // extern "C"

@@ -12,11 +12,6 @@ struct Log {
   std::string lines;
 };
 
-Log& GetLog() {
-  static Log& log = *new Log;
-  return log;
-}
-
 }  // namespace
 
 void LogCopy(const Copy& copy, aclrtStream stream, int device) {
@@ -25,21 +20,18 @@ void LogCopy(const Copy& copy, aclrtStream stream, int device) {
   line << copy.name << ' ' << copy.kind << ' ' << number(copy.dst) << ' ' << copy.dpitch << ' ' << number(copy.src)
        << ' ' << copy.spitch << ' ' << copy.width << ' ' << copy.height << ' ' << number(stream) << ' ' << device
        << '\n';
-  Log& log = GetLog();
-  std::lock_guard lock(log.mutex);
-  log.lines += line.str();
+  const Locked<Log> log;
+  log->lines += line.str();
 }
 
 std::string CopyLog() {
-  Log& log = GetLog();
-  std::lock_guard lock(log.mutex);
-  return log.lines;
+  const Locked<Log> log;
+  return log->lines;
 }
 
 void ResetCopyLog() {
-  Log& log = GetLog();
-  std::lock_guard lock(log.mutex);
-  log.lines.clear();
+  const Locked<Log> log;
+  log->lines.clear();
 }
 
 }  // namespace ascend_sim

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device.h"
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <mutex>
 #include <set>
 
@@ -14,20 +17,54 @@ namespace ascend_sim {
 namespace {
 
 thread_local int current_device = -1;
+std::atomic<int> default_device = -1;  // of threads that have set none
 
 struct Peers {
   std::mutex mutex;
   std::set<std::pair<int, int>> enabled;
 };
 
-Peers& GetPeers() {
-  static Peers& peers = *new Peers;
-  return peers;
-}
-
 std::string FromEnvironment(const char* name, const char* otherwise) {
   const char* value = std::getenv(name);
   return value ? value : otherwise;
+}
+
+struct Cann {
+  const char* name;
+  int number;
+  const char* version;
+};
+
+Cann ReadCann() {
+  const std::string name = FromEnvironment("ASCEND_SIM_CANN", "8.5");
+  for (const Cann& known : {Cann{"8.1", 801, "8.1.RC1"},
+                            {"8.3", 803, "8.3.RC1"},
+                            {"8.5", 805, "8.5.0"},
+                            {"9.0", 900, "9.0.0"},
+                            {"9.1", 901, "9.1.0"}}) {
+    if (name == known.name) return known;
+  }
+  std::fprintf(stderr, "ascend_sim: ASCEND_SIM_CANN is %s, known are 8.1, 8.3, 8.5, 9.0 and 9.1\n", name.c_str());
+  std::abort();
+}
+
+Machine ReadMachine() {
+  Machine machine;
+  machine.soc = FromEnvironment("ASCEND_SIM_SOC", "Ascend910B3");
+  machine.cann = ReadCann().number;
+  machine.devices = std::stoi(FromEnvironment("ASCEND_SIM_DEVICES", "2"));
+  machine.memory_bytes = std::stoull(FromEnvironment("ASCEND_SIM_MEMORY", "68719476736"));
+
+  // A chip named Ascend910B, with nothing behind it, is of the first generation.
+  const std::string a2 = "Ascend910B";
+  const auto begins_with = [&machine](const std::string& prefix) { return machine.soc.rfind(prefix, 0) == 0; };
+  const bool is_a2 = begins_with(a2) && machine.soc.size() > a2.size();
+  const bool is_950 = begins_with("Ascend950");
+  machine.a2_or_later = is_a2 || is_950 || begins_with("Ascend910_93");
+  machine.unified_bus = is_950 && FromEnvironment("ASCEND_SIM_LINK", "pcie") == "ub";
+  machine.streams = is_950 ? 2016 : 2038;
+  machine.stream_depth = is_950 ? 2014 : 2013;
+  return machine;
 }
 
 bool Exists(int device) { return device >= 0 && device < GetMachine().devices; }
@@ -43,19 +80,12 @@ aclrtContext ContextOf(int device) { return reinterpret_cast<aclrtContext>(stati
 }  // namespace
 
 const Machine& GetMachine() {
-  static const Machine& machine = *new Machine{FromEnvironment("ASCEND_SIM_SOC", "Ascend910B3"),
-                                               std::stoi(FromEnvironment("ASCEND_SIM_DEVICES", "2")),
-                                               std::stoull(FromEnvironment("ASCEND_SIM_MEMORY", "68719476736"))};
+  static const Machine& machine = *new Machine(ReadMachine());
   return machine;
 }
 
-bool IsA2OrLater() {
-  const std::string& soc = GetMachine().soc;
-  const auto starts_with = [&soc](const char* prefix) { return soc.rfind(prefix, 0) == 0; };
-  return starts_with("Ascend910B") || starts_with("Ascend910_93") || starts_with("Ascend950");
-}
-
 aclError CurrentDevice(int* device) {
+  if (current_device < 0) current_device = default_device;
   if (current_device < 0) return Refuse(ACL_ERROR_RT_CONTEXT_NULL, "this thread has not called aclrtSetDevice");
   *device = current_device;
   return ACL_SUCCESS;
@@ -63,9 +93,8 @@ aclError CurrentDevice(int* device) {
 
 bool CanReach(int device, int peer) {
   if (device == peer) return true;
-  Peers& peers = GetPeers();
-  std::lock_guard lock(peers.mutex);
-  return peers.enabled.count({device, peer}) > 0;
+  const Locked<Peers> peers;
+  return peers->enabled.count({device, peer}) > 0;
 }
 
 }  // namespace ascend_sim
@@ -74,7 +103,16 @@ using namespace ascend_sim;
 
 extern "C" {
 
-aclError aclInit(const char*) { return EnterCall(__func__); }
+// From CANN 8.3 on, torch_npu's file names device 0 as the default, and torch_npu sets a device only to have another
+// one.
+aclError aclInit(const char* path) {
+  ACL_CALL();
+  std::ifstream file(path ? path : "");
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  if (text.find("\"default_device\"") != std::string::npos) default_device = 0;
+  return ACL_SUCCESS;
+}
+
 aclError aclFinalize() { return EnterCall(__func__); }
 
 aclError aclrtSetDevice(int32_t device) {
@@ -149,18 +187,18 @@ aclError aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t) {
   int device;
   if (const aclError error = CurrentDevice(&device)) return error;
   if (!Exists(peer)) return NoSuchDevice(peer);
-  Peers& peers = GetPeers();
-  std::lock_guard lock(peers.mutex);
-  peers.enabled.insert({device, peer});
+  const Locked<Peers> peers;
+  peers->enabled.insert({device, peer});
   return ACL_SUCCESS;
 }
 
-// torch_npu 2.7 refuses to copy without it. The oldest versions that it accepts: torch_npu uses functions of a newer
-// CANN where the version says that they are there.
+// torch_npu asks while it is imported. That must not settle the machine yet, so that a process that is forked later can
+// choose another one.
 aclError aclsysGetCANNVersion(aclCANNPackageName name, aclCANNPackageVersion* version) {
   ACL_CALL();
   *version = {};
-  std::snprintf(version->version, sizeof version->version, name == ACL_PKG_NAME_DRIVER ? "24.1.0" : "8.1.RC1");
+  std::snprintf(version->version, sizeof version->version, "%s",
+                name == ACL_PKG_NAME_DRIVER ? "24.1.0" : ReadCann().version);
   return ACL_SUCCESS;
 }
 

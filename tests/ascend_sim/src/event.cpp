@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <atomic>
+#include <chrono>
 #include <map>
 
 #include "call.h"
@@ -16,24 +18,19 @@ struct Events {
   uintptr_t created = 0;
 };
 
-Events& GetEvents() {
-  static Events& events = *new Events;
-  return events;
-}
+std::atomic<std::chrono::seconds> wait_limit{};
 
 aclError CreateEvent(aclrtEvent* handle) {
-  Events& events = GetEvents();
-  std::lock_guard lock(events.mutex);
-  *handle = reinterpret_cast<aclrtEvent>(++events.created);
-  events.markers[*handle] = nullptr;
+  const Locked<Events> events;
+  *handle = reinterpret_cast<aclrtEvent>(++events->created);
+  events->markers[*handle] = nullptr;
   return ACL_SUCCESS;
 }
 
 aclError GetMarker(aclrtEvent handle, std::shared_ptr<Marker>* marker) {
-  Events& events = GetEvents();
-  std::lock_guard lock(events.mutex);
-  const auto found = events.markers.find(handle);
-  if (found == events.markers.end()) return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
+  const Locked<Events> events;
+  const auto found = events->markers.find(handle);
+  if (found == events->markers.end()) return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
   *marker = found->second;
   return ACL_SUCCESS;
 }
@@ -56,8 +53,7 @@ aclError JoinCapture(Stream& stream, const Marker& marker) {
   const auto graph = marker.graph.lock();
   if (!graph || !graph->active() || (own && own != graph))
     return Refuse(ACL_ERROR_RT_CAPTURE_DEPENDENCY, "a wait for an event recorded into another or a finished capture");
-  if (!own) graph->Join(stream);
-  return ACL_SUCCESS;
+  return own ? ACL_SUCCESS : graph->Join(stream);
 }
 
 }  // namespace
@@ -81,40 +77,41 @@ aclError aclrtCreateEventExWithFlag(aclrtEvent* handle, uint32_t) {
 
 aclError aclrtDestroyEvent(aclrtEvent handle) {
   ACL_CALL();
-  Events& events = GetEvents();
-  std::lock_guard lock(events.mutex);
-  if (events.markers.erase(handle)) return ACL_SUCCESS;
+  const Locked<Events> events;
+  if (events->markers.erase(handle)) return ACL_SUCCESS;
   return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
 }
 
 aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_handle) {
-  ACL_CALL();
-  aclError error;
-  const auto stream = Stream::Find(stream_handle, &error);
-  if (!stream) return error;
+  ACL_CALL_ON(stream, stream_handle);
+  std::shared_ptr<Marker> marker;
+  if ((error = GetMarker(handle, &marker))) return error;
   const auto graph = stream->graph();
-  const auto marker = std::make_shared<Marker>();
+  Context& context = Context::Of(stream->device());
+  if (!graph && (error = context.TakeEvent())) return error;
+  marker = std::make_shared<Marker>(graph ? nullptr : &context);
   marker->graph = graph;
   marker->captured = graph != nullptr;
   {
-    Events& events = GetEvents();
-    std::lock_guard lock(events.mutex);
-    const auto found = events.markers.find(handle);
-    if (found == events.markers.end()) return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
-    found->second = marker;
+    const Locked<Events> events;
+    events->markers[handle] = marker;
   }
-  return stream->Submit({__func__, nullptr, nullptr, marker});
+  Command command{__func__};
+  command.completes = marker;
+  error = stream->Submit(std::move(command));
+  if (error) marker->Settle(Marker::State::kLost);
+  return error;
 }
 
 aclError aclrtStreamWaitEvent(aclrtStream stream_handle, aclrtEvent handle) {
-  ACL_CALL();
-  aclError error;
-  const auto stream = Stream::Find(stream_handle, &error);
-  if (!stream) return error;
+  ACL_CALL_ON(stream, stream_handle);
   std::shared_ptr<Marker> marker;
   if ((error = GetMarker(handle, &marker)) || !marker) return error;
   if ((error = JoinCapture(*stream, *marker))) return error;
-  return stream->Submit({__func__, nullptr, marker, nullptr});
+  Command command{__func__};
+  command.waits_for = marker;
+  command.wait_limit = wait_limit;
+  return stream->Submit(std::move(command));
 }
 
 // Events can be recorded again at any time, so that there is nothing to reset.
@@ -125,22 +122,29 @@ aclError aclrtResetEvent(aclrtEvent handle, aclrtStream) {
 }
 
 // Note [Events and errors]
-// Neither a query nor a wait reports that a task before the event failed: only a synchronise of the stream or the
-// device does. A plugin that trusts an event alone takes a failed copy for a finished one, and should fail its tests
-// here.
+// Where streams go on after a failure, neither a query nor a wait reports that a task before the event failed: only a
+// synchronise of the stream or the device does. A plugin that trusts an event alone takes a failed copy for a finished
+// one, and should fail its tests here. In a lost context, an event that was not reached tells the error.
 aclError aclrtSynchronizeEvent(aclrtEvent handle) {
   ACL_CALL();
   std::shared_ptr<Marker> marker;
   if (const aclError error = GetHostMarker(handle, &marker)) return error;
-  if (marker) marker->Wait();
-  return ACL_SUCCESS;
+  return marker && marker->Wait({}) == Marker::State::kLost ? marker->context()->Check() : ACL_SUCCESS;
 }
 
 aclError aclrtQueryEventStatus(aclrtEvent handle, aclrtEventRecordedStatus* status) {
   ACL_CALL();
   std::shared_ptr<Marker> marker;
   if (const aclError error = GetHostMarker(handle, &marker)) return error;
-  *status = !marker || marker->Done() ? ACL_EVENT_RECORDED_STATUS_COMPLETE : ACL_EVENT_RECORDED_STATUS_NOT_READY;
+  const Marker::State state = marker ? marker->state() : Marker::State::kDone;
+  *status = state == Marker::State::kPending ? ACL_EVENT_RECORDED_STATUS_NOT_READY : ACL_EVENT_RECORDED_STATUS_COMPLETE;
+  return state == Marker::State::kLost ? marker->context()->Check() : ACL_SUCCESS;
+}
+
+// Holds for the waits that are submitted from now on.
+aclError aclrtSetOpWaitTimeout(uint32_t seconds) {
+  ACL_CALL();
+  wait_limit = std::chrono::seconds(seconds);
   return ACL_SUCCESS;
 }
 
@@ -149,7 +153,7 @@ aclError aclrtEventElapsedTime(float* milliseconds, aclrtEvent start, aclrtEvent
   std::shared_ptr<Marker> from, to;
   if (const aclError error = GetHostMarker(start, &from)) return error;
   if (const aclError error = GetHostMarker(end, &to)) return error;
-  if (!from || !to || !from->Done() || !to->Done())
+  if (!from || !to || from->state() != Marker::State::kDone || to->state() != Marker::State::kDone)
     return Refuse(ACL_ERROR_RT_EVENT_TIMESTAMP_INVALID, "an event of the two is not recorded or not complete");
   *milliseconds = std::chrono::duration<float, std::milli>(to->when() - from->when()).count();
   return ACL_SUCCESS;

@@ -26,11 +26,6 @@ struct Table {
   std::map<uintptr_t, Region> regions;  // by base
 };
 
-Table& GetTable() {
-  static Table& table = *new Table;
-  return table;
-}
-
 std::size_t PageRound(std::size_t size) {
   const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   return (size + page - 1) / page * page;
@@ -66,33 +61,30 @@ std::shared_ptr<std::byte> MapPoisoned(std::size_t size) {
 }
 
 void Insert(Region region) {
-  Table& table = GetTable();
-  std::lock_guard lock(table.mutex);
-  table.regions.insert_or_assign(region.base, std::move(region));
+  const Locked<Table> table;
+  table->regions.insert_or_assign(region.base, std::move(region));
 }
 
 // Freed memory stays in the table, marked dead; see Note [Stale pointers]. Registered memory is the caller's own.
 aclError Remove(const void* ptr, Place place, const char* what) {
-  Table& table = GetTable();
-  std::lock_guard lock(table.mutex);
-  const auto found = table.regions.find(reinterpret_cast<uintptr_t>(ptr));
-  if (found == table.regions.end() || !found->second.live || found->second.place != place) {
+  const Locked<Table> table;
+  const auto found = table->regions.find(reinterpret_cast<uintptr_t>(ptr));
+  if (found == table->regions.end() || !found->second.live || found->second.place != place) {
     return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(ptr) + " is not the start of live " + what);
   }
   if (found->second.storage) {
     found->second.live = false;
     found->second.storage.reset();
   } else {
-    table.regions.erase(found);
+    table->regions.erase(found);
   }
   return ACL_SUCCESS;
 }
 
 Usage Sum(Place place, int device) {
-  Table& table = GetTable();
-  std::lock_guard lock(table.mutex);
+  const Locked<Table> table;
   Usage usage;
-  for (const auto& [base, region] : table.regions) {
+  for (const auto& [base, region] : table->regions) {
     if (!region.live || region.place != place || region.device != device) continue;
     usage.bytes += region.size;
     ++usage.allocations;
@@ -136,10 +128,9 @@ std::byte* Region::At(uintptr_t address) const {
 
 std::optional<Region> FindRegion(const void* ptr) {
   const auto address = reinterpret_cast<uintptr_t>(ptr);
-  Table& table = GetTable();
-  std::lock_guard lock(table.mutex);
-  auto next = table.regions.upper_bound(address);
-  if (next == table.regions.begin()) return std::nullopt;
+  const Locked<Table> table;
+  auto next = table->regions.upper_bound(address);
+  if (next == table->regions.begin()) return std::nullopt;
   const Region& region = std::prev(next)->second;
   if (address >= region.end()) return std::nullopt;
   return region;

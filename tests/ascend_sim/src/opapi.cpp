@@ -112,7 +112,7 @@ aclError Submit(const char* name, aclOpExecutor* executor, aclrtStream handle) {
   } catch (const c10::Error& refusal) {
     return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(name) + ": " + refusal.what_without_backtrace());
   }
-  return stream->Submit({name, [name, owned, device] { return Compute(name, *owned, device); }});
+  return stream->Submit({name, [name, owned, device](std::size_t) { return Compute(name, *owned, device); }});
 }
 
 }  // namespace

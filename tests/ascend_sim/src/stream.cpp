@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "stream.h"
 
+#include <algorithm>
 #include <atomic>
 #include <map>
 #include <thread>
 #include <utility>
 
-#include "call.h"
 #include "capture.h"
 #include "device.h"
 #include "throttle.h"
@@ -20,28 +20,42 @@ struct Streams {
   std::map<int, std::shared_ptr<Stream>> defaults;  // by device
 };
 
-Streams& GetStreams() {
-  static Streams& streams = *new Streams;
-  return streams;
+std::atomic<bool> unbounded_synchronize = false;
+
+aclError WaitForEvent(const Command& command) {
+  if (!command.waits_for || command.waits_for->Wait(command.wait_limit) != Marker::State::kPending) return ACL_SUCCESS;
+  return Refuse(ACL_ERROR_RT_TASK_TIMEOUT, "the event was not recorded within the " +
+                                               std::to_string(command.wait_limit.count()) +
+                                               " s that aclrtSetOpWaitTimeout allows");
 }
 
 }  // namespace
 
-void Marker::Complete() {
-  std::lock_guard lock(mutex_);
-  done_ = true;
-  when_ = std::chrono::steady_clock::now();
-  done_changed_.notify_all();
+void Marker::Settle(State state) {
+  {
+    std::lock_guard lock(mutex_);
+    if (state_ != State::kPending) return;
+    state_ = state;
+    when_ = std::chrono::steady_clock::now();
+    settled_.notify_all();
+  }
+  if (context_) context_->ReturnEvent();
 }
 
-void Marker::Wait() {
+Marker::State Marker::Wait(std::chrono::seconds limit) {
   std::unique_lock lock(mutex_);
-  done_changed_.wait(lock, [this] { return done_; });
+  const auto settled = [this] { return state_ != State::kPending; };
+  if (limit.count() == 0) {
+    settled_.wait(lock, settled);
+  } else {
+    settled_.wait_for(lock, limit, settled);
+  }
+  return state_;
 }
 
-bool Marker::Done() {
+Marker::State Marker::state() {
   std::lock_guard lock(mutex_);
-  return done_;
+  return state_;
 }
 
 std::chrono::steady_clock::time_point Marker::when() {
@@ -49,80 +63,105 @@ std::chrono::steady_clock::time_point Marker::when() {
   return when_;
 }
 
-aclError RunTask(const Task& task) {
-  if (task.fault) return Refuse(task.fault, std::string(task.name) + ": task failure injected by a test");
-  return task.run ? task.run() : ACL_SUCCESS;
+aclError RunTask(const Command& command, std::size_t index) {
+  if (command.fault.code && command.fault.index == index)
+    return Refuse(command.fault.code, std::string(command.name) + ": task failure injected by a test");
+  return command.run ? command.run(index) : ACL_SUCCESS;
 }
 
-std::shared_ptr<Stream> Stream::Start(int device) {
+aclError Stream::Start(int device, std::shared_ptr<Stream>* stream) {
   static std::atomic<int> started = 0;
-  std::shared_ptr<Stream> stream(new Stream(device, started++));
-  std::thread([stream] { stream->Work(); }).detach();
-  return stream;
+  if (const aclError error = Context::Of(device).TakeStreams(1)) return error;
+  stream->reset(new Stream(device, started++));
+  std::thread([stream = *stream] { stream->Work(); }).detach();
+  return ACL_SUCCESS;
 }
 
-std::shared_ptr<Stream> Stream::Create(int device) {
-  Streams& streams = GetStreams();
-  std::lock_guard lock(streams.mutex);
-  const auto stream = Start(device);
-  return streams.by_handle[stream->handle()] = stream;
+aclError Stream::Create(int device, std::shared_ptr<Stream>* stream) {
+  const Locked<Streams> streams;
+  if (const aclError error = Start(device, stream)) return error;
+  streams->by_handle[(*stream)->handle()] = *stream;
+  return ACL_SUCCESS;
 }
 
 std::shared_ptr<Stream> Stream::Find(aclrtStream handle, aclError* error) {
-  *error = ACL_SUCCESS;
-  Streams& streams = GetStreams();
-  if (handle) {
-    std::lock_guard lock(streams.mutex);
-    const auto found = streams.by_handle.find(handle);
-    if (found != streams.by_handle.end()) return found->second;
-    *error = Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live stream");
-    return nullptr;
+  int device = -1;
+  *error = handle ? ACL_SUCCESS : CurrentDevice(&device);
+  if (*error) return nullptr;
+  const Locked<Streams> streams;
+  if (!handle) {
+    std::shared_ptr<Stream>& stream = streams->defaults[device];
+    if (!stream && !(*error = Start(device, &stream))) streams->by_handle[stream->handle()] = stream;
+    return stream;
   }
-  int device;
-  if ((*error = CurrentDevice(&device))) return nullptr;
-  std::lock_guard lock(streams.mutex);
-  std::shared_ptr<Stream>& stream = streams.defaults[device];
-  if (!stream) {
-    stream = Start(device);
-    streams.by_handle[stream->handle()] = stream;
-  }
-  return stream;
+  const auto found = streams->by_handle.find(handle);
+  if (found != streams->by_handle.end()) return found->second;
+  *error = Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live stream");
+  return nullptr;
 }
 
 std::vector<std::shared_ptr<Stream>> Stream::AllOf(int device) {
-  Streams& streams = GetStreams();
-  std::lock_guard lock(streams.mutex);
+  const Locked<Streams> streams;
   std::vector<std::shared_ptr<Stream>> found;
-  for (const auto& [handle, stream] : streams.by_handle) {
+  for (const auto& [handle, stream] : streams->by_handle) {
     if (stream->device() == device) found.push_back(stream);
   }
   return found;
 }
 
-aclError Stream::Submit(Task task) {
-  task.fault = TakeTaskFault(task.name);
-  if (const auto capturing = graph()) {
-    capturing->Append(this, std::move(task));
-    return ACL_SUCCESS;
+aclError Stream::Submit(Command command) {
+  if (const aclError error = context_.Check()) return error;
+  const uint64_t losses = context_.losses();
+  command.fault = TakeTaskFault(command.name, command.tasks);
+  CountWork(command.name, command.tasks, 0);
+  if (const auto capturing = graph()) return capturing->Append(this, std::move(command));
+
+  std::size_t left = command.tasks;
+  std::lock_guard turn(submitting_);
+  std::unique_lock lock(mutex_);
+  queue_.push_back({std::move(command)});
+  while (left > 0) {
+    const std::size_t depth = GetMachine().stream_depth;
+    const auto ended = [&] { return retired_ || context_.losses() != losses; };
+    if (outstanding_ == depth) {
+      const BlockedSubmitter blocked;
+      changed_.wait(lock, [&] { return outstanding_ < depth || ended(); });
+    }
+    if (ended()) return context_.Check();
+    const std::size_t part = std::min(left, depth - outstanding_);
+    queue_.back().submitted += part;
+    outstanding_ += part;
+    left -= part;
+    changed_.notify_all();
   }
-  std::lock_guard lock(mutex_);
-  queue_.push_back(std::move(task));
-  changed_.notify_all();
   return ACL_SUCCESS;
 }
 
 aclError Stream::Synchronize(int timeout_ms) {
-  std::unique_lock lock(mutex_);
-  if (graph_) return Refuse(ACL_ERROR_RT_STREAM_CAPTURED, "a stream cannot be synchronised while it is captured");
-  const auto idle = [this] { return queue_.empty(); };
-  if (timeout_ms < 0) {
-    changed_.wait(lock, idle);
-  } else if (!changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), idle)) {
-    return Refuse(ACL_ERROR_RT_STREAM_SYNC_TIMEOUT,
-                  "tasks are still queued on the stream after " + std::to_string(timeout_ms) + " ms");
+  {
+    std::unique_lock lock(mutex_);
+    if (graph_) return Refuse(ACL_ERROR_RT_STREAM_CAPTURED, "a stream cannot be synchronised while it is captured");
+    const auto ended = [this] { return queue_.empty() || context_.lost(); };
+    if (timeout_ms < 0) {
+      changed_.wait(lock, ended);
+    } else if (!changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), ended)) {
+      return Refuse(ACL_ERROR_RT_STREAM_SYNC_TIMEOUT,
+                    "tasks are still queued on the stream after " + std::to_string(timeout_ms) + " ms");
+    }
+    if (!context_.lost()) {
+      const aclError error = std::exchange(error_, ACL_SUCCESS);
+      return error ? Refuse(error, "an earlier task of the stream failed: " + error_text_) : ACL_SUCCESS;
+    }
   }
-  const aclError error = std::exchange(error_, ACL_SUCCESS);
-  return error ? Refuse(error, "an earlier task of the stream failed: " + error_text_) : ACL_SUCCESS;
+  if (unbounded_synchronize) {
+    for (const auto& stream : AllOf(device_)) stream->WaitUntilIdle();
+  }
+  return context_.Check();
+}
+
+void Stream::WaitUntilIdle() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return queue_.empty(); });
 }
 
 bool Stream::Idle() {
@@ -142,36 +181,69 @@ void Stream::set_graph(std::shared_ptr<Graph> graph) {
 
 void Stream::Retire(bool drop_queued_tasks) {
   {
-    std::lock_guard lock(mutex_);
-    retired_ = true;
-    // The front task is running; its worker takes it off itself.
-    if (drop_queued_tasks && queue_.size() > 1) queue_.erase(queue_.begin() + 1, queue_.end());
-    changed_.notify_all();
+    const Locked<Streams> streams;
+    streams->by_handle.erase(handle());
   }
-  Streams& streams = GetStreams();
-  std::lock_guard lock(streams.mutex);
-  streams.by_handle.erase(handle());
+  context_.ReturnStreams(1);
+  std::lock_guard lock(mutex_);
+  retired_ = true;
+  // The front command is running; its worker takes it off itself.
+  if (drop_queued_tasks && queue_.size() > 1) Drop(1);
+  changed_.notify_all();
+}
+
+void Stream::Abandon() {
+  std::lock_guard lock(mutex_);
+  for (const Queued& queued : queue_) {
+    if (queued.command.completes) queued.command.completes->Settle(Marker::State::kLost);
+  }
+  changed_.notify_all();
+}
+
+// Forgets the commands from `first` on.
+void Stream::Drop(std::size_t first) {
+  for (std::size_t i = first; i < queue_.size(); ++i) {
+    outstanding_ -= queue_[i].submitted - queue_[i].done;
+    if (queue_[i].command.completes) queue_[i].command.completes->Settle(Marker::State::kLost);
+  }
+  queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(first), queue_.end());
+  changed_.notify_all();
 }
 
 void Stream::Work() {
+  const auto has_work = [this] {
+    return queue_.empty() ? retired_ : context_.lost() || queue_.front().done < queue_.front().submitted;
+  };
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return retired_ || !queue_.empty(); });
+    changed_.wait(lock, has_work);
     if (queue_.empty()) return;
-    const Task task = queue_.front();
+    Queued& front = queue_.front();  // stays valid: only this thread removes it
+    const Command& command = front.command;
     lock.unlock();
     Throttle(*this);
-    if (task.waits_for) task.waits_for->Wait();
-    const aclError error = RunTask(task);
-    if (task.completes) task.completes->Complete();
+    const bool dropped = context_.lost();  // a stalled stream drops its tasks after the stall
+    aclError error = dropped ? ACL_SUCCESS : WaitForEvent(command);
+    if (!error && !dropped) error = RunTask(command, front.done);
+    if (error && context_.stops_on_failure()) context_.Lose(error, TakeErrorText());
+    const bool last = front.done + 1 == command.tasks;
+    if (last && !dropped && command.completes) command.completes->Settle(Marker::State::kDone);
     lock.lock();
-    if (error && !error_) {
+    if (dropped) {
+      Drop(0);
+      continue;
+    }
+    if (error && !error_ && !context_.stops_on_failure()) {
       error_ = error;
       error_text_ = TakeErrorText();
     }
-    queue_.pop_front();
+    ++front.done;
+    --outstanding_;
+    if (last) queue_.pop_front();
     changed_.notify_all();
   }
 }
+
+void SetUnboundedSynchronize(bool unbounded) { unbounded_synchronize = unbounded; }
 
 }  // namespace ascend_sim

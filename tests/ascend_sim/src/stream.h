@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -11,50 +12,61 @@
 #include <vector>
 
 #include "acl/acl_rt.h"
+#include "call.h"
+#include "context.h"
 
 namespace ascend_sim {
 
 class Graph;
-class Stream;
 
-/// What one aclrtRecordEvent left on a stream: done once everything before it is.
+/// What one aclrtRecordEvent left on a stream: done once everything before it is, lost if that was dropped.
 class Marker {
  public:
-  void Complete();
-  void Wait();
-  bool Done();
+  enum class State { kPending, kDone, kLost };
+
+  /// Holds one of the events of `context` until it is no longer pending; none for null.
+  explicit Marker(Context* context) : context_(context) {}
+
+  void Settle(State state);
+  /// Waits while it is pending: for at most `limit`, or for ever when that is 0.
+  State Wait(std::chrono::seconds limit);
+  State state();
   std::chrono::steady_clock::time_point when();  // of completion
+  Context* context() const { return context_; }
 
   /// The graph that recorded it, when it was recorded during a capture. Written before the marker is shared.
   std::weak_ptr<Graph> graph;
   bool captured = false;
 
  private:
+  Context* const context_;
   std::mutex mutex_;
-  std::condition_variable done_changed_;
-  bool done_ = false;
+  std::condition_variable settled_;
+  State state_ = State::kPending;
   std::chrono::steady_clock::time_point when_;
 };
 
-/// One command of a stream: wait, then run, then complete; each part is optional.
-struct Task {
-  const char* name;  // the ACL call that submitted it
-  std::function<aclError()> run = nullptr;
-  std::shared_ptr<Marker> waits_for = nullptr;
-  std::shared_ptr<Marker> completes = nullptr;
-  aclError fault = ACL_SUCCESS;  // injected by a test, instead of running
+/// What one call puts on a stream: tasks that run one after another.
+struct Command {
+  const char* name;                                    // the ACL call
+  std::function<aclError(std::size_t)> run = nullptr;  // runs one of the tasks, by its index
+  std::size_t tasks = 1;
+  std::shared_ptr<Marker> waits_for = nullptr;  // before the first task
+  std::chrono::seconds wait_limit{0};           // 0: none
+  std::shared_ptr<Marker> completes = nullptr;  // after the last task
+  std::size_t work_elements = 0;                // what it takes of a graph's, see Graph::Append
+  TaskFault fault = {};                         // injected by a test, instead of running a task
 };
 
-/// Runs a task's own work (not its markers): the injected fault, or `run`.
-aclError RunTask(const Task& task);
+/// Runs one task, not the wait before it: the injected fault, or `run`.
+aclError RunTask(const Command& command, std::size_t index);
 
-/// A first-in-first-out queue with one worker thread.
+/// A first-in-first-out queue of limited depth with one worker thread. See Note [A lost context].
 ///
-/// A failed task does not stop the queue (the default failure mode of ACL); its error is kept for the next synchronise.
 /// Workers are detached: the exit of the process ends them at any point, so that it cannot hang.
 class Stream : public std::enable_shared_from_this<Stream> {
  public:
-  static std::shared_ptr<Stream> Create(int device);
+  static aclError Create(int device, std::shared_ptr<Stream>* stream);
   /// The stream behind a handle; null means the default stream of the current device. Sets `error` when there is none.
   static std::shared_ptr<Stream> Find(aclrtStream handle, aclError* error);
   static std::vector<std::shared_ptr<Stream>> AllOf(int device);
@@ -63,31 +75,54 @@ class Stream : public std::enable_shared_from_this<Stream> {
   int device() const { return device_; }
   aclrtStream handle() { return this; }
 
-  /// Queues the task, or records it while the stream is captured.
-  aclError Submit(Task task);
+  /// Queues the tasks, or records them while the stream is captured. Waits while the queue is full.
+  aclError Submit(Command command);
   /// Waits until the queue is empty (for ever when `timeout_ms` is -1), then returns and clears the stored error.
   aclError Synchronize(int timeout_ms);
+  void WaitUntilIdle();
   bool Idle();
   std::shared_ptr<Graph> graph();
   void set_graph(std::shared_ptr<Graph> graph);
 
   /// Lets the worker end once the queue is empty, and forgets the handle.
   void Retire(bool drop_queued_tasks);
+  /// Ends all waits for what is queued. Called when the context is lost.
+  void Abandon();
 
  private:
+  struct Queued {
+    Command command;
+    std::size_t submitted = 0;  // tasks that had room in the queue so far
+    std::size_t done = 0;
+  };
+
   Stream(int device, int id) : device_(device), id_(id) {}
-  static std::shared_ptr<Stream> Start(int device);
+  static aclError Start(int device, std::shared_ptr<Stream>* stream);
   void Work();
+  void Drop(std::size_t first);
 
   const int device_;
   const int id_;
+  Context& context_ = Context::Of(device_);
+  std::mutex submitting_;  // held by the thread whose command is not yet all in the queue
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Task> queue_;  // the front task is the one that runs
+  std::deque<Queued> queue_;     // the front is the one that runs
+  std::size_t outstanding_ = 0;  // tasks: submitted and not done
   bool retired_ = false;
   aclError error_ = ACL_SUCCESS;
   std::string error_text_;
   std::shared_ptr<Graph> graph_;  // not null while captured
 };
+
+/// The first line of every simulated function that works on a stream.
+#define ACL_CALL_ON(stream, handle)                                                            \
+  ACL_CALL();                                                                                  \
+  aclError error;                                                                              \
+  const std::shared_ptr<ascend_sim::Stream> stream = ascend_sim::Stream::Find(handle, &error); \
+  if (!stream) return error
+
+/// Makes a synchronise of a lost context wait, without a limit, until no task of the device runs any more.
+void SetUnboundedSynchronize(bool unbounded);
 
 }  // namespace ascend_sim

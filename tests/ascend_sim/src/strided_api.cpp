@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-// Strided asynchronous copies: older versions of CANN have none, so that a plugin looks the function up at run time.
 #include "call.h"
 #include "copy.h"
 #include "device.h"
@@ -16,12 +15,15 @@ aclError CheckStrided(const Copy& copy) {
   const bool to_device_from_device = copy.kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
   if (copy.kind != ACL_MEMCPY_HOST_TO_DEVICE && copy.kind != ACL_MEMCPY_DEVICE_TO_HOST && !to_device_from_device)
     return Refuse(ACL_ERROR_INVALID_PARAM, name + ": kind " + std::to_string(copy.kind) + " is not supported");
-  if (to_device_from_device && !IsA2OrLater())
-    return Refuse(ACL_ERROR_INVALID_PARAM, name + ": " + GetMachine().soc + " has no strided device to device copy");
-  if (copy.width > kMaxWidth || copy.width > copy.dpitch || copy.width > copy.spitch)
+  if (to_device_from_device && (!GetMachine().a2_or_later || GetMachine().cann < 900))
+    return Refuse(ACL_ERROR_INVALID_PARAM,
+                  name + ": " + GetMachine().soc + " with this CANN has no strided device to device copy");
+  if (copy.width > copy.dpitch || copy.width > copy.spitch)
+    return Refuse(ACL_ERROR_INVALID_PARAM, name + ": width " + std::to_string(copy.width) + " is over a pitch (" +
+                                               std::to_string(copy.dpitch) + ", " + std::to_string(copy.spitch) + ")");
+  if (copy.width > kMaxWidth)
     return Refuse(ACL_ERROR_RT_PARAM_INVALID,
-                  name + ": width " + std::to_string(copy.width) + " is over " + std::to_string(kMaxWidth) +
-                      " or over a pitch (" + std::to_string(copy.dpitch) + ", " + std::to_string(copy.spitch) + ")");
+                  name + ": width " + std::to_string(copy.width) + " is over " + std::to_string(kMaxWidth));
   if (copy.height > kMaxHeight)
     return Refuse(ACL_ERROR_RT_PARAM_INVALID,
                   name + ": height " + std::to_string(copy.height) + " is over " + std::to_string(kMaxHeight));
@@ -32,10 +34,9 @@ aclError CheckStrided(const Copy& copy) {
 
 extern "C" aclError aclrtMemcpy2dAsync(void* dst, size_t dpitch, const void* src, size_t spitch, size_t width,
                                        size_t height, aclrtMemcpyKind kind, aclrtStream handle) {
-  ACL_CALL();
+  ACL_CALL_ON(stream, handle);
   const Copy copy{__func__, kind, dst, dpitch, src, spitch, width, height};
-  if (const aclError error = CheckStrided(copy)) return error;
-  aclError error;
-  const auto stream = Stream::Find(handle, &error);
-  return stream ? SubmitCopies(*stream, {copy}) : error;
+  if ((error = CheckStrided(copy))) return error;
+  CountWork(__func__, 0, 2);
+  return SubmitCopies(*stream, {copy});
 }

@@ -30,9 +30,7 @@ SUCCEEDS(aclmdlInitDump)
 SUCCEEDS(aclmdlSetDump)
 SUCCEEDS(aclrtSetDeviceSatMode)
 SUCCEEDS(aclrtSetOpExecuteTimeOut)
-SUCCEEDS(aclrtSetOpWaitTimeout)
 SUCCEEDS(aclrtSetStreamAttribute)
-SUCCEEDS(aclrtSetStreamFailureMode)
 SUCCEEDS(aclrtSetStreamOverflowSwitch)
 
 extern "C" aclError aclGetDeviceCapability(uint32_t, aclDeviceInfo, int64_t* value) {

@@ -1,44 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "throttle.h"
 
+#include <map>
 #include <random>
-#include <set>
 #include <thread>
 
 namespace ascend_sim {
 namespace {
 
+// How many tasks may still start. The default is not used up in a lifetime.
+struct Allowance {
+  std::size_t tasks = SIZE_MAX;
+};
+
 struct Settings {
   std::mutex mutex;
   std::condition_variable changed;
-  std::set<aclrtStream> stalled_streams;
-  std::set<int> stalled_devices;
+  std::map<aclrtStream, Allowance> of_streams;
+  std::map<int, Allowance> of_devices;
   std::chrono::microseconds delay{0};
   std::chrono::microseconds jitter{0};
 };
-
-Settings& GetSettings() {
-  static Settings& settings = *new Settings;
-  return settings;
-}
-
-template <typename T>
-void SetMember(std::set<T>& set, T value, bool present) {
-  Settings& settings = GetSettings();
-  std::lock_guard lock(settings.mutex);
-  if (present) {
-    set.insert(value);
-  } else {
-    set.erase(value);
-  }
-  settings.changed.notify_all();
-}
 
 }  // namespace
 
 void Throttle(Stream& stream) {
   thread_local std::minstd_rand random(stream.id());
-  Settings& settings = GetSettings();
+  Settings& settings = Immortal<Settings>();
   std::unique_lock lock(settings.mutex);
   std::chrono::microseconds pause = settings.delay;
   if (settings.jitter.count() > 0) pause += settings.jitter * (random() % 1000) / 1000;
@@ -47,29 +35,37 @@ void Throttle(Stream& stream) {
     std::this_thread::sleep_for(pause);
     lock.lock();
   }
-  settings.changed.wait(lock, [&] {
-    return settings.stalled_streams.count(stream.handle()) == 0 && settings.stalled_devices.count(stream.device()) == 0;
-  });
+  Allowance& of_stream = settings.of_streams[stream.handle()];
+  Allowance& of_device = settings.of_devices[stream.device()];
+  settings.changed.wait(lock, [&] { return of_stream.tasks > 0 && of_device.tasks > 0; });
+  --of_stream.tasks;
+  --of_device.tasks;
 }
 
-void StallStream(aclrtStream handle, bool stalled) { SetMember(GetSettings().stalled_streams, handle, stalled); }
+void StallStream(aclrtStream handle, std::size_t after) {
+  const Locked<Settings> settings;
+  settings->of_streams[handle].tasks = after;
+  settings->changed.notify_all();
+}
 
-void StallDevice(int device, bool stalled) { SetMember(GetSettings().stalled_devices, device, stalled); }
+void StallDevice(int device, std::size_t after) {
+  const Locked<Settings> settings;
+  settings->of_devices[device].tasks = after;
+  settings->changed.notify_all();
+}
 
 void SetTaskDelay(std::chrono::microseconds delay, std::chrono::microseconds jitter) {
-  Settings& settings = GetSettings();
-  std::lock_guard lock(settings.mutex);
-  settings.delay = delay;
-  settings.jitter = jitter;
+  const Locked<Settings> settings;
+  settings->delay = delay;
+  settings->jitter = jitter;
 }
 
 void ResetThrottle() {
-  Settings& settings = GetSettings();
-  std::lock_guard lock(settings.mutex);
-  settings.stalled_streams.clear();
-  settings.stalled_devices.clear();
-  settings.delay = settings.jitter = {};
-  settings.changed.notify_all();
+  const Locked<Settings> settings;
+  for (auto& [handle, allowance] : settings->of_streams) allowance = {};
+  for (auto& [device, allowance] : settings->of_devices) allowance = {};
+  settings->delay = settings->jitter = {};
+  settings->changed.notify_all();
 }
 
 }  // namespace ascend_sim

@@ -9,8 +9,9 @@ namespace ascend_sim {
 /// stream.
 void Throttle(Stream& stream);
 
-void StallStream(aclrtStream handle, bool stalled);
-void StallDevice(int device, bool stalled);
+/// Keeps tasks from starting once `after` more have started; SIZE_MAX for never.
+void StallStream(aclrtStream handle, std::size_t after);
+void StallDevice(int device, std::size_t after);
 /// Each task waits for `delay`, and for a random time of at most `jitter` more.
 void SetTaskDelay(std::chrono::microseconds delay, std::chrono::microseconds jitter);
 void ResetThrottle();
