@@ -35,9 +35,9 @@ def slow_peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
 def in_the_middle(pair: Pair, act: Callable[[], object], *, write: bool = False) -> LLMStatusCode:
     """Acts while a transfer of row 1 is in flight. Checks that row 0 does not change. Returns the transfer's code."""
     # Both are filled before the time of the transfer begins: on an NPU, filling is asynchronous.
-    pair.peer.do(f"held = manager.allocate_cache(desc(1, 2, {ELEMENTS}))\nheld.tensors[0].fill_(7)[0, 0].item()")
+    pair.peer.do(f"held = manager.allocate_cache(desc(1, 2, {ELEMENTS}))\nheld.tensors[0].fill_(7).view(-1)[0].item()")
     own = pair.manager.allocate_cache(desc(1, 2, ELEMENTS))
-    own.tensors[0].fill_(3)[0, 0].item()
+    own.tensors[0].fill_(3).view(-1)[0].item()
     codes, key = [], pair.key(1)
     transfer = pair.manager.push_cache if write else pair.manager.pull_cache
     thread = threading.Thread(target=lambda: codes.append(code_of(transfer, key, own, 1)))
