@@ -74,7 +74,9 @@ class LLMConfig:
     buf_pool_cfg = Setting("llm.BufPoolCfg", "", is_a(str))
     cluster_info = Setting("llm.ClusterInfo", "", check_json)
     deploy_res_path = Setting("llm.deployResPath", "", is_a(str))
-    enable_remote_cache_accessible = Setting("llm.EnableRemoteCacheAccessible", False, is_a(bool), parse_flag)
+    enable_remote_cache_accessible = Setting(
+        "llm.EnableRemoteCacheAccessible", False, is_a(bool), parse_flag, local=True
+    )
     enable_switch_role = Setting("llm.EnableSwitchRole", False, is_a(bool), parse_flag, local=True)
     global_resource_config = Setting("llm.GlobalResourceConfig", "", is_a(str))
     link_retry_count = Setting("llm.LinkRetryCount", 1, is_within(1, 100), parse_number, local=True)
