@@ -69,21 +69,29 @@ class Borrowings:
         known = key.cache if isinstance(key, IdKey) and key.cache in self._layouts else 0
         return Acquire(number, key, write, known, self._forget_registrations())
 
+    def learn(self, reply: Lent) -> None:
+        """Notes what a reply says about the peer, also one to a call that has given up: the peer says it once.
+
+        Raises:
+            ValueError, OverflowError: The reply is not of a cache.
+        """
+        if reply.layout is not None:
+            while len(self._layouts) >= _KNOWN_LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            self._layouts[reply.cache] = layout_from_message(reply.layout)
+        for metadata in reply.registrations:
+            self._engine.add_memory(metadata)
+        self._registrations += len(reply.registrations)
+
     def received(self, reply: Lent) -> Borrowed:
         """The cache.
 
         Raises:
-            ValueError, OverflowError, KeyError: The reply is not of a cache.
+            ValueError: The reply is not of a cache.
         """
-        layout = self._layouts[reply.cache] if reply.layout is None else layout_from_message(reply.layout)
-        while len(self._layouts) >= _KNOWN_LAYOUTS:
-            del self._layouts[next(iter(self._layouts))]
-        self._layouts[reply.cache] = layout
-        for metadata in reply.registrations:
-            self._engine.add_memory(metadata)
-        self._registrations += len(reply.registrations)
-        if len(reply.memory) not in (1, layout.num_tensors):
-            raise ValueError("the registrations are not those of the tensors")
+        layout = self._layouts.get(reply.cache)
+        if layout is None or len(reply.memory) not in (1, layout.num_tensors):
+            raise ValueError("the reply is not of a cache")
         return Borrowed(reply.number, reply.row, layout, reply.memory, reply.slots)
 
     def give_back(self, loan: int, pulled: list[int] | None) -> None:

@@ -180,11 +180,7 @@ class IoThread:
     def _milliseconds(self) -> int:
         """How long the thread may sleep: until the first deadline."""
         first = min((task.deadline for task in self._tasks), default=float("inf"))
-        return (
-            max(0, min(_LONGEST_WAIT_MS, int((first - time.monotonic()) * 1000) + 1))
-            if self._tasks
-            else _LONGEST_WAIT_MS
-        )
+        return int(max(0, min(_LONGEST_WAIT_MS, (first - time.monotonic()) * 1000 + 1)))
 
     def _guarded(self, function: Callable[[], Any]) -> Any:
         """Calls a function. Its error must not end the thread."""
@@ -200,7 +196,12 @@ class IoThread:
 
     def _step(self, task: _Task) -> bool:
         """Lets a task go on, if what it waits for has come, or will not. Returns whether it has."""
-        came = bool(task.ready())
+        try:
+            came = bool(task.ready())
+        except Exception as error:
+            thrown = error
+            self._go_on(task, lambda: task.steps.throw(thrown))
+            return True
         if task.result.done or not (came or time.monotonic() >= task.deadline):
             return False
         self._go_on(task, lambda: task.steps.send(came) if task.deadline else next(task.steps))

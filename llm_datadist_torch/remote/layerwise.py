@@ -11,6 +11,7 @@ from ..datadist.remote_api import LayerwiseCall
 from ..datadist.status import LLMException, LLMStatusCode, param_invalid
 from ..datadist.transfer_types import CacheTask, TransferConfig, TransferWithCacheKeyConfig
 from .io_thread import IoThread, Steps
+from .local_caches import hold
 from .transfers import Transfers
 
 _TENSORS_PER_LAYER = 2  # LLM-DataDist's number in this call
@@ -82,7 +83,8 @@ class _Transfer:
             return error.status_code
 
     def _steps(self, layer: int, config: Config, layers: range) -> Steps[None]:
-        call, number, transfers, cache = self._call, layer - layers.start, self._transfers, self._call.cache
+        call, number, transfers = self._call, layer - layers.start, self._transfers
+        cache = hold("src_cache", call.cache)
         src_blocks, dst_blocks = (np.array(blocks, dtype=np.int64) for blocks in (call.src_blocks, call.dst_blocks))
         if isinstance(config, TransferConfig):
             addresses = config.dst_addrs[_TENSORS_PER_LAYER * number : _TENSORS_PER_LAYER * (number + 1)]

@@ -225,6 +225,8 @@ class Link:
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Reply):
+            if isinstance(message, Lent) and not self.has_ended:
+                self.borrowings.learn(message)
             if message.number in self._replies:  # and not of a call that has given up
                 self._replies[message.number] = message
         elif isinstance(message, Release):

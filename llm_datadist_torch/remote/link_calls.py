@@ -20,7 +20,7 @@ def borrow(link: Link, key: Key, deadline: float, *, write: bool) -> Steps[Borro
         reply = yield from link.reply(number, Lent, deadline)
         try:
             return borrowings.received(reply)
-        except (ValueError, OverflowError, KeyError) as error:
+        except ValueError as error:
             link.drop()
             raise llm_error(LLMStatusCode.LLM_LINK_FAILED, f"{link}: {error}") from error
     except BaseException:

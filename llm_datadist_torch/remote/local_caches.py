@@ -33,6 +33,27 @@ class LocalCache:
     memory: Memory | None
 
 
+@dataclass(frozen=True)
+class HeldCache:
+    """A cache that a call was given, and its tensors, which it may lose while the call waits for the I/O thread."""
+
+    cache: Cache
+    tensors: Sequence[Tensor]
+
+
+def hold(name: str, cache: Cache) -> HeldCache:
+    """Keeps the memory of a cache. ``name``: the argument, for messages.
+
+    Raises:
+        LLMException: LLM_KV_CACHE_NOT_EXIST for a cache that has ended.
+    """
+    tensors = cache.tensors
+    if not tensors:
+        text = f"{name}: cache {cache.cache_id} was deallocated or unregistered"
+        raise llm_error(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text)
+    return HeldCache(cache, tensors)
+
+
 class LocalCaches:
     """Looks caches up and registers them, each once. For the I/O thread, but ``forget``.
 
@@ -46,26 +67,13 @@ class LocalCaches:
         # By the identity of the cache. Without the tensors: an ended cache must not keep its memory.
         self._known: dict[int, tuple[list[int], Layout, Memory | None, weakref.ref[Cache]]] = {}
 
-    def find(self, name: str, cache: Cache) -> LocalCache:
-        """A cache that a call was given.
-
-        Args:
-            name: The name of the argument, for messages.
-            cache: The cache.
+    def of(self, cache: Cache, tensors: Sequence[Tensor]) -> LocalCache:
+        """A cache that may have ended, whose tensors the caller has kept.
 
         Raises:
-            LLMException: LLM_KV_CACHE_NOT_EXIST for a cache that has ended, LLM_PARAM_INVALID for tensors that the ops
-                refuse, LLM_FEATURE_NOT_ENABLED on a chip that is not served.
+            LLMException: LLM_PARAM_INVALID for tensors that the ops refuse, LLM_FEATURE_NOT_ENABLED on a chip that is not
+                served.
         """
-        tensors = cache.tensors
-        if not tensors:
-            raise llm_error(
-                LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, f"{name}: cache {cache.cache_id} was deallocated or unregistered"
-            )
-        return self.of(cache, tensors)
-
-    def of(self, cache: Cache, tensors: Sequence[Tensor]) -> LocalCache:
-        """A cache that may have ended, whose tensors the caller has kept. Raises the errors of ``find``."""
         addresses = [tensor.data_ptr() for tensor in tensors]
         known = self._known.get(id(cache))
         if known is None or known[0] != addresses:

@@ -24,9 +24,17 @@ from .counters import Counters
 from .groups import Groups
 from .io_thread import Steps
 from .links import Links
+from .local_caches import hold
 from .transfers import Transfers
 
 T = TypeVar("T")
+
+_CACHE_ARGUMENTS = {
+    "pull_cache": "cache",
+    "pull_blocks": "dst_cache",
+    "push_cache": "src_cache",
+    "push_blocks": "src_cache",
+}
 
 _open: "weakref.WeakSet[RemoteCaches]" = weakref.WeakSet()
 
@@ -91,23 +99,22 @@ class RemoteCaches(Remote):
         return self._links.any if cluster_id is None else self._links.has(cluster_id)
 
     def start(self, call: TransferCall) -> Result[None]:
+        name = _CACHE_ARGUMENTS[call.method]
+        held = hold(name, call.cache)
         is_pull = call.method.startswith("pull")
-        if is_pull and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in call.cache.tensors):
-            name = "cache" if call.method == "pull_cache" else "dst_cache"
+        if is_pull and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in held.tensors):
             raise param_invalid(
                 f"{name} requires grad, and a copy into it would be lost to autograd: detach it, or call under torch.no_grad()"
             )
         arguments = [np.array(each, np.int64) if isinstance(each, list) else each for each in call.arguments]
         steps: Callable[..., Steps[None]] = getattr(self._transfers, call.method)
-        return self._start(steps(call.key, call.cache, *arguments, call.layers))
+        return self._start(steps(call.key, held, *arguments, call.layers))
 
     def cancel(self, result: Result[None]) -> None:
         self._links.thread.cancel(result, llm_error(LLMStatusCode.LLM_FAILED, "the transfer was cancelled"))
 
     def start_layerwise(self, call: LayerwiseCall) -> CacheTask:
-        if not call.cache.tensors:
-            text = f"src_cache: cache {call.cache.cache_id} was deallocated or unregistered"
-            raise llm_error(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text)
+        hold("src_cache", call.cache)
         for config in call.configs:
             self._links.find(cluster_of(config))
         return layerwise.start(self._links.thread, self._transfers, call, self._timeout_ms)

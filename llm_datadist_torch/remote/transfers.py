@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from ..datadist.cache import Cache
 from ..datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from ..datadist.checks import check_kind
 from ..datadist.status import LLMException, param_invalid
@@ -18,6 +17,7 @@ from .io_thread import Steps
 from .layout import Indices, Part
 from .link_calls import borrow
 from .links import Links
+from .local_caches import HeldCache
 from .messages import AddressKey, Key
 from .shape_checks import Layers, check_block_lists, check_blocks, check_row, check_size, key_in_message, row_in_blocks
 from .transfer_job import Move, TransferJob
@@ -39,10 +39,10 @@ class Transfers:
         self._links, self._timeout_ms, self._counters = links, timeout_ms, counters
 
     def pull_cache(
-        self, key: CacheKey | CacheKeyByIdAndIndex, cache: Cache, batch_index: int, size: int, layers: LayerArguments
+        self, key: CacheKey | CacheKeyByIdAndIndex, held: HeldCache, batch_index: int, size: int, layers: LayerArguments
     ) -> Steps[None]:
         """Reads one row of a peer's cache into one row of a cache."""
-        local = self._links.caches.find("cache", cache)
+        local = self._links.caches.of(held.cache, held.tensors)
         check_row("batch_index", batch_index, local.layout, "cache")
         nbytes = check_size(size, local.layout, "cache")
 
@@ -59,13 +59,13 @@ class Transfers:
     def pull_blocks(
         self,
         key: CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey,
-        cache: Cache,
+        held: HeldCache,
         src_blocks: Indices,
         dst_blocks: Indices,
         layers: LayerArguments,
     ) -> Steps[None]:
         """Reads blocks, or one row, of a peer's cache into blocks of a cache."""
-        local = self._links.caches.find("dst_cache", cache)
+        local = self._links.caches.of(held.cache, held.tensors)
         check_blocks("dst_blocks", dst_blocks, local.layout, "dst_cache", distinct=True)
 
         def plan(remote: Borrowed) -> Move:
@@ -84,10 +84,10 @@ class Transfers:
         yield from self._run(key.cluster_id, key_in_message(key), plan, write=False)
 
     def push_cache(
-        self, key: CacheKeyByIdAndIndex, cache: Cache, batch_index: int, size: int, layers: LayerArguments
+        self, key: CacheKeyByIdAndIndex, held: HeldCache, batch_index: int, size: int, layers: LayerArguments
     ) -> Steps[None]:
         """Writes one row of a cache to one row of a peer's cache."""
-        local = self._links.caches.find("src_cache", cache)
+        local = self._links.caches.of(held.cache, held.tensors)
         check_row("src_batch_index", batch_index, local.layout, "src_cache")
         nbytes = check_size(size, local.layout, "src_cache")
 
@@ -103,13 +103,13 @@ class Transfers:
     def push_blocks(
         self,
         key: BlocksCacheKey | CacheKeyByIdAndIndex,
-        cache: Cache,
+        held: HeldCache,
         src_blocks: Indices,
         dst_blocks: Indices,
         layers: LayerArguments,
     ) -> Steps[None]:
         """Writes blocks of a cache to blocks of a peer's cache."""
-        local = self._links.caches.find("src_cache", cache)
+        local = self._links.caches.of(held.cache, held.tensors)
         check_blocks("src_blocks", src_blocks, local.layout, "src_cache")
 
         def plan(remote: Borrowed) -> Move:
@@ -124,13 +124,13 @@ class Transfers:
     def push_row_to_blocks(
         self,
         key: BlocksCacheKey | CacheKeyByIdAndIndex,
-        cache: Cache,
+        held: HeldCache,
         row: int,
         dst_blocks: Indices,
         layers: LayerArguments,
     ) -> Steps[None]:
         """Writes one row of a cache to blocks of a peer's cache. For ``layerwise``, which names the arguments."""
-        local = self._links.caches.find("src_cache", cache)
+        local = self._links.caches.of(held.cache, held.tensors)
         check_row("src_batch_index", row, local.layout, "src_cache")
 
         def plan(remote: Borrowed) -> Move:
@@ -146,14 +146,14 @@ class Transfers:
         self,
         config: TransferConfig,
         addresses: Sequence[int],
-        cache: Cache,
+        held: HeldCache,
         layer: int,
         src_blocks: Indices,
         dst_blocks: Indices,
         block_bytes: int | None,
     ) -> Steps[None]:
         """Writes one layer of a cache to memory of a peer. For ``layerwise``, which names the arguments."""
-        local = self._links.caches.find("src_cache", cache)
+        local = self._links.caches.of(held.cache, held.tensors)
         layout, row = local.layout, config.src_batch_index
         size = (block_bytes or layout.row_bytes) if len(dst_blocks) else layout.row_bytes
         if len(layout.bases) > layout.num_tensors:
