@@ -143,6 +143,7 @@ def test_destructors_and_handlers_take_no_lock_that_waits(pair: Pair) -> None:
         held = pair.manager.allocate_cache(desc(1, 1, 8))
         pair.manager.pull_cache(key, held)
         pair.manager.deallocate_cache(held)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
 
     def work() -> None:
         while not stop.is_set():
@@ -153,7 +154,7 @@ def test_destructors_and_handlers_take_no_lock_that_waits(pair: Pair) -> None:
             pair.manager.deallocate_cache(held)
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
     threads = [threading.Thread(target=work) for _ in range(3)]
     try:
         for thread in threads:
@@ -163,6 +164,7 @@ def test_destructors_and_handlers_take_no_lock_that_waits(pair: Pair) -> None:
             pair.manager.pull_cache(key, held)
             expect(held, sent[:, 1:])
     finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         stop.set()
