@@ -24,7 +24,6 @@ STUB = Path(__file__).with_name("llm_datadist_api.pyi")
 PAGE = Path(__file__).parent.parent / "docs" / "moving_from_llm_datadist.md"
 BEGIN, END = "<!-- Written by tools/compare_api.py: begin -->\n", "<!-- Written by tools/compare_api.py: end -->\n"
 
-NOT_THERE: dict[str, str] = {}
 # Names for imports alone: making one raises LLM_FEATURE_NOT_ENABLED.
 UNSERVED = {
     "KvCache": "the older interface; use Cache",
@@ -63,6 +62,7 @@ NOTES = {
     "LLMClusterInfo.remote_ip_info_list": "the ip is text",
     "LLMConfig.enable_remote_cache_accessible": "not needed",
     "LLMConfig.enable_switch_role": "not needed",
+    "LLMConfig.transfer_backend": 'only "hixl" has an effect',
     "LLMDataDist.link": "over the hosts that docs/remote.md names",
     "LLMDataDist": "role is recorded, not used",
     "LLMDataDist.switch_role": "also to the same role",
@@ -104,7 +104,7 @@ def table() -> Iterator[str]:
                 if outcome != "same":
                     yield f"| {', '.join(f'`{name}`' for name in names)} | {outcome} |\n"
     yield f"\nThe same, with all their names: {', '.join(f'`{name}`' for name in same)}.\n\n"
-    unknown = (NOT_THERE.keys() | UNSERVED.keys() | STRICTER.keys() | NOTES.keys()) - seen
+    unknown = (UNSERVED.keys() | STRICTER.keys() | NOTES.keys()) - seen
     assert not unknown, f"listed here and not in {STUB.name}: {unknown}"
 
 
@@ -141,9 +141,6 @@ def compare_member(ours: type, member: ast.stmt, name: str) -> str:
     static = inspect.getattr_static(ours, attribute, None)
     if isinstance(static, UnservedCall | UnservedProperty):
         return "unserved"
-    if name in NOT_THERE:
-        assert static is None, f"{name} is there"
-        return f"not there: {NOT_THERE[name]}"
     if isinstance(member, ast.FunctionDef):
         compare_signature(ours, member, name)
     elif isinstance(member, ast.Assign):

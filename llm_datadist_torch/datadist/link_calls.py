@@ -60,7 +60,11 @@ class LinkCalls:
                     raise param_invalid(f"clusters[{index}] ({self.cluster_id}) is this process")
             manager = self.cache_manager
             remote, config = manager.open_links(self.cluster_id), self._config
-        return _statuses(remote.link(clusters, timeout, config.link_retry_count, config.link_total_time))
+        codes = remote.link(clusters, timeout, config.link_retry_count, config.link_total_time)
+        if config.transfer_backend == "hixl":  # where each process links for itself
+            linked = LLMStatusCode.LLM_ALREADY_LINK
+            codes = [LLMStatusCode.LLM_SUCCESS if code is linked else code for code in codes]
+        return _statuses(codes)
 
     def unlink_clusters(self, clusters: Sequence[LLMClusterInfo], timeout: int = 3000, force: bool = False) -> Statuses:
         """Ends links on both sides, when the running calls of both have ended.

@@ -42,6 +42,7 @@ class Listener:
         self._connections: dict[int, Connection | None] = {}  # None before the first message
         self._routes: dict[bytes, Connection] = {}
         self._events: Events = lambda: []
+        router.get_monitor_socket()  # before a process can connect: an event that nobody waits for is lost
         router.bind(self._endpoint)
         if not ipaddress.ip_address(address[0]).is_loopback and not os.environ.get(SECRET):
             warn_once(f"{address[0]}:{address[1]} is open to every process that reaches it: set {SECRET}")

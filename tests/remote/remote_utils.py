@@ -76,8 +76,8 @@ def code_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> LLMStatus
     return LLMStatusCode.LLM_SUCCESS
 
 
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    patience = time.monotonic() + 10
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    patience = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < patience, what
         time.sleep(0.005)
