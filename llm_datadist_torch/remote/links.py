@@ -159,6 +159,8 @@ class Links:
             number = link.next_number()
             link.send(Ready(number))
             yield from link.reply(number, Done, deadline)
+            if link.has_ended:
+                raise link.failure()
         except BaseException:
             link.drop()
             raise

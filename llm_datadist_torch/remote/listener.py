@@ -6,14 +6,12 @@ import ipaddress
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable
 
 import zmq
 
 from ..datadist.log import warn_once
 from .connection import Connection, dispatch, has_input
-from .io_thread import IoThread, Steps
 from .secret import SECRET
 
 Address = tuple[str, int]
@@ -22,7 +20,6 @@ Events = Callable[[], list[tuple[int, int]]]
 
 ENDED = zmq.Event.DISCONNECTED | zmq.Event.CLOSED
 
-_MAX_CONNECTIONS = 4096
 _MAX_STRANGERS = 128
 _MAX_BATCH = 1000
 
@@ -32,18 +29,14 @@ logger = logging.getLogger(__name__)
 class Listener:
     """A ROUTER, bound to one address. Knows its connections by descriptor and by ZeroMQ's routing id."""
 
-    def __init__(
-        self, thread: IoThread, router: "zmq.Socket[bytes]", address: Address, accepted: Callable[[Connection], None]
-    ) -> None:
+    def __init__(self, router: "zmq.Socket[bytes]", address: Address, accepted: Callable[[Connection], None]) -> None:
         self.socket, self.address = router, address
-        self._thread, self._accepted = thread, accepted
-        self._endpoint = f"tcp://{address[0]}:{address[1]}"
-        self._bound = True
+        self._accepted = accepted
         self._connections: dict[int, Connection | None] = {}  # None before the first message
         self._routes: dict[bytes, Connection] = {}
         self._events: Events = lambda: []
         router.get_monitor_socket()  # before a process can connect: an event that nobody waits for is lost
-        router.bind(self._endpoint)
+        router.bind(f"tcp://{address[0]}:{address[1]}")
         if not ipaddress.ip_address(address[0]).is_loopback and not os.environ.get(SECRET):
             warn_once(f"{address[0]}:{address[1]} is open to every process that reaches it: set {SECRET}")
 
@@ -96,33 +89,22 @@ class Listener:
         connection.lost()
 
     def _limit(self) -> None:
-        """Stops to listen while there are too many connections, or too many that have not said who they are."""
-        if self._bound and self._is_full():
-            logger.warning("%s: too many connections; listening again when some have ended", self._endpoint)
-            self.socket.unbind(self._endpoint)
-            self._bound = False
-            self._thread.start(self._bind_again())
-
-    def _bind_again(self) -> Steps[None]:
-        while not self._bound and not self.socket.closed:
-            yield (lambda: False), time.monotonic() + 1
-            if not self.socket.closed and not self._is_full():
-                with contextlib.suppress(zmq.ZMQError):  # the last socket is not closed yet
-                    self.socket.bind(self._endpoint)
-                    self._bound = True
-
-    def _is_full(self) -> bool:
-        if len(self._connections) <= _MAX_STRANGERS:
-            return False
-        for descriptor in list(self._connections):  # ZeroMQ does not report every end
-            if _port_of(descriptor) != self.address[1]:
-                del self._connections[descriptor]
-        strangers = sum(connection is None or connection.is_stranger for connection in self._connections.values())
-        return strangers > _MAX_STRANGERS or len(self._connections) > _MAX_CONNECTIONS
+        """Ends the oldest connections that have not said who they are, if there are too many."""
+        strangers = [
+            descriptor
+            for descriptor, connection in self._connections.items()
+            if not connection or connection.is_stranger
+        ]
+        for descriptor in strangers[:-_MAX_STRANGERS]:
+            if _shut_down(descriptor, self.address[1]):
+                logger.warning("%s:%d: ended a connection: too many do not say who they are", *self.address)
+            del self._connections[descriptor]  # also one whose end ZeroMQ has not reported
 
 
-def _port_of(descriptor: int) -> int | None:
-    """The local port of a TCP socket of this process."""
+def _shut_down(descriptor: int, port: int) -> bool:
+    """Ends a connection to a local port, which ZeroMQ closes then. Returns False if the descriptor is another one by now."""
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as duplicate:
-        return int(duplicate.getsockname()[1]) if duplicate.family == socket.AF_INET else None
-    return None
+        if duplicate.family == socket.AF_INET and duplicate.getsockname()[1] == port:
+            duplicate.shutdown(socket.SHUT_RDWR)
+            return True
+    return False

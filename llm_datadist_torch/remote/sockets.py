@@ -56,9 +56,7 @@ class Sockets:
         try:
             for address in addresses:
                 if address not in self._listeners and address not in made:
-                    made[address] = Listener(
-                        self._thread, self._socket(zmq.ROUTER, listens=True), address, self._accepted
-                    )
+                    made[address] = Listener(self._socket(zmq.ROUTER, listens=True), address, self._accepted)
         except zmq.ZMQError as error:
             for listener in made.values():
                 listener.socket.close(linger=0)
