@@ -31,7 +31,10 @@ class Result(Generic[T]):
         """Waits for the end, and returns or raises the outcome."""
         self.wait()
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                del self  # the traceback would keep this frame, and with it the error: a cycle
         return self._value  # type: ignore[return-value]
 
     def set(self, value: T | None, error: BaseException | None = None) -> None:

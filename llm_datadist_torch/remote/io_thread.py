@@ -120,7 +120,7 @@ class IoThread:
             try:
                 result.set(function())
             except BaseException as error:
-                result.set(None, error)
+                result.set(None, _without_frames(error, 1))
             self.call(lambda: None)
 
         self._worker.submit(run)
@@ -213,7 +213,7 @@ class IoThread:
         except StopIteration as end:
             self._finish(task, end.value, None)
         except BaseException as error:
-            self._finish(task, None, error)
+            self._finish(task, None, _without_frames(error, 2))
 
     def _finish(self, task: _Task, value: Any, error: BaseException | None) -> None:
         if task in self._tasks:
@@ -223,3 +223,10 @@ class IoThread:
 
 def _finalized() -> LLMException:
     return llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the links have been finalized")
+
+
+def _without_frames(error: BaseException, count: int) -> BaseException:
+    """Drops the first frames of a traceback, which know the result that will hold the error: a cycle would keep caches."""
+    for _ in range(count):
+        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+    return error

@@ -9,29 +9,14 @@ from typing import TypeVar
 
 from ..datadist.log import logger
 from ..datadist.status import LLMException, LLMStatusCode, llm_error
+from . import messages
 from .borrowed import Borrowings
 from .connection import Connection
 from .io_thread import IoThread, Steps
 from .loans import Loans
-from .messages import (
-    Acquire,
-    Bye,
-    Done,
-    Failed,
-    Lent,
-    Message,
-    Plan,
-    Ready,
-    Release,
-    Reply,
-    Request,
-    Stage,
-    Unlink,
-    Welcome,
-)
 from .nixl import Engine
 
-R = TypeVar("R", Welcome, Done, Lent)
+R = TypeVar("R", messages.Welcome, messages.Done, messages.Lent)
 
 _DRAIN_SECONDS = 0.2
 _PARTING_SECONDS = 0.2
@@ -85,7 +70,7 @@ class Link:
         self._connection, self._engine, self._loans, self._thread = connection, engine, loans, thread
         self._opened, self._ended, self._closed = opened, ended, closed
         self._numbers = itertools.count(1)
-        self._replies: dict[int, Reply | None] = {}  # None until it has come
+        self._replies: dict[int, messages.Reply | None] = {}  # None until it has come
         self._borrowings: Borrowings | None = None  # None until the peer is known
         self._lost = self._said_bye = self._parted = False
         connection.received, connection.refused, connection.lost = self._receive, self.drop, self._lose
@@ -138,12 +123,12 @@ class Link:
         """The number of the next request."""
         return next(self._numbers)
 
-    def send(self, request: Request) -> None:
+    def send(self, request: messages.Request) -> None:
         """Sends a request, whose reply ``reply`` waits for."""
         self._replies[request.number] = None
         self._connection.send(request)
 
-    def send_plan(self, plan: Plan) -> None:
+    def send_plan(self, plan: messages.Plan) -> None:
         """Sends what has no reply."""
         self._connection.send(plan)
 
@@ -160,7 +145,7 @@ class Link:
             reply = self._replies.pop(number)
         if isinstance(reply, kind):
             return reply
-        if isinstance(reply, Failed):
+        if isinstance(reply, messages.Failed):
             raise llm_error(_code(reply.code), f"{self}: {reply.text}")
         if reply is not None:
             self.drop()
@@ -187,7 +172,7 @@ class Link:
         if not self.has_ended:
             greeted = self.state is LinkState.OPEN
             self.state = LinkState.ENDED
-            self._connection.send(Bye())
+            self._connection.send(messages.Bye())
             self._ended(self)
             self._thread.start(self._part(greeted))
 
@@ -212,50 +197,52 @@ class Link:
     def __str__(self) -> str:
         return f"cluster {self.cluster_id}" if self.cluster_id >= 0 else "the other process"
 
-    def _receive(self, message: Message) -> None:
+    def _receive(self, message: messages.Message) -> None:
         try:
             self._handle(message)
         except LLMException as error:
-            assert isinstance(message, Acquire)
+            assert isinstance(message, messages.Acquire)
             text = str(error).removesuffix(f" [{error.status_code.name}]")
-            self._connection.send(Failed(message.number, error.status_code.name, text))
+            self._connection.send(messages.Failed(message.number, error.status_code.name, text))
         except (ValueError, OverflowError) as error:
             logger.warning("%s breaks the protocol: %s", self, error)
             self.drop()
 
-    def _handle(self, message: Message) -> None:
-        if isinstance(message, Reply):
-            if isinstance(message, Lent) and not self.has_ended:
+    def _handle(self, message: messages.Message) -> None:
+        if isinstance(message, messages.Reply):
+            if isinstance(message, messages.Lent) and not self.has_ended:
                 self.borrowings.learn(message)
             if message.number in self._replies:  # and not of a call that has given up
                 self._replies[message.number] = message
-        elif isinstance(message, Release):
+        elif isinstance(message, messages.Release):
             self._loans.release(message.loan, message.pulled)
             self._close_if_unused()
-        elif isinstance(message, Bye):
+        elif isinstance(message, messages.Bye):
             self._said_bye = True
             self.drop()
         elif self.has_ended:
-            if not isinstance(message, Plan):
-                self._connection.send(Failed(message.number, LLMStatusCode.LLM_NOT_YET_LINK.name, "it has unlinked"))
-        elif isinstance(message, Ready) and self._opened is not None and self.state is LinkState.GREETING:
+            if not isinstance(message, messages.Plan):
+                self._connection.send(
+                    messages.Failed(message.number, LLMStatusCode.LLM_NOT_YET_LINK.name, "it has unlinked")
+                )
+        elif isinstance(message, messages.Ready) and self._opened is not None and self.state is LinkState.GREETING:
             self.state = LinkState.OPEN
             self._opened(self)
-            self._connection.send(Done(message.number))
+            self._connection.send(messages.Done(message.number))
         elif self.state is not LinkState.OPEN:
             raise ValueError(f"{type(message).__name__} before the link is open")
-        elif isinstance(message, Acquire):
+        elif isinstance(message, messages.Acquire):
             self._connection.send(self._loans.acquire(message))
-        elif isinstance(message, Plan):
+        elif isinstance(message, messages.Plan):
             self._loans.plan(message)
-        elif isinstance(message, Stage):
+        elif isinstance(message, messages.Stage):
             self._thread.start(self._stage(message))
-        elif isinstance(message, Unlink):
+        elif isinstance(message, messages.Unlink):
             self._thread.start(self._answer_unlink(message))
         else:
             raise ValueError(f"an unexpected {type(message).__name__}")
 
-    def _stage(self, message: Stage) -> Steps[None]:
+    def _stage(self, message: messages.Stage) -> Steps[None]:
         try:
             copied = self._loans.stage(message)
         except ValueError as error:
@@ -266,24 +253,24 @@ class Link:
             copied.get()
         except LLMException as error:
             text = str(error).removesuffix(f" [{error.status_code.name}]")
-            self._connection.send(Failed(message.number, error.status_code.name, text))
+            self._connection.send(messages.Failed(message.number, error.status_code.name, text))
         else:
-            self._connection.send(Done(message.number))
+            self._connection.send(messages.Done(message.number))
 
-    def _answer_unlink(self, message: Unlink) -> Steps[None]:
+    def _answer_unlink(self, message: messages.Unlink) -> Steps[None]:
         """Ends the link for the peer, unless a call of this process uses it for longer."""
         deadline = time.monotonic() + message.timeout_ms / 1000
         yield (lambda: self.has_ended or not self.transfers), deadline
         if self.transfers and not self.has_ended:
             text = f"a call uses the link until after {message.timeout_ms} ms"
-            self._connection.send(Failed(message.number, LLMStatusCode.LLM_LINK_BUSY.name, text))
+            self._connection.send(messages.Failed(message.number, LLMStatusCode.LLM_LINK_BUSY.name, text))
         else:
             self.drop()  # first: once the peer knows, there is no link here
-            self._connection.send(Done(message.number))
+            self._connection.send(messages.Done(message.number))
 
     def _give_back(self, loan: int, pulled: list[int] | None) -> None:
         if not self._lost:
-            self._connection.send(Release(loan, pulled))
+            self._connection.send(messages.Release(loan, pulled))
 
     def _lose(self) -> None:
         """The connection has ended, and with it the process of the peer, or its side of the link."""

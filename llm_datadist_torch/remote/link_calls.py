@@ -77,7 +77,8 @@ def unlink(link: Link, timeout_ms: int) -> Steps[LLMStatusCode]:
         link.send(Unlink(number, int(left * 0.9)))  # so that its refusal arrives in time
         yield from link.reply(number, Done, deadline)
     except LLMException as error:
-        if error.status_code is LLMStatusCode.LLM_LINK_FAILED:
+        if error.status_code in (LLMStatusCode.LLM_LINK_FAILED, LLMStatusCode.LLM_NOT_YET_LINK):
+            link.drop()
             return LLMStatusCode.LLM_SUCCESS  # the peer has ended it too, or is gone
         logger.error("unlink_clusters: %s", error)
         busy = error.status_code is LLMStatusCode.LLM_LINK_BUSY

@@ -196,8 +196,10 @@ class Links:
             self._engine.progress()
         return active
 
-    def _linked(self, cluster_id: int) -> bool:
-        return any(link.cluster_id == cluster_id and not link.group and not link.has_ended for link in self._links)
+    def _linked(self, cluster_id: int, *states: LinkState) -> bool:
+        """Whether there is a link to a cluster in one of the states, but for those of communicators."""
+        links = (link for link in self._links if link.cluster_id == cluster_id and not link.group)
+        return any(link.state in (states or (LinkState.GREETING, LinkState.OPEN)) for link in links)
 
     def _try(self, wanted: int | None, addresses: Sequence[Address], deadline: float) -> Steps[Link]:
         """Tries the addresses, when no other call between the two processes is on its way."""
@@ -207,7 +209,7 @@ class Links:
             if any(link.cluster_id == wanted and link.has_ended and link.is_in_flight for link in self._links):
                 text = f"a transfer of the last link to cluster {wanted} is still in flight"
                 raise llm_error(LLMStatusCode.LLM_LINK_BUSY, text)
-            if self._is_open(wanted):
+            if self._linked(wanted, LinkState.OPEN):
                 raise llm_error(LLMStatusCode.LLM_ALREADY_LINK, f"there is a link to cluster {wanted}")
             if wanted not in self._calling and not self._linked(wanted):
                 self._calling.add(wanted)
@@ -220,15 +222,7 @@ class Links:
                     self._calling.remove(wanted)
             if time.monotonic() >= deadline:
                 raise llm_error(LLMStatusCode.LLM_LINK_BUSY, f"another link to cluster {wanted} is being made")
-            yield (
-                (lambda: self._is_open(wanted) or not (wanted in self._calling or self._linked(wanted))),
-                min(deadline, time.monotonic() + 0.05),
-            )
-
-    def _is_open(self, cluster_id: int) -> bool:
-        return any(
-            link.cluster_id == cluster_id and not link.group and link.state is LinkState.OPEN for link in self._links
-        )
+            yield (lambda: wanted not in self._calling and not self._linked(wanted, LinkState.GREETING)), deadline
 
     def _call_any(self, wanted: int | None, addresses: Sequence[Address], deadline: float) -> Steps[Link]:
         for index, address in enumerate(addresses):

@@ -7,7 +7,9 @@ import os
 import random
 import signal
 import socket
+import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -240,6 +242,19 @@ def test_several_in_flight(pair: Pair) -> None:
     assert (counters.pulls, counters.pushes, counters.failures) == (64, 1, {GONE: 1})
     assert (counters.pulled_bytes, counters.pushed_bytes) == (64 * 2 * 1024, 2 * 1024)
     assert counters.pulling_seconds > 0
+
+
+def test_an_error_keeps_no_cache(pair: Pair) -> None:
+    """Not even until the next garbage collection."""
+    own = pair.manager.allocate_cache(desc(1, 1, 8))
+    alive = weakref.ref(own.tensors[0])
+    gc.disable()
+    try:
+        assert code_of(pair.manager.pull_cache, CacheKeyByIdAndIndex(PEER, 999), own) is GONE
+        pair.manager.deallocate_cache(own)
+        wait_until(lambda: alive() is None, "the memory is still there", 5)
+    finally:
+        gc.enable()
 
 
 def test_a_manager_without_llm_datadist(pair: Pair) -> None:
