@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waiting for another thread, also in a signal handler that interrupts a thread which waits."""
 
+import copy
 import threading
 from typing import Generic, TypeVar
 
@@ -31,10 +32,12 @@ class Result(Generic[T]):
         """Waits for the end, and returns or raises the outcome."""
         self.wait()
         if self._error is not None:
+            # A copy: the frames of the callers, which know this object, are added to the traceback of what is raised.
+            error, cause = copy.copy(self._error), self._error.__cause__
             try:
-                raise self._error
+                raise error.with_traceback(self._error.__traceback__) from cause
             finally:
-                del self  # the traceback would keep this frame, and with it the error: a cycle
+                del error
         return self._value  # type: ignore[return-value]
 
     def set(self, value: T | None, error: BaseException | None = None) -> None:
