@@ -28,7 +28,7 @@ Steps = Generator[tuple[Callable[[], object], float], bool, T]
 
 _SPIN_SECONDS = 300e-6  # then sleep between two looks at the engine: a transfer may be long
 _PAUSE_SECONDS = 50e-6
-_LONGEST_WAIT_MS = 60_000
+LONGEST_WAIT_MS = 60_000
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +46,12 @@ class IoThread:
     """The I/O thread of a process, which runs until ``stop``.
 
     Args:
-        progress: Called again and again. Returns whether it wants to be called again at once, because a transfer is in
-            flight.
+        progress: Called again and again. Returns the milliseconds until it wants to be called again, or 0 for at once,
+            because a transfer is in flight.
         at_end: Called at the end, in the I/O thread.
     """
 
-    def __init__(self, progress: Callable[[], bool], at_end: Callable[[], None]) -> None:
+    def __init__(self, progress: Callable[[], int], at_end: Callable[[], None]) -> None:
         self._progress, self._at_end = progress, at_end
         self._poller = zmq.Poller()
         self._readers: dict[Any, Callable[[], None]] = {}
@@ -153,9 +153,10 @@ class IoThread:
     def _run(self) -> None:
         idle_since, stepped = time.monotonic(), 0
         while not self._stopping:
-            active = self._guarded(self._progress) is True
+            longest = self._guarded(self._progress)
+            active = longest == 0
             # After a step of one task, another one may have what it waits for.
-            timeout = 0 if active or stepped or self._calls else self._milliseconds()
+            timeout = 0 if active or stepped or self._calls else min(self._milliseconds(), longest or LONGEST_WAIT_MS)
             ready = self._poller.poll(timeout)
             for socket, _ in ready:
                 if socket in self._readers:  # another reader may have removed it
@@ -180,7 +181,7 @@ class IoThread:
     def _milliseconds(self) -> int:
         """How long the thread may sleep: until the first deadline."""
         first = min((task.deadline for task in self._tasks), default=float("inf"))
-        return int(max(0, min(_LONGEST_WAIT_MS, (first - time.monotonic()) * 1000 + 1)))
+        return int(max(0, min(LONGEST_WAIT_MS, (first - time.monotonic()) * 1000 + 1)))
 
     def _guarded(self, function: Callable[[], Any]) -> Any:
         """Calls a function. Its error must not end the thread."""

@@ -50,7 +50,8 @@ def move(
     except Exception as error:  # NIXL's errors have no base of their own
         link.drop()
         raise link.failure() from error
-    yield (lambda: request.has_ended() or link.has_ended), deadline
+    if not request.has_ended():
+        yield (lambda: request.has_ended() or link.has_ended), deadline
     if not request.has_ended():
         failure = link.failure() if link.has_ended else link.timeout()
     elif request.failed:

@@ -17,7 +17,7 @@ from ..datadist.log import logger
 from ..datadist.registry import CacheRegistry
 from ..datadist.status import LLMException, LLMStatusCode, llm_error
 from .connection import Connection
-from .io_thread import IoThread, Steps
+from .io_thread import LONGEST_WAIT_MS, IoThread, Steps
 from .link import Link, LinkState
 from .link_calls import unlink
 from .listener import Address
@@ -29,6 +29,7 @@ from .sockets import Sockets
 from .staging import Staging
 
 _GREETING_SECONDS = 10.0
+_SHORT_SECONDS = 5e-3
 
 
 class Links:
@@ -50,6 +51,7 @@ class Links:
         self.sockets = Sockets(self.thread, self._accept)
         self.caches = LocalCaches(self._engine, self.soon)
         registry.call_on_release(self.caches.forget)
+        self._lent_since: float | None = None
         self._ever: set[int] = set()
         self._calling: set[int] = set()  # the clusters that this process calls
         self.opened: list[Callable[[Link], None]] = []
@@ -67,11 +69,7 @@ class Links:
             function()
 
     def find(self, cluster_id: int) -> Link:
-        """The newest link to a cluster.
-
-        Raises:
-            LLMException: LLM_NOT_YET_LINK if there is none.
-        """
+        """The newest link to a cluster. Raises LLM_NOT_YET_LINK if there is none."""
         for link in reversed(self._links):
             if link.cluster_id == cluster_id and link.state is LinkState.OPEN and self.is_usable(link):
                 return link
@@ -137,11 +135,7 @@ class Links:
         return LLMStatusCode.LLM_SUCCESS
 
     def call(self, wanted: int | None, group: str, address: Address, deadline: float) -> Steps[Link]:
-        """Calls a process.
-
-        Raises:
-            LLMException: LLM_LINK_FAILED, LLM_TIMEOUT, or the error that it replies with.
-        """
+        """Calls a process. Raises LLM_LINK_FAILED, LLM_TIMEOUT, or the error that it replies with."""
         link = self._make(self.sockets.connect(address), None, group)
         try:
             link.send(Hello(0, PROTOCOL, self.cluster_id, wanted, group, self._engine.metadata))
@@ -185,16 +179,19 @@ class Links:
         """A staging buffer."""
         return Staging(self._engine, self.soon)
 
-    def _progress(self) -> bool:
-        """Lets the engine make progress. Returns whether anything is in flight."""
-        active = False
-        for link in list(self._links):
-            if link.is_active:
-                active = True
-                link.check_in_flight()
-        if active:
-            self._engine.progress()
-        return active
+    def _progress(self) -> int:
+        """Lets the engine make progress. Returns the milliseconds until it has to be called again: see ``IoThread``."""
+        active = [link for link in self._links if link.is_active]
+        for link in active:
+            link.check_in_flight()
+        if not active:
+            self._lent_since = None
+            return LONGEST_WAIT_MS
+        self._engine.progress()
+        now = time.monotonic()
+        self._lent_since = self._lent_since or now
+        # The peer of a short transfer gives the cache back before it needs this process.
+        return 1 if now < self._lent_since + _SHORT_SECONDS and not any(link.is_in_flight for link in active) else 0
 
     def _linked(self, cluster_id: int, *states: LinkState) -> bool:
         """Whether there is a link to a cluster in one of the states, but for those of communicators."""

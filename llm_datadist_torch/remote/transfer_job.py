@@ -108,6 +108,8 @@ class TransferJob:
         source, begin, sizes = split(lengths, _REQUEST_BYTES)
         local, remote, of = local[source] + begin, remote[source] + begin, of[source]
         for cut in groups(sizes, _REQUEST_BYTES):
+            if cut.start:  # the I/O thread has other work too
+                yield (lambda: True), self.deadline
             yield from self.move(
                 ranges(local[cut], sizes[cut], memory), ranges(remote[cut], sizes[cut], of[cut]), self.what.local
             )

@@ -183,8 +183,8 @@ class Transfers:
         deadline = begin + self._timeout_ms / 1000
         link = self._links.find(cluster_id)
         try:
-            yield (lambda: not link.unlinking), deadline
-            if link.has_ended:
+            if link.unlinking:
+                yield (lambda: not link.unlinking), deadline
                 link = self._links.find(cluster_id)
             link.transfers += 1
             try:
