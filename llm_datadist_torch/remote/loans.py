@@ -109,7 +109,7 @@ class Loans:
         part = Part(message.planes, *(np.frombuffer(numbers, np.int64) for numbers in (message.rows, message.offsets)))
         lengths = np.frombuffer(message.lengths, np.int64)
         part.check(loan.caches[0].layout, lengths)
-        loan.plan = Staged(loan.caches[0], part, lengths)
+        loan.plan = Staged(loan.caches[0], part, lengths, to_device=loan.write)
 
     def stage(self, message: Stage) -> Result[None]:
         """Copies one piece between the device and the pinned buffer, in the thread for such copies.
@@ -122,9 +122,7 @@ class Loans:
             raise ValueError(f"no piece {message.piece} of loan {message.loan}")
         plan, staging = loan.plan, self._staging
         timeout_ms = max(message.timeout_ms, 1)
-        loan.copying = self._thread.in_worker(
-            lambda: staging.copy(plan, message.piece, to_device=loan.write, timeout_ms=timeout_ms)
-        )
+        loan.copying = self._thread.in_worker(lambda: staging.copy(plan, message.piece, timeout_ms))
         return loan.copying
 
     def release(self, number: int, pulled: list[int] | None) -> None:

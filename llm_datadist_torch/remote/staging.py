@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..datadist import memory as _memory
 from ..datadist.status import LLMStatusCode, llm_error, param_invalid
-from .layout import Indices, Numbers, Part, groups, split
+from .layout import Indices, Part, groups, split
 from .local_caches import LocalCache
 from .nixl import Engine, Soon
 
@@ -29,17 +29,17 @@ class Pieces:
         source: The slice that each range is from, counted through all planes.
         begin: Where each range begins in its slice.
         sizes: The bytes of each range.
+        in_slot: Where each range begins in its slot: where the last one ends.
         cuts: The ranges of each piece.
     """
 
     def __init__(self, planes: int, lengths: Indices) -> None:
         self.source, self.begin, self.sizes = split(np.tile(lengths.astype(np.uint64), planes), SLOT_BYTES)
         self.cuts = groups(self.sizes, SLOT_BYTES)
-
-    def in_slot(self, piece: int) -> Numbers:
-        """Where each range of a piece begins in its slot: where the last one ends."""
-        sizes = self.sizes[self.cuts[piece]]
-        return np.cumsum(sizes) - sizes
+        before = np.cumsum(self.sizes) - self.sizes
+        self.in_slot = before - np.repeat(
+            before[[cut.start for cut in self.cuts]], [cut.stop - cut.start for cut in self.cuts]
+        )
 
 
 class Staged:
@@ -49,45 +49,48 @@ class Staged:
         cache: The cache. Kept alive.
         part: The part of it.
         lengths: The bytes of each slice.
+        to_device: Whether the cache is written.
     """
 
-    def __init__(self, cache: LocalCache, part: Part, lengths: Indices) -> None:
-        self._cache = cache
-        self._pieces = Pieces(part.planes[1] - part.planes[0], lengths)
-        starts = part.addresses(cache.layout)[self._pieces.source] + self._pieces.begin
+    def __init__(self, cache: LocalCache, part: Part, lengths: Indices, *, to_device: bool) -> None:
+        self._cache, self.to_device = cache, to_device
+        pieces = Pieces(part.planes[1] - part.planes[0], lengths)
+        self._cuts, self._sizes = pieces.cuts, pieces.sizes.astype(np.int64)
+        starts = (part.addresses(cache.layout)[pieces.source] + pieces.begin).astype(np.int64)
         storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in cache.tensors}
         bases = np.array(sorted(storages), dtype=np.int64)
         self._wholes = [_bytes_of(storages[base]) for base in bases.tolist()]
-        self._owner = np.searchsorted(bases, starts.astype(np.int64), side="right") - 1
-        self._offsets = starts.astype(np.int64) - bases[self._owner]
+        self._owner = np.searchsorted(bases, starts, side="right") - 1
+        self._at, self._in_slot = starts - bases[self._owner], pieces.in_slot.astype(np.int64)
+        to, of = (self._at, self._in_slot) if to_device else (self._in_slot, self._at)
+        rows = np.zeros_like(to)
+        self._copies = torch.from_numpy(np.stack((rows, rows, to, self._sizes, of), axis=1))
 
     def __len__(self) -> int:
         """The number of pieces."""
-        return len(self._pieces.cuts)
+        return len(self._cuts)
 
     def calls(self, piece: int, slot: Tensor) -> list[tuple[list[Tensor], list[Tensor], Tensor]]:
-        """The copies of a piece. In each call, the tensors of the cache, those of the slot, and for both ``[n, 3]``: where a
-        range begins in the cache, where in the slot, and its bytes.
-        """
-        cut = self._pieces.cuts[piece]
-        owner, offsets = self._owner[cut], self._offsets[cut]
-        sizes, in_slot = self._pieces.sizes[cut].astype(np.int64), self._pieces.in_slot(piece).astype(np.int64)
+        """The copies of a piece: for each call, tensors of the cache, as many of the slot, and ``copies`` of the op."""
+        cut = self._cuts[piece]
+        owner, copies = self._owner[cut], self._copies[cut]
         first = np.flatnonzero(np.diff(owner, prepend=-1))
-        if len(first) == len(owner):  # one range of each storage: a call for all of them, if they are alike
-            same = np.flatnonzero(np.diff(sizes, prepend=-1))
-            ends = [*same[1:].tolist(), len(owner)]
-            return [
-                (
-                    [self._wholes[o][:, at : at + size] for o, at in zip(owner[b:e], offsets[b:e], strict=True)],
-                    [slot[:, at : at + size] for at in in_slot[b:e]],
-                    torch.tensor([[0, 0, size]], dtype=torch.int64, device="cpu"),
-                )
-                for b, e in zip(same.tolist(), ends, strict=True)
-                for size in [int(sizes[b])]
-            ]
+        if len(first) < len(owner) or len(first) == 1:
+            ends = [*first[1:].tolist(), len(owner)]
+            return [([self._wholes[owner[b]]], [slot], copies[b:e]) for b, e in zip(first.tolist(), ends, strict=True)]
+        # One range of each storage: a call for all that have one size.
+        sizes, at, in_slot = self._sizes[cut], self._at[cut], self._in_slot[cut]
+        first = np.flatnonzero(np.diff(sizes, prepend=-1))
         ends = [*first[1:].tolist(), len(owner)]
-        table = torch.from_numpy(np.stack((offsets, in_slot, sizes), axis=1))
-        return [([self._wholes[owner[b]]], [slot], table[b:e]) for b, e in zip(first.tolist(), ends, strict=True)]
+        return [
+            (
+                [self._wholes[o][:, i : i + size] for o, i in zip(owner[b:e], at[b:e], strict=True)],
+                [slot[:, i : i + size] for i in in_slot[b:e]],
+                torch.tensor([[0, 0, 0, size]], dtype=torch.int64, device="cpu"),
+            )
+            for b, e in zip(first.tolist(), ends, strict=True)
+            for size in [int(sizes[b])]
+        ]
 
 
 class Staging:
@@ -103,18 +106,14 @@ class Staging:
         self.memory = engine.register([self._buffer], soon)
         self.addresses = [slot.data_ptr() for slot in self._buffer]
 
-    def copy(self, staged: Staged, piece: int, *, to_device: bool, timeout_ms: int) -> None:
+    def copy(self, staged: Staged, piece: int, timeout_ms: int) -> None:
         """Copies one piece between a cache and its slot, in the order of the device's default stream, and waits.
 
         Raises:
             LLMException: LLM_TIMEOUT, or LLM_FAILED if the device fails.
         """
-        for own, slots, table in staged.calls(piece, self._buffer[piece % SLOTS]):
-            at, in_slot, sizes = table.unbind(1)
-            rows = torch.zeros_like(at)
-            to, of = (at, in_slot) if to_device else (in_slot, at)
-            copies = torch.stack((rows, rows, to, sizes, of), dim=1)
-            dst, src = (own, slots) if to_device else (slots, own)
+        for own, slots, copies in staged.calls(piece, self._buffer[piece % SLOTS]):
+            dst, src = (own, slots) if staged.to_device else (slots, own)
             try:
                 done = ops.copy_cache_batch_blocking(dst, src, copies, None, batch_dim=0, timeout_ms=timeout_ms)
             except ValueError as error:

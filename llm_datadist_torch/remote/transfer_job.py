@@ -122,7 +122,9 @@ class _StagedRun:
         self._job, self._thread, self._staging = job, thread, staging
         self._pieces = Pieces(job.what.planes, job.what.lengths)
         self._count = len(self._pieces.cuts)
-        self._staged = Staged(job.what.local, job.what.local_part, job.what.lengths) if staging else None
+        what, self._staged = job.what, None
+        if staging is not None:
+            self._staged = Staged(what.local, what.local_part, what.lengths, to_device=not job.write)
         self._copying: Result[None] | None = None
         self._asked: dict[int, int] = {}  # the number of the request for each piece
 
@@ -171,7 +173,7 @@ class _StagedRun:
     def _move(self, piece: int) -> Steps[None]:
         """Transfers a piece. In a slot, each range begins where the last one ends."""
         cut, job, pieces = self._pieces.cuts[piece], self._job, self._pieces
-        sizes, in_slot = pieces.sizes[cut], pieces.in_slot(piece)
+        sizes, in_slot = pieces.sizes[cut], pieces.in_slot[cut]
         source, begin = pieces.source[cut], pieces.begin[cut]
         if self._staging:
             local, memory = in_slot + np.uint64(self._staging.addresses[piece % SLOTS]), self._staging.memory.number
@@ -187,10 +189,9 @@ class _StagedRun:
 
     def _copy(self, piece: int) -> None:
         """Starts to copy a piece between the device of this process and its slot."""
-        staging, staged, to_device, left = self._staging, self._staged, not self._job.write, self._milliseconds_left()
+        staging, staged, left = self._staging, self._staged, self._milliseconds_left()
         if staging is not None and staged is not None:
-            copy = lambda: staging.copy(staged, piece, to_device=to_device, timeout_ms=left)  # noqa: E731
-            self._copying = self._thread.in_worker(copy)
+            self._copying = self._thread.in_worker(lambda: staging.copy(staged, piece, left))
 
     def _copied(self) -> Steps[None]:
         """Waits for the copy that runs."""
