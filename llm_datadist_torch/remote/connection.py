@@ -45,12 +45,13 @@ def dispatch(connection: Connection, frames: Sequence[bytes]) -> None:
     try:
         if len(frames) != 1:
             raise ValueError(f"{len(frames)} frames")
-        message = decode(frames[0])
+        connection.received(decode(frames[0]))
     except ValueError as error:
         logger.warning("refused a message: %s", error)
         connection.refused()
-    else:
-        connection.received(message)
+    except Exception:  # which must not keep the messages of other connections from being read
+        logger.exception("error in the answer to a message")
+        connection.refused()
 
 
 def has_input(readable: "zmq.Socket[bytes]") -> bool:

@@ -210,7 +210,7 @@ class Link:
 
     def _handle(self, message: messages.Message) -> None:
         if isinstance(message, messages.Reply):
-            if isinstance(message, messages.Lent) and not self.has_ended:
+            if isinstance(message, messages.Lent) and self.state is LinkState.OPEN:
                 self.borrowings.learn(message)
             if message.number in self._replies:  # and not of a call that has given up
                 self._replies[message.number] = message

@@ -3,7 +3,6 @@
 
 import atexit
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -36,7 +35,7 @@ _CACHE_ARGUMENTS = {
     "push_blocks": "src_cache",
 }
 
-_open: "weakref.WeakSet[RemoteCaches]" = weakref.WeakSet()
+_open: "set[RemoteCaches]" = set()
 
 
 class RemoteCaches(Remote):

@@ -86,13 +86,14 @@ class Sockets:
                 connection.lost()
 
         def close() -> None:
-            _called.discard(address)
-            self._close(dealer)
+            if not dealer.closed:
+                _called.remove(address)
+                self._close(dealer)
 
         connection = Connection(lambda data: dealer.send(data, zmq.NOBLOCK), close)
         events = self._monitor(dealer, read_events)
         self._thread.add_reader(dealer, read)
-        _called.add(address)
+        _called.append(address)
         dealer.connect(f"tcp://{address[0]}:{address[1]}")
         return connection
 
@@ -173,5 +174,5 @@ def _close_in_child() -> None:
 
 
 _ports: set[int] = set()
-_called: set[Address] = set()
+_called: list[Address] = []
 os.register_at_fork(after_in_child=_close_in_child)
