@@ -120,7 +120,7 @@ class IoThread:
             try:
                 result.set(function())
             except BaseException as error:
-                result.set(None, _without_frames(error, 1))
+                result.set(None, _without_traceback(error))
             self.call(lambda: None)
 
         self._worker.submit(run)
@@ -214,7 +214,7 @@ class IoThread:
         except StopIteration as end:
             self._finish(task, end.value, None)
         except BaseException as error:
-            self._finish(task, None, _without_frames(error, 2))
+            self._finish(task, None, _without_traceback(error))
 
     def _finish(self, task: _Task, value: Any, error: BaseException | None) -> None:
         if task in self._tasks:
@@ -226,8 +226,12 @@ def _finalized() -> LLMException:
     return llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the links have been finalized")
 
 
-def _without_frames(error: BaseException, count: int) -> BaseException:
-    """Drops the first frames of a traceback, which know the result that will hold the error: a cycle would keep caches."""
-    for _ in range(count):
-        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+def _without_traceback(error: BaseException | None) -> BaseException | None:
+    """Drops the tracebacks of an error that a result will hold: their frames know the result, and the cycle keeps caches."""
+    if error is not None and not isinstance(error, LLMException):
+        logger.error("error in the I/O thread", exc_info=error)
+    link = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
     return error

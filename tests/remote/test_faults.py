@@ -252,8 +252,11 @@ def test_an_error_keeps_no_cache(pair: Pair) -> None:
     alive = weakref.ref(own.tensors[0])
     gc.disable()
     try:
+        handle = pair.manager.pull_cache_async(CacheKeyByIdAndIndex(PEER, 999), own)
+        assert code_of(handle.result) is GONE
         assert code_of(pair.manager.pull_cache, CacheKeyByIdAndIndex(PEER, 999), own) is GONE
         pair.manager.deallocate_cache(own)
+        del handle
         wait_until(lambda: alive() is None, "the memory is still there", 5)
     finally:
         gc.enable()
