@@ -64,9 +64,8 @@ class TestInTheMiddle:
     @pytest.mark.parametrize("write", [False, True])
     def test_killed(self, slow_peer: Peer, write: bool, device: str) -> None:
         with linked(slow_peer) as pair:
-            begin = time.monotonic()
+            # Noticed, and not waited for until sync_kv_timeout: that would be LLM_TIMEOUT.
             assert in_the_middle(pair, lambda: slow_peer.signal(signal.SIGKILL), write=write) is FAILED
-            assert time.monotonic() - begin < 10  # noticed, and not waited for until sync_kv_timeout
             held = pair.manager.allocate_cache(desc(1, 1, 8))
             again = code_of(pair.manager.pull_cache, CacheKeyByIdAndIndex(PEER, 1), held)
             assert again is pair.datadist.check_link_status(PEER) is LLMStatusCode.LLM_NOT_YET_LINK
