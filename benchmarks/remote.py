@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pull from another process beside NIXL used directly: `python benchmarks/remote.py`. On CPU caches, over shared memory.
 
-NIXL alone, by a program that knows the addresses of the peer's memory, and by one that asks the peer for them and tells it
-when it has read; and a loop of copy_ of as many bytes within this process.
+NIXL alone, by a program that knows the addresses of the peer's memory, and by one that asks the peer for them over pyzmq, as
+serving engines do, and tells it when it has read; and a loop of copy_ of as many bytes within this process.
 """
 
 import contextlib
@@ -12,7 +12,9 @@ import socket
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+import msgspec
 import torch
+import zmq
 from bench import Bench, Contenders
 from nixl_cu12._api import nixl_agent, nixl_agent_config
 from torch import Tensor
@@ -32,6 +34,7 @@ from llm_datadist_torch import (
 
 TENSORS, SIZES = 160, (4 << 10, 64 << 10, 1 << 20)
 KINDS = ("list", "stacked")
+DONE = msgspec.msgpack.encode("done")
 
 
 def free_port() -> int:
@@ -76,15 +79,15 @@ def serve_nixl(parent: Connection, _: int) -> None:
     tensors = {(kind, size): memory(kind, size) for kind in KINDS for size in SIZES}
     for registered in tensors.values():
         agent.register_memory(registered)
-    parent.send(agent.get_agent_metadata())
-    while True:
-        while not parent.poll(1e-3):
+    socket = zmq.Context().socket(zmq.PAIR)
+    parent.send((agent.get_agent_metadata(), socket.bind_to_random_port("tcp://127.0.0.1")))
+    while not parent.poll(0):
+        if not socket.poll(1):
             agent.get_new_notifs()
-        message = parent.recv()
-        if message is None:
-            return
+            continue
+        message = msgspec.msgpack.decode(socket.recv())
         if message != "done":
-            parent.send([tensor.data_ptr() for tensor in tensors[message]])
+            socket.send(msgspec.msgpack.encode([tensor.data_ptr() for tensor in tensors[tuple(message)]]))
 
 
 def spawn(target: Callable[[Connection, int], None], port: int = 0) -> Connection:
@@ -97,15 +100,18 @@ def spawn(target: Callable[[Connection, int], None], port: int = 0) -> Connectio
 def nixl_alone(connection: Connection) -> Callable[[str, int], Contenders]:
     """What makes the ways to read with NIXL alone, as its documentation shows."""
     agent = nixl_agent("own", nixl_agent_config(enable_prog_thread=False))
-    peer = agent.add_remote_agent(connection.recv()).decode()
+    metadata, port = connection.recv()
+    peer = agent.add_remote_agent(metadata).decode()
+    control = zmq.Context().socket(zmq.PAIR)
+    control.connect(f"tcp://127.0.0.1:{port}")
 
     def ways(kind: str, size: int) -> Contenders:
         tensors = memory(kind, size)
         agent.register_memory(tensors)
 
         def ask() -> list[int]:
-            connection.send((kind, size))
-            return connection.recv()
+            control.send(msgspec.msgpack.encode((kind, size)))
+            return msgspec.msgpack.decode(control.recv())
 
         def read(addresses: list[int]) -> None:
             local = agent.get_xfer_descs([(t.data_ptr(), t.nbytes, 0) for t in tensors], "DRAM")
@@ -118,7 +124,7 @@ def nixl_alone(connection: Connection) -> Callable[[str, int], Contenders]:
             handle.release()
 
         known = ask()
-        return {"NIXL": lambda: read(known), "NIXL, asks": lambda: (read(ask()), connection.send("done"))}
+        return {"NIXL": lambda: read(known), "NIXL, asks": lambda: (read(ask()), control.send(DONE))}
 
     return ways
 

@@ -12,7 +12,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|collections|enum|threading)\..*"),
-    ("py:.*", r"Tensor|Any|int|str|bool|optional"),
+    ("py:.*", r"Tensor|Any|int|str|bool|optional|dict\[.*"),
+    ("py:class", r"llm_datadist_torch\.datadist\.result\.Result"),
 ]
 
 myst_enable_extensions = ["colon_fence"]

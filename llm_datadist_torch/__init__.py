@@ -23,9 +23,17 @@ from .datadist.cache_manager import CacheManager
 from .datadist.cluster_info import LLMClusterInfo, LLMRole
 from .datadist.config import LlmConfig, LLMConfig
 from .datadist.data_type import DataType
+from .datadist.link_calls import ClusterLinks
 from .datadist.llm_datadist import LLMDataDist
+from .datadist.remote_api import TransferCounters
 from .datadist.status import LLMException, LLMStatusCode, Status
-from .datadist.transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
+from .datadist.transfer_types import (
+    CacheTask,
+    LayerSynchronizer,
+    TransferConfig,
+    TransferHandle,
+    TransferWithCacheKeyConfig,
+)
 from .datadist.unserved import KvCache, KvCacheManager, MemInfo, Memtype, RegisterMemStatus, TensorDesc
 from .datadist.unserved import Tensor as Tensor  # not in __all__: it would hide torch's
 from .ops import copy_cache, copy_cache_batch
@@ -40,6 +48,7 @@ __all__ = [
     "CacheKeyByIdAndIndex",
     "CacheManager",
     "CacheTask",
+    "ClusterLinks",
     "DataType",
     "KvCache",
     "KvCacheManager",
@@ -58,6 +67,8 @@ __all__ = [
     "Status",
     "TensorDesc",
     "TransferConfig",
+    "TransferCounters",
+    "TransferHandle",
     "TransferWithCacheKeyConfig",
     "copy_cache",
     "copy_cache_batch",

@@ -118,7 +118,14 @@ def test_a_device_in_a_list(device_id: object) -> None:
     assert LLMConfig.from_options(config.generate_options()).device_id == 3
 
 
-LINKING = ["listen_ip_info", "link_total_time", "link_retry_count", "enable_switch_role"]
+LINKING = [
+    "listen_ip_info",
+    "link_total_time",
+    "link_retry_count",
+    "enable_switch_role",
+    "enable_remote_cache_accessible",
+    "transfer_backend",
+]
 # Name, default, another value, its option. Those that are not for linking have no effect.
 REMOTE = [
     ("listen_ip_info", "", "192.168.1.1:26000", {"llm.listenIpInfo": "192.168.1.1:26000"}),

@@ -7,9 +7,11 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
+import torch
 from utils import cache, refused
 
 from llm_datadist_torch import (
+    Cache,
     CacheDesc,
     CacheKey,
     CacheManager,
@@ -154,26 +156,23 @@ def test_wrong_types(datadist: LLMDataDist) -> None:
 def test_options_without_effect_are_logged_once(datadist: LLMDataDist, caplog: pytest.LogCaptureFixture) -> None:
     warn_once.cache_clear()
     for _ in range(2):
-        datadist.init(OPTIONS | {"llm.TransferBackend": "hixl", "ge.exec.rankId": "0", "llm.SyncKvCacheWaitTimes": "9"})
+        datadist.init(OPTIONS | {"llm.BufPoolCfg": "{}", "ge.exec.rankId": "0", "llm.SyncKvCacheWaitTimes": "9"})
         datadist.finalize()
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
         "option ge.exec.rankId has no effect here",
         "option llm.SyncKvCacheWaitTimes is unknown, and has no effect",
-        "transfer_backend (option llm.TransferBackend) has no effect here",
+        "buf_pool_cfg (option llm.BufPoolCfg) has no effect here",
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "instead"),
-    [
-        ("remap_registered_memory", "register the memory anew"),
-        *((name, "_clusters") for name in ("link", "unlink", "query_register_mem_status")),
-    ],
-)
-def test_calls_that_cannot_be_served(name: str, instead: str, datadist: LLMDataDist) -> None:
+def test_calls_that_cannot_be_served(datadist: LLMDataDist) -> None:
     """They say what to use instead."""
-    target = CacheManager() if name == "remap_registered_memory" else datadist
-    assert name in dir(target)
-    refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, instead, getattr(target, name), 1, 2)
-    with pytest.raises(LLMException, match=f"^{name} "):
-        getattr(target, name)(anything=1)
+    remap = CacheManager().remap_registered_memory
+    refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, "register the memory anew", remap, 1, 2)
+    with pytest.raises(LLMException, match=r"^remap_registered_memory "):
+        remap(anything=1)
+    for target, name, instead in (
+        (datadist, "kv_cache_manager", "use cache_manager"),
+        (Cache.from_tensors(torch.ones(1)), "per_device_tensor_addrs", "use tensor_addrs"),
+    ):
+        refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, instead, getattr, target, name)

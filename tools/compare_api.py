@@ -18,15 +18,12 @@ from typing import Any
 
 import llm_datadist_torch
 from llm_datadist_torch.datadist.settings import Setting
-from llm_datadist_torch.datadist.unserved import UnservedCall
+from llm_datadist_torch.datadist.unserved import UnservedCall, UnservedProperty
 
 STUB = Path(__file__).with_name("llm_datadist_api.pyi")
 PAGE = Path(__file__).parent.parent / "docs" / "moving_from_llm_datadist.md"
 BEGIN, END = "<!-- Written by tools/compare_api.py: begin -->\n", "<!-- Written by tools/compare_api.py: end -->\n"
 
-NOT_THERE = {
-    "LLMDataDist.kv_cache_manager": "the older interface",
-}
 # Names for imports alone: making one raises LLM_FEATURE_NOT_ENABLED.
 UNSERVED = {
     "KvCache": "the older interface; use Cache",
@@ -38,15 +35,14 @@ STRICTER = {
     "BlocksCacheKey": "each value must fit a uint64",
     "Cache.create_cpu_cache": "is_blocks_cache is False; None raises TypeError",
     "CacheDesc": "num_tensors and all lengths must be greater than 0",
-    "CacheManager.allocate_cache": "refuses a key that is in use, which LLM-DataDist replaces",
     "CacheManager.copy_blocks": "refuses two sources for one block",
     "CacheManager.copy_cache": "checks all arguments before it writes; refuses a byte written twice",
     "CacheManager.pull_blocks": "checks all arguments and both caches before it writes",
     "CacheManager.pull_cache": "checks all arguments and both caches before it writes",
     "CacheManager.push_blocks": "checks all arguments and both caches before it writes",
     "CacheManager.push_cache": "checks all arguments and both caches before it writes",
-    "CacheManager.register_blocks_cache": "refuses a key that is in use; None raises TypeError",
-    "CacheManager.register_cache": "refuses a key that is in use; None raises TypeError",
+    "CacheManager.register_blocks_cache": "refuses a key that is in use, which LLM-DataDist gives to the new cache; None raises TypeError",
+    "CacheManager.register_cache": "refuses a key that is in use, which LLM-DataDist leaves to the old cache; None raises TypeError",
     "CacheManager.swap_blocks": "refuses two sources for one block; None raises TypeError",
     "LLMConfig.device_id": "a list or tuple must hold one int",
     "LLMConfig.ge_options": "checked when it is assigned, not by init",
@@ -64,7 +60,10 @@ NOTES = {
     "LLMConfig.options": "a new dict each time",
     "LLMClusterInfo.local_ip_info_list": "recorded, not used; the ip is text",
     "LLMClusterInfo.remote_ip_info_list": "the ip is text",
+    "LLMConfig.enable_remote_cache_accessible": "not needed",
     "LLMConfig.enable_switch_role": "not needed",
+    "LLMConfig.transfer_backend": 'only "hixl" has an effect',
+    "LLMDataDist.link": "over the hosts that docs/remote.md names",
     "LLMDataDist": "role is recorded, not used",
     "LLMDataDist.switch_role": "also to the same role",
     "TransferWithCacheKeyConfig": "a range that is left out means all layers",
@@ -105,7 +104,7 @@ def table() -> Iterator[str]:
                 if outcome != "same":
                     yield f"| {', '.join(f'`{name}`' for name in names)} | {outcome} |\n"
     yield f"\nThe same, with all their names: {', '.join(f'`{name}`' for name in same)}.\n\n"
-    unknown = (NOT_THERE.keys() | UNSERVED.keys() | STRICTER.keys() | NOTES.keys()) - seen
+    unknown = (UNSERVED.keys() | STRICTER.keys() | NOTES.keys()) - seen
     assert not unknown, f"listed here and not in {STUB.name}: {unknown}"
 
 
@@ -140,11 +139,8 @@ def compare_member(ours: type, member: ast.stmt, name: str) -> str:
     """What is here of a method, an attribute or a number."""
     attribute = "__init__" if name == ours.__name__ else name.rpartition(".")[2]
     static = inspect.getattr_static(ours, attribute, None)
-    if isinstance(static, UnservedCall):
+    if isinstance(static, UnservedCall | UnservedProperty):
         return "unserved"
-    if name in NOT_THERE:
-        assert static is None, f"{name} is there"
-        return f"not there: {NOT_THERE[name]}"
     if isinstance(member, ast.FunctionDef):
         compare_signature(ours, member, name)
     elif isinstance(member, ast.Assign):

@@ -47,7 +47,7 @@ class Environment:
         """Installs what is missing: torch, and torch_npu in a folder of its own."""
         if not self.python.exists():
             self.run(f"python{self.python_version}", "-m", "venv", self.folder / "env")
-            tests = ("pytest>=9", "hypothesis>=6.100", "numpy", "nixl-cu12>=1.5")
+            tests = ("pytest>=9", "hypothesis>=6.100", "numpy", "nixl-cu12>=1.5", "pyzmq>=26", "msgspec>=0.19")
             self.pip("install", f"torch=={self.torch}", "ninja", "setuptools>=77", *tests)
             self.pip("uninstall", "--yes", "triton")  # the CPU builds have none, and with it Inductor looks for a GPU
         if self.torch not in WITHOUT_NPU and not self.npu.exists():

@@ -13,6 +13,7 @@ from . import memory as _memory
 from .cache_desc import CacheDesc, Placement
 from .checks import INT32, check_int, check_type
 from .status import param_invalid
+from .unserved import UnservedProperty
 
 
 class Cache:
@@ -144,6 +145,8 @@ class Cache:
     def tensor_addrs(self) -> list[int]:
         """The address of each of the ``num_tensors`` tensors. Stays the same after the cache has ended."""
         return [tensor.data_ptr() for tensor in self.unstacked] or self._released_addrs
+
+    per_device_tensor_addrs = UnservedProperty("is of the older interface: use tensor_addrs")
 
     def release(self) -> None:
         """Drops the tensors. Keeps their addresses, because users of LLM-DataDist free registered memory by them.

@@ -159,7 +159,6 @@ class CacheManager(TransferCalls):
         """
         self._close_links()
         self._copy_executor.close()
-        self._finalized = True
         self._registry.close()
 
     def copy_cache(

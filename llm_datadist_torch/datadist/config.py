@@ -48,6 +48,9 @@ class LLMConfig:
             "" means that it does not listen.
         link_retry_count: How often link_clusters tries each process.
         link_total_time: Seconds for all tries of a process; 0 means the timeout of the call for each.
+        transfer_backend: With "hixl", both processes of a link call link_clusters, and both calls succeed. All else has no
+            effect.
+        enable_remote_cache_accessible: Has no effect: caches are accessible as ``register_cache`` says.
         enable_switch_role: Has no effect: ``switch_role`` needs no permission.
         mem_pool_cfg: JSON object with ``memory_size``, the bytes that caches on the device may use together, and
             ``page_shift`` (in [10, 31), default 16), the logarithm of the page size. "" means no limit.
@@ -74,7 +77,9 @@ class LLMConfig:
     buf_pool_cfg = Setting("llm.BufPoolCfg", "", is_a(str))
     cluster_info = Setting("llm.ClusterInfo", "", check_json)
     deploy_res_path = Setting("llm.deployResPath", "", is_a(str))
-    enable_remote_cache_accessible = Setting("llm.EnableRemoteCacheAccessible", False, is_a(bool), parse_flag)
+    enable_remote_cache_accessible = Setting(
+        "llm.EnableRemoteCacheAccessible", False, is_a(bool), parse_flag, local=True
+    )
     enable_switch_role = Setting("llm.EnableSwitchRole", False, is_a(bool), parse_flag, local=True)
     global_resource_config = Setting("llm.GlobalResourceConfig", "", is_a(str))
     link_retry_count = Setting("llm.LinkRetryCount", 1, is_within(1, 100), parse_number, local=True)
@@ -84,7 +89,7 @@ class LLMConfig:
     output_max_size = Setting[int | None]("llm.OutputMaxSize", None, is_a(int), parse_number)
     rdma_service_level = Setting[int | None]("llm.RdmaServiceLevel", None, is_uint32, parse_number)
     rdma_traffic_class = Setting[int | None]("llm.RdmaTrafficClass", None, is_uint32, parse_number)
-    transfer_backend = Setting("llm.TransferBackend", "", is_a(str))
+    transfer_backend = Setting("llm.TransferBackend", "", is_a(str), local=True)
 
     def __init__(
         self,

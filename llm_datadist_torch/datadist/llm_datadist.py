@@ -1,27 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLMDataDist: creates the CacheManager and its links to other processes, as in LLM-DataDist."""
 
-import time
 import weakref
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from .cache_manager import CacheManager
-from .checks import INT32, UINT64, check_int, check_type
-from .cluster_info import LLMClusterInfo, LLMRole, parse_listen_ip_info
+from .checks import UINT64, check_int, check_type
+from .cluster_info import LLMRole, parse_listen_ip_info
 from .config import LLMConfig
 from .fork import ForkSafeLock
+from .link_calls import LinkCalls
 from .log import error_context, logger
+from .memory import make_current
 from .status import LLMStatusCode, llm_error, param_invalid
-from .unserved import UnservedCall
-
-if TYPE_CHECKING:
-    from ..remote.links import Links
-
-Statuses = tuple[LLMStatusCode, list[LLMStatusCode]]
+from .unserved import UnservedProperty
 
 
-class LLMDataDist:
+class LLMDataDist(LinkCalls):
     """Creates the CacheManager of a process, and links it to other processes. See docs/remote.md.
 
     One instance per process can be initialised at a time. An instance that is dropped does not count, and its links end with
@@ -44,7 +39,6 @@ class LLMDataDist:
         self.role = role
         self.cluster_id = check_int("cluster_id", cluster_id, UINT64)
         self._cache_manager: CacheManager | None = None
-        self._links: Links | None = None
         self._config = LLMConfig()
 
     def init(self, options: dict[str, str]) -> None:
@@ -66,10 +60,14 @@ class LLMDataDist:
             config = LLMConfig.from_options(options)
             addresses = parse_listen_ip_info(config.listen_ip_info)
             manager = CacheManager(config) if config.wants_cache_manager() else None
-            links = None if manager is None or not addresses else manager.open_links(self.cluster_id)
-            if links is not None:
-                links.listener.listen(addresses)
-            self._cache_manager, self._links, self._config = manager, links, config
+            make_current(config.device_id)
+            if manager is not None and addresses:
+                try:
+                    manager.open_links(self.cluster_id).listen(addresses)
+                except BaseException:
+                    manager.finalize()
+                    raise
+            self._cache_manager, self._config = manager, config
             LLMDataDist._initialised.add(self)
 
     @property
@@ -95,91 +93,18 @@ class LLMDataDist:
         Waits for what peers read or write in caches of this process, at most ``sync_kv_timeout``.
         """
         with LLMDataDist._lock.current:
-            manager, self._links = self._cache_manager, None
+            manager = self._cache_manager
             LLMDataDist._initialised.discard(self)
         # Without the lock, because this waits for a copy, whose thread may run a signal handler that calls finalize too.
         if manager is not None:
             manager.finalize()
 
-    def link_clusters(self, clusters: Sequence[LLMClusterInfo], timeout: int = 3000) -> Statuses:
-        """Links to processes that listen.
+    def __enter__(self) -> "LLMDataDist":
+        """The object itself. The block ends with ``finalize``; ``init`` is up to the caller."""
+        return self
 
-        ``link_retry_count`` is how often each is tried, ``link_total_time`` the seconds for all tries, if it is not 0.
-
-        Args:
-            clusters: The processes: id and address of each.
-            timeout: Milliseconds for each try of each process, an int32 greater than 0.
-
-        Returns:
-            LLM_SUCCESS or the first other code, and a list with the code of each process. The codes are LLM_SUCCESS,
-            LLM_ALREADY_LINK, LLM_TIMEOUT, LLM_LINK_FAILED, and LLM_LINK_BUSY while another call links to the process or a
-            transfer of the last link is in flight. The reason is logged.
-
-        Raises:
-            TypeError, ValueError: An argument of the wrong type.
-            RuntimeError: Before ``init``.
-            LLMException: LLM_PARAM_INVALID for a cluster without an id or an address, LLM_FEATURE_NOT_ENABLED without NIXL.
-        """
-        with error_context("link_clusters"):
-            timeout = _check_clusters(clusters, timeout)
-            for index, cluster in enumerate(clusters):
-                if not cluster.remote_ip_info_list:
-                    raise param_invalid(f"clusters[{index}] has no address; call append_remote_ip_info")
-                if cluster.remote_cluster_id == self.cluster_id:
-                    raise param_invalid(f"clusters[{index}] ({self.cluster_id}) is this process")
-            manager = self.cache_manager
-            with LLMDataDist._lock.current:
-                if self._links is None:
-                    self._links = manager.open_links(self.cluster_id)
-                links = self._links
-        return _statuses([self._link(links, cluster, timeout) for cluster in clusters])
-
-    def unlink_clusters(self, clusters: Sequence[LLMClusterInfo], timeout: int = 3000, force: bool = False) -> Statuses:
-        """Ends links on both sides, when the running calls of both have ended.
-
-        Args:
-            clusters: The processes. Their ids are enough.
-            timeout: Milliseconds for each, an int32 greater than 0.
-            force: Ends the link at once and on this side alone. The peer notices that the connection has ended.
-
-        Returns:
-            LLM_SUCCESS or the first other code, and a list with the code of each process. The codes are LLM_SUCCESS,
-            LLM_NOT_YET_LINK, LLM_LINK_BUSY if a call goes on for longer than ``timeout``, and
-            LLM_NOTIFY_PROMPT_UNLINK_FAILED if the peer does not answer; the link has ended on this side then.
-
-        Raises:
-            TypeError, ValueError: An argument of the wrong type.
-            RuntimeError: Before ``init``.
-            LLMException: LLM_PARAM_INVALID for a cluster without an id.
-        """
-        with error_context("unlink_clusters"):
-            timeout = _check_clusters(clusters, timeout)
-            check_type("force", force, bool)
-            _ = self.cache_manager
-            links = self._links
-
-        def unlink(cluster: LLMClusterInfo) -> LLMStatusCode:
-            if links is None:
-                return LLMStatusCode.LLM_SUCCESS if force else LLMStatusCode.LLM_NOT_YET_LINK
-            return links.unlink(cluster.remote_cluster_id or 0, timeout, force=force)
-
-        return _statuses([unlink(cluster) for cluster in clusters])
-
-    def check_link_status(self, remote_cluster_id: int) -> LLMStatusCode:
-        """LLM_SUCCESS if there is a link to a cluster, LLM_NOT_YET_LINK if not.
-
-        Args:
-            remote_cluster_id: The cluster, a uint64.
-
-        Raises:
-            TypeError, ValueError: An argument of the wrong type.
-            RuntimeError: Before ``init``.
-        """
-        with error_context("check_link_status"):
-            remote_cluster_id = check_int("remote_cluster_id", remote_cluster_id, UINT64)
-            _ = self.cache_manager
-            linked = self._links is not None and self._links.has(remote_cluster_id)
-            return LLMStatusCode.LLM_SUCCESS if linked else LLMStatusCode.LLM_NOT_YET_LINK
+    def __exit__(self, *_: object) -> None:
+        self.finalize()
 
     def switch_role(self, role: LLMRole, switch_options: dict[str, str] | None = None) -> None:
         """Changes the role, and where this process listens.
@@ -194,53 +119,17 @@ class LLMDataDist:
             LLMException: LLM_EXIST_LINK while there are links; LLM_PARAM_INVALID, LLM_FAILED and LLM_FEATURE_NOT_ENABLED as
                 for ``init``.
         """
-        with error_context("switch_role"), LLMDataDist._lock.current:
+        with error_context("switch_role"):
             check_type("role", role, LLMRole)
             config = LLMConfig.from_options({} if switch_options is None else switch_options)
             addresses = parse_listen_ip_info(config.listen_ip_info)
             manager = self.cache_manager
-            if self._links is not None and self._links.any:
+            if manager.remote is not None and manager.remote.has_link():
                 raise llm_error(LLMStatusCode.LLM_EXIST_LINK, "there are links; end them with unlink_clusters")
-            if self._links is None and addresses:
-                self._links = manager.open_links(self.cluster_id)
-            if self._links is not None:
-                self._links.listener.listen(addresses)
+            remote = manager.open_links(self.cluster_id) if addresses else manager.remote
+            if remote is not None:
+                remote.listen(addresses)
             self.role = role
         logger.info("switch_role: %s", role.name)
 
-    _INSTEAD = "links by rank table and HCCL, which needs LLM-DataDist's own transport: use "
-    link = UnservedCall(f"{_INSTEAD}link_clusters")
-    unlink = UnservedCall(f"{_INSTEAD}unlink_clusters")
-    query_register_mem_status = UnservedCall(f"{_INSTEAD}link_clusters, which returns when the link can be used")
-
-    def _link(self, links: "Links", cluster: LLMClusterInfo, timeout: int) -> LLMStatusCode:
-        tries, begin, total = self._config.link_retry_count, time.monotonic(), self._config.link_total_time
-        status = LLMStatusCode.LLM_LINK_FAILED
-        for number in range(tries):
-            deadline = time.monotonic() + timeout / 1000
-            deadline = min(deadline, begin + total) if total else deadline
-            status = links.link(cluster.remote_cluster_id or 0, cluster.remote_ip_info_list, deadline)
-            again = status in (LLMStatusCode.LLM_LINK_FAILED, LLMStatusCode.LLM_TIMEOUT) and number + 1 < tries
-            if not again or (total and time.monotonic() >= begin + total):
-                break
-            # Spread the tries over the time that there is.
-            time.sleep(max(begin + (number + 1) * (total or timeout / 1000) / tries - time.monotonic(), 0))
-        return status
-
-
-def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> int:
-    """Checks the arguments of link_clusters and unlink_clusters. Returns the timeout."""
-    check_type("clusters", clusters, list, tuple)
-    for index, cluster in enumerate(clusters):
-        check_type(f"clusters[{index}]", cluster, LLMClusterInfo)
-        if cluster.remote_cluster_id is None:
-            raise param_invalid(f"clusters[{index}] has no remote_cluster_id")
-    timeout = check_int("timeout", timeout, INT32)
-    if timeout <= 0:
-        raise param_invalid(f"timeout ({timeout}) must be greater than 0 (milliseconds)")
-    return timeout
-
-
-def _statuses(codes: list[LLMStatusCode]) -> Statuses:
-    failed = (code for code in codes if code is not LLMStatusCode.LLM_SUCCESS)
-    return next(failed, LLMStatusCode.LLM_SUCCESS), codes
+    kv_cache_manager = UnservedProperty("is of the older interface: use cache_manager")

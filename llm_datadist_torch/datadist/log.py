@@ -52,7 +52,10 @@ def error_context(call: str, req_id: Any = None) -> Iterator[None]:
         named = llm_error(error.status_code, _in_context(text, call, req_id))
         # The text, not the error: a handler that keeps records would keep its traceback, and with it the caches.
         logger.error("%s", str(named))
-        raise named.with_traceback(error.__traceback__) from error.__cause__
+        try:
+            raise named.with_traceback(error.__traceback__) from error.__cause__
+        finally:
+            del named  # its traceback has this frame: a cycle, which would keep the caches until it is collected
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(_in_context(str(error), call, req_id)).with_traceback(error.__traceback__) from error.__cause__

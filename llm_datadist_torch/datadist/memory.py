@@ -40,6 +40,15 @@ def has_npu() -> bool:
     return hasattr(torch, "npu") and bool(torch.npu.is_available())
 
 
+def make_current(device_id: int | list[int] | tuple[int, ...] | None) -> None:
+    """Makes an NPU the current one, as LLM-DataDist's init does. Does nothing for None, without NPUs, or for one too many."""
+    index = device_id[0] if isinstance(device_id, list | tuple) else device_id
+    if index is not None and has_npu():
+        npu = torch.get_device_module("npu")
+        if index < npu.device_count():
+            npu.set_device(index)
+
+
 def device_of(on_device: bool, device_id: int | None) -> torch.device:
     """The device of a cache.
 

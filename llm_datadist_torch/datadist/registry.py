@@ -142,9 +142,9 @@ class CacheRegistry:
             return None if entry is None or entry.ended else entry.cache
 
     def end(self, cache_id: int) -> None:
-        """Ends a cache: copies refuse it from now on. Its memory stays until its last key is removed.
+        """Ends a cache: copies refuse it from now on. The memory of an allocated one stays until its last key is removed.
 
-        The key of a blocks cache is removed too. Does nothing if there is no cache with this id, or it has ended.
+        The keys of registered memory, which the user may free now, are removed, and so is the key of a blocks cache. Does nothing if there is no cache with this id, or it has ended.
         """
         with self._lock.current:
             entry = self._entries.get(cache_id)
@@ -152,7 +152,7 @@ class CacheRegistry:
                 return
             entry.ended = True
             entry.cache.release()
-            if entry.cache.is_blocks_cache:
+            if entry.cache.is_blocks_cache or entry.accounted_bytes == 0:  # 0: registered
                 self._remove_keys(entry, list(entry.keys))
             self._drop_if_unused(entry)
 

@@ -1,23 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The types of ``CacheManager.transfer_cache_async``."""
+"""The types of transfers in the background."""
 
-import math
-import threading
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .cache_keys import BlocksCacheKey, CacheKeyByIdAndIndex
 from .checks import INT32, UINT32, UINT64, check_int, check_type
+from .log import error_context
+from .result import Result
 from .status import LLMStatusCode, param_invalid
 
-_POLL_SECONDS = 1e-3
+
+class _Checked:
+    """Checks the fields of a dataclass when it is made, and when one is assigned."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        before = dict(vars(self))
+        super().__setattr__(name, value)
+        try:
+            self.__post_init__()
+        except AttributeError:  # the constructor has not assigned all fields yet
+            pass
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def __post_init__(self) -> None:
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class TransferConfig:
-    """A cache of another process to write to, by its addresses.
+@dataclass
+class TransferConfig(_Checked):
+    """A cache of another process to write to, by its addresses. Its fields can be assigned.
 
     Args:
         dst_cluster_id: The cluster of the process, a uint64.
@@ -46,9 +62,9 @@ class TransferConfig:
         object.__setattr__(self, "src_batch_index", check_int("src_batch_index", self.src_batch_index, UINT32))
 
 
-@dataclass(frozen=True)
-class TransferWithCacheKeyConfig:
-    """A cache of another process to write to, by its key.
+@dataclass
+class TransferWithCacheKeyConfig(_Checked):
+    """A cache of another process to write to, by its key. Its fields can be assigned.
 
     Args:
         cache_key: The key.
@@ -96,21 +112,22 @@ class LayerSynchronizer(ABC):
 
 
 class CacheTask:
-    """A transfer in the background, made by ``CacheManager.transfer_cache_async``.
+    """A transfer in the background, made by ``CacheManager.transfer_cache_async``, which notes its progress here.
 
     Args:
-        results: The code of each config, None until a layer of it has been written. The transfer updates the list.
-        done: Set at the end of the transfer.
+        layers: How many layers each config writes.
     """
 
-    def __init__(self, results: Sequence[LLMStatusCode | None], done: threading.Event) -> None:
-        self._results, self._done = results, done
+    def __init__(self, layers: Sequence[int]) -> None:
+        self._left = list(layers)
+        self._results: list[LLMStatusCode | None] = [None] * len(layers)
+        self._ended: Result[None] = Result()
 
     def synchronize(self, timeout_in_millis: int | None = None) -> LLMStatusCode:
         """Waits for the end of the transfer.
 
         Args:
-            timeout_in_millis: Milliseconds to wait, an int32 greater than 0, or None for no limit.
+            timeout_in_millis: Milliseconds to wait, an int32; 0 does not wait, None waits without a limit.
 
         Returns:
             LLM_SUCCESS, the first other code of a config, or LLM_TIMEOUT if the transfer goes on.
@@ -120,27 +137,86 @@ class CacheTask:
         """
         if not self._wait(timeout_in_millis):
             return LLMStatusCode.LLM_TIMEOUT
-        codes = [code or LLMStatusCode.LLM_SUCCESS for code in self._results]
-        return next((code for code in codes if code is not LLMStatusCode.LLM_SUCCESS), LLMStatusCode.LLM_SUCCESS)
+        return next((code for code in self._results if code), LLMStatusCode.LLM_SUCCESS)
 
     def get_results(self, timeout_in_millis: int | None = None) -> list[LLMStatusCode | None]:
-        """Waits like ``synchronize``, and returns the code of each config: None if nothing of it has been written."""
-        if not self._wait(timeout_in_millis):
-            return [LLMStatusCode.LLM_TIMEOUT if code is not None else None for code in self._results]
-        return list(self._results)
+        """Waits like ``synchronize``, and returns the code of each config.
+
+        LLM_TIMEOUT is that of a config that has not ended yet, None that of one of which nothing has been written.
+        """
+        self._wait(timeout_in_millis)
+        going = not self._ended.done
+        return [
+            LLMStatusCode.LLM_TIMEOUT if going and left and code is LLMStatusCode.LLM_SUCCESS else code
+            for code, left in zip(self._results, self._left, strict=True)
+        ]
+
+    def has_failed(self, config: int) -> bool:
+        """Whether a config needs no further layer."""
+        return bool(self._results[config])
+
+    def note(self, config: int, code: LLMStatusCode) -> None:
+        """Notes that a layer of a config has been written, or could not be."""
+        self._left[config] -= 1
+        self._results[config] = code
+
+    def fail_all(self) -> None:
+        """Notes that no further layer will come."""
+        self._results = [
+            LLMStatusCode.LLM_FAILED if left and not code else code
+            for code, left in zip(self._results, self._left, strict=True)
+        ]
+
+    def finish(self) -> None:
+        """Ends the transfer."""
+        self._ended.set(None)
 
     def _wait(self, timeout_in_millis: int | None) -> bool:
-        seconds = math.inf
+        if timeout_in_millis is None:
+            return self._ended.wait()
+        timeout_in_millis = check_int("timeout_in_millis", timeout_in_millis, INT32)
+        if timeout_in_millis < 0:
+            raise ValueError(f"timeout_in_millis ({timeout_in_millis}) must not be negative")
+        return self._ended.wait(timeout_in_millis / 1000)
+
+
+class TransferHandle:
+    """A pull or push in the background, made by ``CacheManager.pull_cache_async`` and the like.
+
+    Args:
+        call: The name of the call, for messages.
+        outcome: Its outcome.
+        cancel: Ends it.
+    """
+
+    def __init__(self, call: str, outcome: Result[None], cancel: Callable[[Result[None]], None]) -> None:
+        self._call, self._outcome, self._cancel = call, outcome, cancel
+
+    def done(self) -> bool:
+        """Whether the transfer has ended."""
+        return self._outcome.done
+
+    def wait(self, timeout_in_millis: int | None = None) -> bool:
+        """Waits for the end of the transfer.
+
+        Args:
+            timeout_in_millis: Milliseconds to wait, an int32 that is not negative, or None for no limit.
+
+        Returns:
+            Whether the transfer has ended.
+        """
         if timeout_in_millis is not None:
-            timeout_in_millis = check_int("timeout_in_millis", timeout_in_millis, INT32)
-            if timeout_in_millis <= 0:
-                raise ValueError(f"timeout_in_millis ({timeout_in_millis}) must be greater than 0")
-            seconds = timeout_in_millis / 1000
-        # Event.wait would keep the lock of the event for ever if a signal handler raises while it returns.
-        deadline = time.monotonic() + seconds
-        while not self._done.is_set() and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-        return self._done.is_set()
+            timeout_in_millis = check_int("timeout_in_millis", timeout_in_millis, (0, INT32[1]))
+        return self._outcome.wait(None if timeout_in_millis is None else timeout_in_millis / 1000)
+
+    def result(self) -> None:
+        """Waits for the end of the transfer. Raises what the call that blocks raises."""
+        with error_context(self._call):
+            self._outcome.get()
+
+    def cancel(self) -> None:
+        """Ends the transfer with LLM_FAILED, unless it has ended. A request in flight, of at most 16 MiB, may still complete."""
+        self._cancel(self._outcome)
 
 
 def check_layer_range(name: str, layers: range | None) -> None:
@@ -153,12 +229,15 @@ def check_layer_range(name: str, layers: range | None) -> None:
 
 
 def checked_layers(
-    src_layer_range: range | None, dst_layer_range: range | None, tensor_num_per_layer: int
+    src_layer_range: range | None, dst_layer_range: range | None, tensor_num_per_layer: int, num_tensors: int
 ) -> tuple[range | None, range | None, int]:
-    """The layer arguments of a pull or push. Raises the errors of ``check_layer_range``."""
+    """The layer arguments of a pull or push of a cache with so many tensors. Raises the errors of ``check_layer_range``."""
     check_layer_range("src_layer_range", src_layer_range)
     check_layer_range("dst_layer_range", dst_layer_range)
-    tensor_num_per_layer = check_int("tensor_num_per_layer", tensor_num_per_layer, INT32)
-    if tensor_num_per_layer < 1:
-        raise param_invalid(f"tensor_num_per_layer ({tensor_num_per_layer}) must be greater than 0")
+    tensor_num_per_layer = check_int("tensor_num_per_layer", tensor_num_per_layer, UINT32)
+    given = src_layer_range is not None or dst_layer_range is not None
+    if tensor_num_per_layer < 1 or (given and tensor_num_per_layer > num_tensors):
+        raise param_invalid(
+            f"tensor_num_per_layer ({tensor_num_per_layer}) must be in [1, {num_tensors}], the tensors of the cache"
+        )
     return src_layer_range, dst_layer_range, tensor_num_per_layer

@@ -25,6 +25,25 @@ class UnservedCall:
         raise llm_error(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, f"{self._name} {self._why}")
 
 
+class UnservedProperty:
+    """Takes the place of a property of LLM-DataDist. Reading it raises LLM_FEATURE_NOT_ENABLED.
+
+    Args:
+        why: As for ``UnservedCall``.
+    """
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> "UnservedProperty":
+        if instance is None:
+            return self
+        raise llm_error(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, f"{self._name} {self._why}")
+
+
 class RegisterMemStatus(Enum):
     """The state of a link by rank table, for ``LLMDataDist.query_register_mem_status``."""
 

@@ -4,7 +4,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +13,12 @@ from torch import Tensor
 from ..datadist.cache import Cache
 from ..datadist.cache_desc import CacheDesc
 from ..datadist.status import param_invalid
+from .messages import LayoutMessage
 
 Numbers = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
+
+_MAX_PLANES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,24 +45,6 @@ class Layout:
     is_blocks: bool
     on_host: bool
 
-    def to_message(self) -> dict[str, Any]:
-        """For JSON. Planes at equal distances, as in a stacked cache, become three numbers: first address, step, count."""
-        message = {name: value for name, value in vars(self).items() if name != "bases"}
-        steps = np.diff(self.bases.astype(np.int64))
-        even = len(steps) > 0 and bool((steps == steps[0]).all())
-        bases = [int(self.bases[0]), int(steps[0]), len(self.bases)] if even else self.bases.tolist()
-        return {**message, "even": even, "bases": bases}
-
-    @classmethod
-    def from_message(cls, message: dict[str, Any]) -> "Layout":
-        """The layout in a message."""
-        fields = dict(message)
-        bases = fields.pop("bases")
-        if fields.pop("even"):
-            first, step, count = bases
-            return cls(bases=(first + step * np.arange(count, dtype=np.int64)).astype(np.uint64), **fields)
-        return cls(bases=np.array(bases, dtype=np.uint64), **fields)
-
 
 @dataclass(frozen=True)
 class Part:
@@ -73,13 +57,51 @@ class Part:
     """
 
     planes: tuple[int, int]
-    rows: Sequence[int]
-    offsets: Sequence[int]
+    rows: Indices
+    offsets: Indices
 
     def addresses(self, layout: Layout) -> Numbers:
         """The address of each slice, for each plane one after the other."""
-        within = np.array(self.rows, dtype=np.uint64) * np.uint64(layout.stride) + np.array(self.offsets, np.uint64)
+        within = self.rows.astype(np.uint64) * np.uint64(layout.stride) + self.offsets.astype(np.uint64)
         return (layout.bases[slice(*self.planes), None] + within).reshape(-1)
+
+    def check(self, layout: Layout, lengths: Indices) -> None:
+        """Raises ValueError unless slices of these lengths are in a cache."""
+        begin, end = self.planes
+        if not (0 <= begin < end <= len(layout.bases) and len(self.rows) == len(self.offsets) == len(lengths) > 0):
+            raise ValueError("the planes or slices are not those of the cache")
+        if min(self.rows.min(), self.offsets.min(), lengths.min() - 1) < 0 or self.rows.max() >= layout.batch_size:
+            raise ValueError("a slice is not in the cache")
+        if lengths.max() > layout.row_bytes or (self.offsets > layout.row_bytes - lengths).any():
+            raise ValueError("a slice is not in its row")
+
+
+def layout_to_message(layout: Layout) -> LayoutMessage:
+    """A layout for a peer. See ``LayoutMessage``."""
+    steps = np.diff(layout.bases.astype(np.int64))
+    even = len(steps) > 0 and bool((steps == steps[0]).all())
+    bases = [int(layout.bases[0]), int(steps[0]), len(layout.bases)] if even else layout.bases.tolist()
+    fields = {name: value for name, value in vars(layout).items() if name != "bases"}
+    return LayoutMessage(bases=bases, even=even, **fields)
+
+
+def layout_from_message(message: LayoutMessage) -> Layout:
+    """The layout that a peer has sent.
+
+    Raises:
+        ValueError: It is not the layout of a cache.
+    """
+    if message.even:
+        first, step, count = message.bases
+        if not 0 < count <= _MAX_PLANES:
+            raise ValueError(f"{count} planes")
+        bases = (first + step * np.arange(count, dtype=np.int64)).astype(np.uint64)
+    else:
+        bases = np.array(message.bases, dtype=np.uint64)
+    if not len(bases) or len(bases) % message.num_tensors or not message.row_bytes or not message.batch_size:
+        raise ValueError("an empty cache")
+    fields = {name: getattr(message, name) for name in message.__struct_fields__ if name not in ("bases", "even")}
+    return Layout(bases=bases, **fields)
 
 
 def layout_of(tensors: Sequence[Tensor], cache: Cache) -> Layout:
@@ -121,11 +143,13 @@ def dtype_name(desc: CacheDesc) -> str:
     return str(desc.torch_dtype).removeprefix(f"{torch.__name__}.")
 
 
-def merged(local: Numbers, remote: Numbers, lengths: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """Merges ranges that follow each other on both sides."""
+def merged(
+    local: Numbers, remote: Numbers, memory: Numbers, lengths: Numbers
+) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """Merges ranges that follow each other on both sides, in one registration of the peer."""
     gap = (local[1:] != local[:-1] + lengths[:-1]) | (remote[1:] != remote[:-1] + lengths[:-1])
-    first = np.flatnonzero(np.concatenate(([True], gap)))
-    return local[first], remote[first], np.add.reduceat(lengths, first)
+    first = np.flatnonzero(np.concatenate(([True], gap | (memory[1:] != memory[:-1]))))
+    return local[first], remote[first], memory[first], np.add.reduceat(lengths, first)
 
 
 def split(lengths: Numbers, most: int) -> tuple[Indices, Numbers, Numbers]:

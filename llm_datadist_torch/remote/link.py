@@ -1,293 +1,298 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One link: a control connection for requests to a peer, and one for requests of the peer."""
+"""One link: requests of this process to a peer, and requests of the peer. docs/remote.md draws its states."""
 
-import base64
-import contextlib
-import threading
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import TypeVar
 
-from ..datadist.fork import ForkSafeLock
 from ..datadist.log import logger
 from ..datadist.status import LLMException, LLMStatusCode, llm_error
-from .exports import Exports
-from .layout import Layout
-from .nixl import Addresses, Engine, Request
-from .peer_cache import PeerCache
-from .protocol import Channel, Closed
-from .staging import Staging
+from . import messages
+from .borrowed import Borrowings
+from .connection import Connection
+from .io_thread import IoThread, Steps
+from .loans import Loans
+from .nixl import Engine
 
-_PROGRESS_SECONDS = 1e-4
-_ABANDONED_POLL_SECONDS = 1e-2
-_GRACE_SECONDS = 1.0
+R = TypeVar("R", messages.Welcome, messages.Done, messages.Lent)
+
+_DRAIN_SECONDS = 0.2
+_PARTING_SECONDS = 0.2
+
+
+class LinkState(Enum):
+    """The life of a link."""
+
+    GREETING = auto()
+    OPEN = auto()
+    ENDED = auto()  # neither side asks for anything more; what is in flight or lent is waited for
+    CLOSED = auto()
 
 
 class Link:
-    """A link to a peer. Its calls run one after the other; a call waits for the others until its deadline.
+    """A link to a peer. For the I/O thread.
 
     Args:
-        cluster_id: The cluster of the peer.
-        agent: The peer's name in the engine.
-        client: The connection for requests to the peer.
-        server: The connection for requests of the peer.
+        connection: The control connection.
         engine: The engine.
-        exports: Answers the requests of the peer.
-        dropped: Called once when the link ends, for whatever reason.
+        loans: What the peer borrows.
+        thread: The I/O thread.
+        opened: Called when the peer is ready, or None if this process has called it.
+        ended: Called once when the link ends, for whatever reason.
+        closed: Called once when nothing is in flight or lent any more.
+        group: The name of the communicator that the link belongs to, or "".
 
     Attributes:
-        lost: Whether the link has ended.
+        cluster_id: The cluster of the peer, or -1 before it is known.
+        state: Where it is in its life.
+        transfers: How many calls of this process use the link.
+        unlinking: Whether this process waits for the end of the link.
+        staging_in_use: Whether a call uses the staging buffer of this process.
     """
 
     def __init__(
         self,
-        cluster_id: int,
-        agent: str,
-        client: Channel,
-        server: Channel,
+        connection: Connection,
         engine: Engine,
-        exports: Exports,
-        dropped: Callable[["Link"], None],
+        loans: Loans,
+        thread: IoThread,
+        opened: Callable[["Link"], None] | None,
+        ended: Callable[["Link"], None],
+        closed: Callable[["Link"], None],
+        group: str,
     ) -> None:
+        self.cluster_id, self.group = -1, group
+        self.state = LinkState.GREETING
+        self.transfers = 0
+        self.unlinking = self.staging_in_use = False
+        self._connection, self._engine, self._loans, self._thread = connection, engine, loans, thread
+        self._opened, self._ended, self._closed = opened, ended, closed
+        self._numbers = itertools.count(1)
+        self._replies: dict[int, messages.Reply | None] = {}  # None until it has come
+        self._borrowings: Borrowings | None = None  # None until the peer is known
+        self._lost = self._said_bye = self._parted = False
+        connection.received, connection.refused, connection.lost = self._receive, self.drop, self._lose
+
+    def greet(self, cluster_id: int, agent_metadata: bytes) -> None:
+        """The peer has said who it is.
+
+        Raises:
+            ValueError: Its NIXL agent cannot be reached.
+        """
+        self._borrowings = Borrowings(self._engine, agent_metadata, self._give_back)
         self.cluster_id = cluster_id
-        self._agent, self._client, self._server = agent, client, server
-        self._engine, self._exports, self._dropped = engine, exports, dropped
-        self._lock = ForkSafeLock()
-        self._dropping = threading.Lock()
-        self.lost = False
-        self._abandoned: list[tuple[Request, Any]] = []
-        self._in_use = self._unlinking = False
-        self._pending_replies = 0
-        self._staging: Staging | None = None
-        self._last_layout: tuple[int, Layout] | None = None  # of the cache with this id
-        self._thread = threading.Thread(target=self._serve, name=f"llm_datadist link {cluster_id}", daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread that answers the peer."""
-        self._thread.start()
-
-    @contextlib.contextmanager
-    def use(self, deadline: float) -> Iterator[None]:
-        """Holds the link for one call.
-
-        Raises:
-            LLMException: LLM_TIMEOUT while another call holds it; LLM_LINK_BUSY in a signal handler or destructor that
-                interrupts the call that holds it; LLM_NOT_YET_LINK if the link has ended meanwhile.
-        """
-        lock = self._lock.current
-        if not lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            raise llm_error(LLMStatusCode.LLM_TIMEOUT, f"another call is using the link to cluster {self.cluster_id}")
-        if self._in_use or self.lost:
-            busy = self._in_use
-            lock.release()
-            if busy:
-                raise llm_error(LLMStatusCode.LLM_LINK_BUSY, "it interrupts a call on the same link")
-            raise not_linked(self.cluster_id)
-        self._in_use = True
-        try:
-            yield
-        finally:
-            self._in_use = False
-            lock.release()
-            if self.lost:
-                self._close_client()
-
-    def unlink(self, timeout_ms: int, deadline: float) -> None:
-        """Asks the peer to end the link. Raises the errors of ``use`` and ``call``, and LLM_LINK_BUSY if the peer uses it."""
-        with self.use(deadline):
-            self._unlinking = True
-            try:
-                self.call({"do": "unlink", "timeout": timeout_ms}, deadline + 1)
-            finally:
-                self._unlinking = False
-
-    @contextlib.contextmanager
-    def acquire(self, key: Sequence[Any], deadline: float, *, write: bool) -> Iterator[PeerCache]:
-        """A cache of the peer, which keeps its memory until the end of the block. ``use`` must be held.
-
-        Raises:
-            LLMException: The error that the peer replies with, and the errors of ``call``.
-        """
-        known = self._last_layout[0] if self._last_layout else 0  # 0 is never the id of a cache
-        reply = self.call({"do": "acquire", "key": key, "write": write, "known": known}, deadline)
-        if "layout" in reply:
-            self._last_layout = reply["cache"], Layout.from_message(reply["layout"])
-        assert self._last_layout is not None
-        for metadata in reply["metadata"]:
-            self._engine.add_peer(base64.b64decode(metadata))
-        cache = PeerCache(reply["export"], reply["row"], self._last_layout[1], reply.get("slots", ()))
-        try:
-            yield cache
-        finally:
-            while self._pending_replies and not self.lost:  # an error came before all replies
-                with contextlib.suppress(LLMException):
-                    self.receive(deadline + _GRACE_SECONDS)
-            if not self.lost:
-                message = {"do": "release", "export": cache.export, "pulled": cache.tensors_pulled}
-                with self._drop_on_error(deadline, "takes no message"):
-                    self._client.send(message, deadline)
-
-    def call(self, message: dict[str, Any], deadline: float) -> dict[str, Any]:
-        """Sends a request and waits for the reply. ``use`` must be held.
-
-        Raises:
-            LLMException: The error that the peer replies with; LLM_TIMEOUT without a reply, and LLM_LINK_FAILED if the
-                connection ends. The link has ended then.
-        """
-        self.send(message, deadline)
-        return self.receive(deadline)
-
-    def send(self, message: dict[str, Any], deadline: float) -> None:
-        """Sends a request. Raises the errors of ``call``."""
-        with self._drop_on_error(deadline, "takes no request"):
-            self._client.send(message, deadline)
-            self._pending_replies += 1
-
-    def receive(self, deadline: float) -> dict[str, Any]:
-        """Waits for the reply to the oldest request without one. Raises the errors of ``call``."""
-        with self._drop_on_error(deadline, "does not answer"):
-            reply = self._client.receive(deadline)
-            self._pending_replies -= 1
-        if "error" in reply:
-            name, text = reply["error"]
-            raise llm_error(LLMStatusCode[name], f"cluster {self.cluster_id}: {text}")
-        return reply
-
-    def start_request(self, operation: str, local: Addresses, remote: Addresses) -> Request:
-        """Starts to read or write. ``use`` must be held. Raises LLM_LINK_FAILED if the peer is gone."""
-        try:
-            return self._engine.start(operation, self._agent, local, remote)
-        except Exception as error:  # NIXL's errors have no base of their own
-            self.drop()
-            raise llm_error(LLMStatusCode.LLM_LINK_FAILED, f"the link to cluster {self.cluster_id}: {error}") from error
-
-    def staging(self) -> Staging:
-        """The buffer for caches of a device of this process. ``use`` must be held."""
-        if self._staging is None:
-            self._staging = Staging(self._engine)
-        return self._staging
-
-    def abandon(self, request: Request, owner: Any) -> None:
-        """Ends the link while a request is in flight.
-
-        The owner of the local memory lives until the request has ended, and the peer keeps its memory until then.
-        """
-        self._abandoned.append((request, owner))
-        self.drop()
+        self._connection.is_stranger = False
 
     @property
-    def busy(self) -> bool:
-        """Whether a call holds the link, or a request is in flight after its end."""
-        return bool(self._abandoned) or self._in_use
+    def has_ended(self) -> bool:
+        """Whether the link has ended."""
+        return self.state in (LinkState.ENDED, LinkState.CLOSED)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the engine has to make progress: a request is in flight, or the peer has borrowed a cache."""
+        return bool(self._borrowings or self._loans)
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether a request of this process is in flight."""
+        return bool(self._borrowings)
+
+    @property
+    def borrowings(self) -> Borrowings:
+        """What this process has borrowed.
+
+        Raises:
+            LLMException: LLM_LINK_FAILED after the end of the link.
+        """
+        if self.has_ended or self._borrowings is None:
+            raise self.failure()
+        return self._borrowings
+
+    def uses(self, loan: int) -> bool:
+        """Whether a request for a loan is in flight."""
+        return self._borrowings is not None and self._borrowings.uses(loan)
+
+    def has_reply(self, number: int) -> bool:
+        """Whether the reply to a request has come."""
+        return self._replies.get(number) is not None
+
+    def next_number(self) -> int:
+        """The number of the next request."""
+        return next(self._numbers)
+
+    def send(self, request: messages.Request) -> None:
+        """Sends a request, whose reply ``reply`` waits for."""
+        self._replies[request.number] = None
+        self._connection.send(request)
+
+    def send_plan(self, plan: messages.Plan) -> None:
+        """Sends what has no reply."""
+        self._connection.send(plan)
+
+    def reply(self, number: int, kind: type[R], deadline: float) -> Steps[R]:
+        """Waits for the reply to a request.
+
+        Raises:
+            LLMException: The error that the peer replies with; LLM_TIMEOUT without a reply, and LLM_LINK_FAILED if the link
+                ends. The link has ended then.
+        """
+        try:
+            yield (lambda: self._replies[number] is not None or self.has_ended), deadline
+        finally:  # a reply that comes later is dropped
+            reply = self._replies.pop(number)
+        if isinstance(reply, kind):
+            return reply
+        if isinstance(reply, messages.Failed):
+            raise llm_error(_code(reply.code), f"{self}: {reply.text}")
+        if reply is not None:
+            self.drop()
+            raise llm_error(LLMStatusCode.LLM_LINK_FAILED, f"{self} has replied with something else")
+        if self.has_ended:
+            raise self.failure()
+        self.drop()
+        text = f"{self} does not answer; the link to it has ended, and has to be made again"
+        raise llm_error(LLMStatusCode.LLM_TIMEOUT, text)
+
+    def check_in_flight(self) -> None:
+        """Notes which requests have ended, for the end of the link."""
+        if self._borrowings is not None:
+            self._borrowings.check_in_flight()
+            self._close_if_unused()
+
+    def keep_for_ever(self) -> None:
+        """Keeps what is in flight until the process ends."""
+        if self._borrowings is not None:
+            self._borrowings.keep_for_ever()
 
     def drop(self) -> None:
-        """Ends the link. The connections close when no request is in flight. See Note [Exports]."""
-        with self._dropping:
-            if self.lost:
-                return
-            self.lost = True
-        self._dropped(self)
-        if not self._in_use:
-            self._close_client()
-        if self._exports.stop():
-            self._server.close()
+        """Ends the link at once. The connection closes when no request is in flight and nothing is lent: Note [Loans]."""
+        if not self.has_ended:
+            greeted = self.state is LinkState.OPEN
+            self.state = LinkState.ENDED
+            self._connection.send(messages.Bye())
+            self._ended(self)
+            self._thread.start(self._part(greeted))
 
-    def ended(self) -> bool:
-        """Whether the link has ended, or the peer has closed it and the thread that answers has not noticed it yet."""
-        return self.lost or self._server.ended()
+    def _part(self, greeted: bool) -> Steps[None]:
+        """Closes the connection when the peer has read the ``Bye``, and answered it."""
+        if greeted:
+            yield (lambda: self._said_bye or self._lost), time.monotonic() + _PARTING_SECONDS
+        self._parted = True
+        self._close_if_unused()
 
-    def wait_for_exports(self, deadline: float) -> None:
-        """Waits until the peer has released all caches of this process."""
-        self._thread.join(max(deadline - time.monotonic(), 0))
+    def failure(self) -> LLMException:
+        """The error of a call whose link has ended."""
+        return llm_error(LLMStatusCode.LLM_LINK_FAILED, f"the link to {self} was lost")
 
-    @contextlib.contextmanager
-    def _drop_on_error(self, deadline: float, what: str) -> Iterator[None]:
+    def timeout(self) -> LLMException:
+        """The error of a transfer that takes too long."""
+        return llm_error(
+            LLMStatusCode.LLM_TIMEOUT,
+            f"not done after sync_kv_timeout; the link to {self} has ended, and has to be made again",
+        )
+
+    def __str__(self) -> str:
+        return f"cluster {self.cluster_id}" if self.cluster_id >= 0 else "the other process"
+
+    def _receive(self, message: messages.Message) -> None:
         try:
-            yield
-        except Closed as error:
-            self.drop()
-            raise llm_error(
-                LLMStatusCode.LLM_LINK_FAILED, f"the link to cluster {self.cluster_id} was lost: {error}"
-            ) from error
-        except TimeoutError as error:
-            self.drop()
-            raise llm_error(
-                LLMStatusCode.LLM_TIMEOUT,
-                f"cluster {self.cluster_id} {what}; the link to it has ended, and has to be made again",
-            ) from error
-        except BaseException:  # Ctrl-C in the middle of a message, or between a request and its reply
-            self.drop()
-            raise
-
-    def _close_client(self) -> None:
-        """Closes the connection for requests to the peer, when no request is in flight."""
-        if self._abandoned:
-            threading.Thread(target=self._drain, name="llm_datadist abandoned request", daemon=True).start()
-            return
-        self._engine.remove_peer(self._agent)
-        if self._staging is not None:
-            self._staging.close()
-            self._staging = None
-        self._client.close()
-
-    def _drain(self) -> None:
-        while not all(_has_ended(request) for request, _ in self._abandoned):
-            time.sleep(_ABANDONED_POLL_SECONDS)
-        for request, _ in self._abandoned:
-            with contextlib.suppress(Exception):  # of a failed request
-                request.release()
-        self._abandoned.clear()
-        self._close_client()
-
-    def _serve(self) -> None:
-        """Answers the peer until its connection ends. Makes progress while the peer uses a cache: Note [Progress]."""
-        try:
-            while True:
-                while self._exports.active and not self._server.waits(_PROGRESS_SECONDS):
-                    self._engine.progress()
-                message = self._server.receive(None)
-                if message.get("do") == "unlink":
-                    if self._answer_unlink(message):
-                        return
-                    continue
-                reply = self._exports.answer(message)
-                if reply is not None:
-                    self._server.send(reply, time.monotonic() + 60)
-        except (Closed, TimeoutError) as error:
-            logger.debug("link to cluster %d: %s", self.cluster_id, error)
-        finally:
-            self._exports.end()
-            self._server.close()
-            self.drop()
-
-    def _answer_unlink(self, message: dict[str, Any]) -> bool:
-        """Ends the link for the peer, unless a call of this process uses it that does not end the link too."""
-        deadline = time.monotonic() + message["timeout"] / 1000
-        if not self._unlinking and not self._is_free(deadline):
-            error = [LLMStatusCode.LLM_LINK_BUSY.name, f"a call uses the link until after {message['timeout']} ms"]
-            self._server.send({"error": error}, deadline + 1)
-            return False
-        self.drop()
-        with contextlib.suppress(Closed, TimeoutError):
-            self._server.send({}, deadline + 1)
-        return True
-
-    def _is_free(self, deadline: float) -> bool:
-        """Whether no call holds the link, at the latest at the deadline."""
-        try:
-            with self.use(deadline):
-                return True
+            self._handle(message)
         except LLMException as error:
-            return error.status_code is not LLMStatusCode.LLM_TIMEOUT
+            assert isinstance(message, messages.Acquire)
+            text = str(error).removesuffix(f" [{error.status_code.name}]")
+            self._connection.send(messages.Failed(message.number, error.status_code.name, text))
+        except (ValueError, OverflowError) as error:
+            logger.warning("%s breaks the protocol: %s", self, error)
+            self.drop()
+
+    def _handle(self, message: messages.Message) -> None:
+        if isinstance(message, messages.Reply):
+            if isinstance(message, messages.Lent) and self.state is LinkState.OPEN:
+                self.borrowings.learn(message)
+            if message.number in self._replies:  # and not of a call that has given up
+                self._replies[message.number] = message
+        elif isinstance(message, messages.Release):
+            self._loans.release(message.loan, message.pulled)
+            self._close_if_unused()
+        elif isinstance(message, messages.Bye):
+            self._said_bye = True
+            self.drop()
+        elif self.has_ended:
+            if not isinstance(message, messages.Plan):
+                self._connection.send(
+                    messages.Failed(message.number, LLMStatusCode.LLM_NOT_YET_LINK.name, "it has unlinked")
+                )
+        elif isinstance(message, messages.Ready) and self._opened is not None and self.state is LinkState.GREETING:
+            self.state = LinkState.OPEN
+            self._opened(self)
+            self._connection.send(messages.Done(message.number))
+        elif self.state is not LinkState.OPEN:
+            raise ValueError(f"{type(message).__name__} before the link is open")
+        elif isinstance(message, messages.Acquire):
+            self._connection.send(self._loans.acquire(message))
+        elif isinstance(message, messages.Plan):
+            self._loans.plan(message)
+        elif isinstance(message, messages.Stage):
+            self._thread.start(self._stage(message))
+        elif isinstance(message, messages.Unlink):
+            self._thread.start(self._answer_unlink(message))
+        else:
+            raise ValueError(f"an unexpected {type(message).__name__}")
+
+    def _stage(self, message: messages.Stage) -> Steps[None]:
+        try:
+            copied = self._loans.stage(message)
+        except ValueError as error:
+            logger.warning("%s breaks the protocol: %s", self, error)
+            return self.drop()
+        yield (lambda: copied.done), float("inf")
+        try:
+            copied.get()
+        except LLMException as error:
+            text = str(error).removesuffix(f" [{error.status_code.name}]")
+            self._connection.send(messages.Failed(message.number, error.status_code.name, text))
+        else:
+            self._connection.send(messages.Done(message.number))
+
+    def _answer_unlink(self, message: messages.Unlink) -> Steps[None]:
+        """Ends the link for the peer, unless a call of this process uses it for longer."""
+        deadline = time.monotonic() + message.timeout_ms / 1000
+        yield (lambda: self.has_ended or not self.transfers), deadline
+        if self.transfers and not self.has_ended:
+            text = f"a call uses the link until after {message.timeout_ms} ms"
+            self._connection.send(messages.Failed(message.number, LLMStatusCode.LLM_LINK_BUSY.name, text))
+        else:
+            self.drop()  # first: once the peer knows, there is no link here
+            self._connection.send(messages.Done(message.number))
+
+    def _give_back(self, loan: int, pulled: list[int] | None) -> None:
+        if not self._lost:
+            self._connection.send(messages.Release(loan, pulled))
+
+    def _lose(self) -> None:
+        """The connection has ended, and with it the process of the peer, or its side of the link."""
+        self._lost = True
+        self.drop()
+        self._thread.start(self._release_loans())
+
+    def _release_loans(self) -> Steps[None]:
+        if self._loans.any_written:
+            # Over TCP, UCX may hold bytes of a peer that has died. Its next calls write them, so let it do that first.
+            yield (lambda: False), time.monotonic() + _DRAIN_SECONDS
+        self._loans.release_all()
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self.state is LinkState.ENDED and self._parted and not self.is_active:
+            self.state = LinkState.CLOSED
+            self._connection.close()
+            if self._borrowings is not None:
+                self._borrowings.close(ended=self._lost and not self._said_bye)
+            self._closed(self)
 
 
-def _has_ended(request: Request) -> bool:
-    try:
-        return request.done()
-    except Exception:  # it failed: the peer is gone, and nothing more is written
-        return True
-
-
-def not_linked(cluster_id: int) -> LLMException:
-    """The error of a call that needs a link."""
-    return llm_error(LLMStatusCode.LLM_NOT_YET_LINK, f"there is no link to cluster {cluster_id}; call link_clusters")
+def _code(name: str) -> LLMStatusCode:
+    return LLMStatusCode.__members__.get(name, LLMStatusCode.LLM_FAILED)

@@ -1,38 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """The links of a process: makes them, answers those who call, ends them.
 
-Note [Crossing calls]: two processes that listen may call each other at the same time. Then the call of the lower cluster id
-makes the link, and the other call waits for it. So a process refuses the call of a cluster with a higher id while it calls
-that cluster itself. And it does not call a cluster while a call of that cluster is half done.
+Note [Crossing calls]: two processes that listen may call each other at the same time. Then the call of the lower cluster id makes
+the link, and the other call waits for it. So a process refuses the call of a cluster with a higher id while it calls that cluster
+itself. And it does not call a cluster while a call of that cluster is half done.
+
+Note [Who is first]: the process that calls uses the link once it has been welcomed, and says so. The process that listens uses the
+link from then on, and the call returns when it has. So neither uses a link that the other one does not have.
 """
 
-import base64
-import contextlib
-import secrets
-import socket
-import threading
+import os
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from ..datadist.fork import ForkSafeLock
 from ..datadist.log import logger
 from ..datadist.registry import CacheRegistry
 from ..datadist.status import LLMException, LLMStatusCode, llm_error
-from .exports import Exports
-from .link import Link, not_linked
-from .listener import Listener
+from .connection import Connection
+from .io_thread import LONGEST_WAIT_MS, IoThread, Steps
+from .link import Link, LinkState
+from .link_calls import unlink
+from .listener import Address
+from .loans import Loans
 from .local_caches import LocalCaches
-from .nixl import Engine
-from .protocol import Channel, Closed, connect
+from .messages import PROTOCOL, Done, Failed, Hello, Message, Ready, Welcome
+from .nixl import engine_of_process
+from .sockets import Sockets
+from .staging import Staging
 
-_PROTOCOL = 2  # to be raised with every change of a message, or of the size of a staging slot
 _GREETING_SECONDS = 10.0
-_CROSSING_POLL_SECONDS = 5e-3
+_SHORT_SECONDS = 5e-3
 
 
 class Links:
-    """The links of one process. Thread-safe.
+    """The links of one process. For the I/O thread, unless a method says otherwise.
 
     Args:
         cluster_id: The cluster of this process.
@@ -43,222 +44,253 @@ class Links:
     """
 
     def __init__(self, cluster_id: int, registry: CacheRegistry) -> None:
-        self._cluster_id, self._registry = cluster_id, registry
-        self._engine = Engine(cluster_id)
-        self.caches = LocalCaches(self._engine)
-        registry.call_on_release(self.caches.deregister)
-        self._lock = ForkSafeLock()
-        self._links: dict[int, Link] = {}
-        self._ended: dict[int, list[Link]] = {}  # those with a request in flight, and the last one
-        self._half: dict[str, tuple[int, bytes, Channel]] = {}  # by token, those that wait for their second connection
-        self._calling: set[int] = set()  # the clusters that a call of ``link`` connects to
-        self.listener = Listener(self._greet)
+        self.cluster_id, self._registry = cluster_id, registry
+        self._engine = engine_of_process(os.getpid())
+        self._links: list[Link] = []  # all but those that are closed, the newest last
+        self.thread = IoThread(self._progress, lambda: self.sockets.close())
+        self.sockets = Sockets(self.thread, self._accept)
+        self.caches = LocalCaches(self._engine, self.soon)
+        registry.call_on_release(self.caches.forget)
+        self._lent_since: float | None = None
+        self._ever: set[int] = set()
+        self._calling: set[int] = set()  # the clusters that this process calls
+        self.opened: list[Callable[[Link], None]] = []
+        """Called with each link that opens."""
+        self.expects: Callable[[str, int], bool] = lambda group, cluster_id: False
+        """Whether this process waits for a call of a cluster for a communicator."""
+        self.is_usable: Callable[[Link], bool] = lambda link: True
+        """Whether transfers may use an open link."""
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """Runs a function in the I/O thread; at once after its end. For any thread."""
+        if self.thread.runs_here:
+            self.thread.call(function)
+        else:
+            function()
 
     def find(self, cluster_id: int) -> Link:
-        """The link to a cluster.
-
-        Raises:
-            LLMException: LLM_NOT_YET_LINK if there is none.
-        """
-        link = self._links.get(cluster_id)
-        if link is None:
-            raise not_linked(cluster_id)
-        return link
+        """The newest link to a cluster. Raises LLM_NOT_YET_LINK if there is none."""
+        for link in reversed(self._links):
+            if link.cluster_id == cluster_id and link.state is LinkState.OPEN and self.is_usable(link):
+                return link
+        raise llm_error(LLMStatusCode.LLM_NOT_YET_LINK, f"there is no link to cluster {cluster_id}; call link_clusters")
 
     def has(self, cluster_id: int) -> bool:
-        """Whether there is a link to a cluster."""
-        link = self._links.get(cluster_id)
-        return link is not None and not link.ended()
+        """Whether there is a link to a cluster. For any thread."""
+        try:
+            return bool(self.find(cluster_id))
+        except LLMException:
+            return False
 
     @property
     def any(self) -> bool:
-        """Whether there is a link."""
-        return bool(self._links)
+        """Whether there is a link. For any thread."""
+        return any(link.state is LinkState.OPEN for link in self._links)
 
-    def link(self, cluster_id: int, addresses: Sequence[tuple[str, int]], deadline: float) -> LLMStatusCode:
-        """Links to a listener. Logs why it cannot.
+    def link(
+        self, wanted: int | None, addresses: Sequence[Address], timeout: float, tries: int, total: float
+    ) -> Steps[tuple[LLMStatusCode, int | None]]:
+        """Links to a process that listens. Logs why it cannot.
 
         Args:
-            cluster_id: The cluster that should be there.
+            wanted: The cluster that should be there, or None for any.
             addresses: Where it listens; the first that answers counts.
-            deadline: When to give up.
-        """
-        while True:
-            if self._linked(cluster_id):
-                return LLMStatusCode.LLM_ALREADY_LINK
-            if any(link.busy for link in list(self._ended.get(cluster_id, ()))):
-                logger.error("link_clusters: a transfer of the last link to cluster %d is still in flight", cluster_id)
-                return LLMStatusCode.LLM_LINK_BUSY
-            if self._claim(cluster_id):
-                try:
-                    status = self._call(cluster_id, addresses, deadline)
-                finally:
-                    self._calling.remove(cluster_id)
-                if status is not LLMStatusCode.LLM_LINK_BUSY:
-                    return status
-            if time.monotonic() > deadline:
-                logger.error("link_clusters: another link to cluster %d is being made", cluster_id)
-                return LLMStatusCode.LLM_LINK_BUSY
-            time.sleep(_CROSSING_POLL_SECONDS)
+            timeout: Seconds for each try.
+            tries: How often to try.
+            total: Seconds for all tries; 0 means the timeout for each.
 
-    def unlink(self, cluster_id: int, timeout_ms: int, *, force: bool) -> LLMStatusCode:
-        """Ends a link on both sides; with ``force`` on this side, without asking the peer."""
-        link = self._links.get(cluster_id)
-        if link is None:
-            known = force or cluster_id in self._ended
-            return LLMStatusCode.LLM_SUCCESS if known else LLMStatusCode.LLM_NOT_YET_LINK
-        if not force:
-            deadline = time.monotonic() + timeout_ms / 1000
+        Returns:
+            The outcome, and the cluster that is there.
+        """
+        begin, error = time.monotonic(), None
+        for number in range(tries):
+            deadline = time.monotonic() + timeout
+            deadline = min(deadline, begin + total) if total else deadline
             try:
-                link.unlink(timeout_ms, deadline)
-            except LLMException as error:
-                if link.lost and error.status_code is LLMStatusCode.LLM_LINK_FAILED:
-                    return LLMStatusCode.LLM_SUCCESS  # the peer is gone, and with it the link
-                busy = error.status_code is LLMStatusCode.LLM_LINK_BUSY or not link.lost
-                logger.error("unlink_clusters: %s", error)
-                return LLMStatusCode.LLM_LINK_BUSY if busy else LLMStatusCode.LLM_NOTIFY_PROMPT_UNLINK_FAILED
+                link = yield from self._try(wanted, addresses, deadline)
+                return LLMStatusCode.LLM_SUCCESS, link.cluster_id
+            except LLMException as failure:
+                error = failure
+            passing = error.status_code in (LLMStatusCode.LLM_LINK_FAILED, LLMStatusCode.LLM_TIMEOUT)
+            if not passing or number + 1 == tries or (total and time.monotonic() >= begin + total):
+                break
+            # Spread the tries over the time that there is.
+            yield (lambda: False), begin + (number + 1) * (total or timeout) / tries
+        assert error is not None
+        if error.status_code is not LLMStatusCode.LLM_ALREADY_LINK:
+            logger.error(
+                "link_clusters: no link to %s: %s", "a cluster" if wanted is None else f"cluster {wanted}", error
+            )
+        return error.status_code, wanted
+
+    def unlink(self, cluster_id: int, timeout_ms: int, *, force: bool) -> Steps[LLMStatusCode]:
+        """Ends a link on both sides; with ``force`` on this side, without asking the peer."""
+        try:
+            link = self.find(cluster_id)
+        except LLMException as error:
+            return LLMStatusCode.LLM_SUCCESS if force or cluster_id in self._ever else error.status_code
+        if not force:
+            return (yield from unlink(link, timeout_ms))
         link.drop()
         return LLMStatusCode.LLM_SUCCESS
 
-    def close(self, deadline: float) -> None:
-        """Ends all links. Waits until the peers have released all caches of this process, at most until the deadline."""
-        self.listener.close()
-        links = list(self._links.values())
-        for link in links:
-            link.drop()
-        for link in links:
-            link.wait_for_exports(deadline)
-
-    def _linked(self, cluster_id: int) -> bool:
-        link = self._links.get(cluster_id)
-        if link is not None and link.ended():
-            link.drop()
-        return self.has(cluster_id)
-
-    def _claim(self, cluster_id: int) -> bool:
-        """Whether this thread may call a cluster: no link to it exists or is being made. See Note [Crossing calls]."""
-        with self._lock.current:
-            called = any(half == cluster_id and not channel.ended() for half, _, channel in self._half.values())
-            free = not called and cluster_id not in self._calling and cluster_id not in self._links
-            if free:
-                self._calling.add(cluster_id)
-            return free
-
-    def _call(self, cluster_id: int, addresses: Sequence[tuple[str, int]], deadline: float) -> LLMStatusCode:
-        """Tries the addresses. Returns LLM_LINK_BUSY, and logs nothing, if the cluster is calling this one."""
-        status = LLMStatusCode.LLM_LINK_FAILED
-        for address in addresses:
-            try:
-                self._connect(cluster_id, address, deadline)
-                return LLMStatusCode.LLM_SUCCESS
-            except TimeoutError:
-                status, reason = LLMStatusCode.LLM_TIMEOUT, "no answer in time"
-            except Closed as error:
-                status, reason = LLMStatusCode.LLM_LINK_FAILED, str(error)
-            except LLMException as error:
-                status, reason = error.status_code, str(error)
-                if status is LLMStatusCode.LLM_LINK_BUSY:
-                    return status
-            logger.error("link_clusters: no link to cluster %d at %s:%d: %s", cluster_id, *address, reason)
-        return status
-
-    def _greeting(self) -> dict[str, Any]:
-        metadata = base64.b64encode(self._engine.metadata).decode()
-        return {"protocol": _PROTOCOL, "cluster": self._cluster_id, "metadata": metadata}
-
-    def _connect(self, cluster_id: int, address: tuple[str, int], deadline: float) -> None:
-        with contextlib.ExitStack() as stack:
-            try:
-                client = stack.enter_context(contextlib.closing(connect(address, deadline)))
-                client.send(self._greeting(), deadline)
-                reply = client.receive(deadline)
-                if "error" in reply:
-                    name, text = reply["error"]
-                    raise llm_error(LLMStatusCode[name], f"cluster {cluster_id}: {text}")
-                if reply["cluster"] != cluster_id:
-                    raise Closed(f"it is cluster {reply['cluster']}")
-                server = stack.enter_context(contextlib.closing(connect(address, deadline)))
-                server.send({"token": reply["token"]}, deadline)
-                agent = self._engine.add_peer(base64.b64decode(reply["metadata"]))
-                link = self._make(cluster_id, agent, client, server)
-                server.receive(deadline)
-            except (KeyError, TypeError, ValueError) as error:
-                raise Closed(f"not a peer of this version: {error!r}") from error
-            stack.pop_all()
-        self._add(link)
-
-    def _greet(self, connected: socket.socket) -> None:
-        """Answers a new connection, which may come from any program."""
-        deadline = time.monotonic() + _GREETING_SECONDS
-        channel = Channel(connected)
+    def call(self, wanted: int | None, group: str, address: Address, deadline: float) -> Steps[Link]:
+        """Calls a process. Raises LLM_LINK_FAILED, LLM_TIMEOUT, or the error that it replies with."""
+        link = self._make(self.sockets.connect(address), None, group)
         try:
-            channel.authenticate(deadline, listener=True)
-            message = channel.receive(deadline)
-            if "token" in message:
-                return self._second_half(message["token"], channel, deadline)
-            self._first_half(message, channel, deadline)
-        except (Closed, TimeoutError, KeyError, TypeError, ValueError) as error:
-            logger.warning("refused a connection to the listener: %s", str(error) or "it said nothing")
-            channel.close()
+            link.send(Hello(0, PROTOCOL, self.cluster_id, wanted, group, self._engine.metadata))
+            welcome = yield from link.reply(0, Welcome, deadline)
+            if wanted not in (None, welcome.cluster):
+                raise llm_error(LLMStatusCode.LLM_LINK_FAILED, f"it is cluster {welcome.cluster}")
+            if wanted is None and not group and self._linked(welcome.cluster):
+                raise llm_error(LLMStatusCode.LLM_ALREADY_LINK, f"there is a link to cluster {welcome.cluster}")
+            try:
+                link.greet(welcome.cluster, welcome.agent)
+            except ValueError as error:
+                raise llm_error(LLMStatusCode.LLM_LINK_FAILED, str(error)) from error
+            link.state = LinkState.OPEN
+            self._add(link)
+            number = link.next_number()
+            link.send(Ready(number))
+            yield from link.reply(number, Done, deadline)
+            if link.has_ended:
+                raise link.failure()
+        except BaseException:
+            link.drop()
+            raise
+        return link
 
-    def _first_half(self, message: dict[str, Any], channel: Channel, deadline: float) -> None:
-        cluster_id, metadata, token = message["cluster"], base64.b64decode(message["metadata"]), secrets.token_hex()
-        if message["protocol"] != _PROTOCOL:
-            return self._refuse(channel, LLMStatusCode.LLM_LINK_FAILED, "another version of the package", deadline)
-        self._linked(cluster_id)  # drops one that has ended
-        with self._lock.current:  # both are read under it: a call that ends adds its link before it leaves ``_calling``
-            linked = cluster_id in self._links
-            crossing = cluster_id in self._calling and self._cluster_id < cluster_id
-            if not linked and not crossing:
-                self._half[token] = cluster_id, metadata, channel
-        if linked:
-            text = f"it has a link to cluster {cluster_id}"
-            return self._refuse(channel, LLMStatusCode.LLM_ALREADY_LINK, text, deadline)
-        if crossing:
-            return self._refuse(channel, LLMStatusCode.LLM_LINK_BUSY, "it is calling this cluster", deadline)
-        channel.send({**self._greeting(), "token": token}, deadline)
-        forget = threading.Timer(_GREETING_SECONDS, self._forget_half, (token,))
-        forget.daemon = True
-        forget.start()
+    def close(self, deadline: float) -> None:
+        """Ends all links. Waits until nothing is in flight or lent, at most until the deadline. For any thread."""
+        self._registry.call_on_release(lambda cache: None)
+        closing = self.thread.start(self._close(deadline))
+        if not self.thread.is_current:
+            closing.wait()
+        self.thread.stop()
+
+    def _close(self, deadline: float) -> Steps[None]:
+        for link in list(self._links):
+            link.drop()
+        yield (lambda: not self._links), deadline
+        for link in self._links:
+            link.keep_for_ever()
+
+    def make_staging(self) -> Staging:
+        """A staging buffer."""
+        return Staging(self._engine, self.soon)
+
+    def _progress(self) -> int:
+        """Lets the engine make progress. Returns the milliseconds until it has to be called again: see ``IoThread``."""
+        active = [link for link in self._links if link.is_active]
+        for link in active:
+            link.check_in_flight()
+        if not active:
+            self._lent_since = None
+            return LONGEST_WAIT_MS
+        self._engine.progress()
+        now = time.monotonic()
+        self._lent_since = self._lent_since or now
+        # The peer of a short transfer gives the cache back before it needs this process.
+        return 1 if now < self._lent_since + _SHORT_SECONDS and not any(link.is_in_flight for link in active) else 0
+
+    def _linked(self, cluster_id: int, *states: LinkState) -> bool:
+        """Whether there is a link to a cluster in one of the states, but for those of communicators."""
+        links = (link for link in self._links if link.cluster_id == cluster_id and not link.group)
+        return any(link.state in (states or (LinkState.GREETING, LinkState.OPEN)) for link in links)
+
+    def _try(self, wanted: int | None, addresses: Sequence[Address], deadline: float) -> Steps[Link]:
+        """Tries the addresses, when no other call between the two processes is on its way."""
+        if wanted is None:
+            return (yield from self._call_any(wanted, addresses, deadline))
+        while True:
+            if any(link.cluster_id == wanted and link.has_ended and link.is_in_flight for link in self._links):
+                text = f"a transfer of the last link to cluster {wanted} is still in flight"
+                raise llm_error(LLMStatusCode.LLM_LINK_BUSY, text)
+            if self._linked(wanted, LinkState.OPEN):
+                raise llm_error(LLMStatusCode.LLM_ALREADY_LINK, f"there is a link to cluster {wanted}")
+            if wanted not in self._calling and not self._linked(wanted):
+                self._calling.add(wanted)
+                try:
+                    return (yield from self._call_any(wanted, addresses, deadline))
+                except LLMException as error:
+                    if error.status_code is not LLMStatusCode.LLM_LINK_BUSY:
+                        raise
+                finally:
+                    self._calling.remove(wanted)
+            if time.monotonic() >= deadline:
+                raise llm_error(LLMStatusCode.LLM_LINK_BUSY, f"another link to cluster {wanted} is being made")
+            yield (lambda: wanted not in self._calling and not self._linked(wanted, LinkState.GREETING)), deadline
+
+    def _call_any(self, wanted: int | None, addresses: Sequence[Address], deadline: float) -> Steps[Link]:
+        for index, address in enumerate(addresses):
+            try:
+                return (yield from self.call(wanted, "", address, deadline))
+            except LLMException as error:
+                failed = error.status_code in (LLMStatusCode.LLM_LINK_FAILED, LLMStatusCode.LLM_TIMEOUT)
+                if not failed or index + 1 == len(addresses):
+                    raise
+        raise AssertionError("no address")
+
+    def _accept(self, connection: Connection) -> None:
+        """A process has connected, which may be any program."""
+
+        def receive(message: Message) -> None:
+            if isinstance(message, Hello):
+                self._greet(connection, message)
+            else:
+                logger.warning("refused a connection that does not greet")
+
+        connection.received = receive
+
+    def _greet(self, connection: Connection, hello: Hello) -> None:
+        refusal = self._refusal(hello)
+        link = self._make(connection, self._add, hello.group)
+        if refusal is None:
+            try:
+                link.greet(hello.cluster, hello.agent)
+            except ValueError as error:
+                refusal = LLMStatusCode.LLM_LINK_FAILED, str(error)
+        if refusal is not None:
+            connection.send(Failed(hello.number, refusal[0].name, refusal[1]))
+            link.drop()
+            return
+        connection.send(Welcome(hello.number, self.cluster_id, self._engine.metadata))
+        self.thread.start(self._forget_half(link))
+
+    def _refusal(self, hello: Hello) -> tuple[LLMStatusCode, str] | None:
+        if hello.protocol != PROTOCOL:
+            return LLMStatusCode.LLM_LINK_FAILED, f"another version of the package: {PROTOCOL}, not {hello.protocol}"
+        if hello.wanted not in (None, self.cluster_id):
+            return LLMStatusCode.LLM_LINK_FAILED, f"it is cluster {self.cluster_id}"
+        if hello.cluster == self.cluster_id:
+            return LLMStatusCode.LLM_LINK_FAILED, f"both are cluster {self.cluster_id}"
+        if hello.group:
+            if self.expects(hello.group, hello.cluster):
+                return None
+            return LLMStatusCode.LLM_NOT_YET_LINK, f"it has not called link for {hello.group!r} yet"
+        if self._linked(hello.cluster):
+            return LLMStatusCode.LLM_ALREADY_LINK, f"it has a link to cluster {hello.cluster}"
+        if hello.cluster in self._calling and self.cluster_id < hello.cluster:
+            return LLMStatusCode.LLM_LINK_BUSY, "it is calling this cluster"
         return None
 
-    def _second_half(self, token: str, channel: Channel, deadline: float) -> None:
-        try:
-            cluster_id, metadata, server = self._half[token]
-            agent = self._engine.add_peer(metadata)
-            with self._lock.current:
-                if cluster_id in self._links:
-                    raise Closed(f"there is a link to cluster {cluster_id} by now")
-                del self._half[token]
-                self._add(self._make(cluster_id, agent, channel, server))
-        except BaseException:
-            self._forget_half(token)
-            raise
-        channel.send({}, deadline)
+    def _forget_half(self, link: Link) -> Steps[None]:
+        yield (lambda: link.state is not LinkState.GREETING), time.monotonic() + _GREETING_SECONDS
+        if link.state is LinkState.GREETING:
+            link.drop()
 
-    def _forget_half(self, token: str) -> None:
-        half = self._half.pop(token, None)
-        if half is not None:
-            half[2].close()
-
-    def _refuse(self, channel: Channel, code: LLMStatusCode, text: str, deadline: float) -> None:
-        channel.send({"error": [code.name, text]}, deadline)
-        channel.close()
-
-    def _make(self, cluster_id: int, agent: str, client: Channel, server: Channel) -> Link:
-        exports = Exports(self._registry, self.caches, self._engine)
-        return Link(cluster_id, agent, client, server, self._engine, exports, self._dropped)
+    def _make(self, connection: Connection, opened: Callable[[Link], None] | None, group: str) -> Link:
+        loans = Loans(self._registry, self.caches, self._engine, self.soon, self.thread)
+        link = Link(connection, self._engine, loans, self.thread, opened, self._ended, self._links.remove, group)
+        self._links.append(link)
+        return link
 
     def _add(self, link: Link) -> None:
-        with self._lock.current:
-            self._links[link.cluster_id] = link
-        link.start()
-        logger.info("linked to cluster %d", link.cluster_id)
+        self._ever.add(link.cluster_id)
+        for call in self.opened:
+            call(link)
+        logger.info("linked to %s", link)
 
-    def _dropped(self, link: Link) -> None:
-        with self._lock.current:
-            if self._links.get(link.cluster_id) is link:
-                del self._links[link.cluster_id]
-            ended = self._ended.setdefault(link.cluster_id, [])
-            ended[:] = [other for other in ended if other.busy] + [link]
-        logger.info("the link to cluster %d has ended", link.cluster_id)
+    def _ended(self, link: Link) -> None:
+        if link.cluster_id in self._ever:
+            logger.info("the link to %s has ended", link)

@@ -2,7 +2,7 @@
 """The caches of this process that take part in transfers: their layouts, and their registrations with the engine."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +10,12 @@ from torch import Tensor
 
 from .. import ops
 from ..datadist.cache import Cache
-from ..datadist.fork import ForkSafeLock
 from ..datadist.memory import check_served
 from ..datadist.status import LLMStatusCode, llm_error, param_invalid
 from .layout import Layout, layout_of
-from .nixl import Engine, Memory
+from .nixl import Engine, Memory, Soon
 
-_NO_COPIES = torch.empty((0, 4), dtype=torch.int64)
+_NO_COPIES = torch.empty((0, 4), dtype=torch.int64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -34,61 +33,71 @@ class LocalCache:
     memory: Memory | None
 
 
+@dataclass(frozen=True)
+class HeldCache:
+    """A cache that a call was given, and its tensors, which it may lose while the call waits for the I/O thread."""
+
+    cache: Cache
+    tensors: Sequence[Tensor]
+
+
+def hold(name: str, cache: Cache) -> HeldCache:
+    """Keeps the memory of a cache. ``name``: the argument, for messages.
+
+    Raises:
+        LLMException: LLM_KV_CACHE_NOT_EXIST for a cache that has ended.
+    """
+    tensors = cache.tensors
+    if not tensors:
+        text = f"{name}: cache {cache.cache_id} was deallocated or unregistered"
+        raise llm_error(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text)
+    return HeldCache(cache, tensors)
+
+
 class LocalCaches:
-    """Looks caches up and registers them, each once. Thread-safe.
+    """Looks caches up and registers them, each once. For the I/O thread, but ``forget``.
 
     Args:
         engine: The engine to register them with.
+        soon: See ``Engine.register``.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._lock = ForkSafeLock()
-        # Without the tensors: an ended cache must not keep its memory.
-        self._known: weakref.WeakKeyDictionary[Cache, tuple[list[int], Layout, Memory | None]]
-        self._known = weakref.WeakKeyDictionary()
-
-    def find(self, name: str, cache: Cache) -> LocalCache:
-        """A cache that a call was given.
-
-        Args:
-            name: The name of the argument, for messages.
-            cache: The cache.
-
-        Raises:
-            LLMException: LLM_KV_CACHE_NOT_EXIST for a cache that has ended, LLM_PARAM_INVALID for tensors that the ops
-                refuse, LLM_FEATURE_NOT_ENABLED on a chip that is not served.
-        """
-        tensors = cache.tensors
-        if not tensors:
-            raise llm_error(
-                LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, f"{name}: cache {cache.cache_id} was deallocated or unregistered"
-            )
-        return self.of(cache, tensors)
+    def __init__(self, engine: Engine, soon: Soon) -> None:
+        self._engine, self._soon = engine, soon
+        # By the identity of the cache. Without the tensors: an ended cache must not keep its memory.
+        self._known: dict[int, tuple[list[int], Layout, Memory | None, weakref.ref[Cache]]] = {}
 
     def of(self, cache: Cache, tensors: Sequence[Tensor]) -> LocalCache:
-        """A cache that may have ended, whose tensors the caller has kept. Raises the errors of ``find``."""
+        """A cache that may have ended, whose tensors the caller has kept.
+
+        Raises:
+            LLMException: LLM_PARAM_INVALID for tensors that the ops refuse, LLM_FEATURE_NOT_ENABLED on a chip that is not
+                served.
+        """
         addresses = [tensor.data_ptr() for tensor in tensors]
-        with self._lock.current:
-            known = self._known.get(cache)
-            if known is None or known[0] != addresses:
-                check_served(tensors[0].device)
-                try:
-                    # Copies nothing. Refuses what the ops refuse, such as rows that are not contiguous.
-                    unversioned = [tensor.data for tensor in tensors]
-                    ops.copy_cache_batch(unversioned, unversioned, _NO_COPIES, batch_dim=cache.batch_dim)
-                except ValueError as error:
-                    raise param_invalid(str(error).removeprefix("copy_cache_batch: ")) from error
-                layout = layout_of(tensors, cache)
-                if known is not None and known[2] is not None:
-                    self._engine.deregister(known[2])
-                known = (addresses, layout, self._engine.register(tensors) if layout.on_host else None)
-                self._known[cache] = known
+        known = self._known.get(id(cache))
+        if known is None or known[0] != addresses:
+            check_served(tensors[0].device)
+            try:
+                # Copies nothing. Refuses what the ops refuse, such as rows that are not contiguous.
+                unversioned = [tensor.data for tensor in tensors]
+                ops.copy_cache_batch(unversioned, unversioned, _NO_COPIES, batch_dim=cache.batch_dim)
+            except ValueError as error:
+                raise param_invalid(str(error).removeprefix("copy_cache_batch: ")) from error
+            layout = layout_of(tensors, cache)
+            memory = self._engine.register(tensors, self._soon) if layout.on_host else None
+            known = (addresses, layout, memory, weakref.ref(cache, self._forget_dead(id(cache))))
+            self._known[id(cache)] = known
         return LocalCache(tensors, known[1], known[2])
 
-    def deregister(self, cache: Cache) -> None:
-        """Ends the registration of a cache whose memory is about to be released."""
-        with self._lock.current:
-            known = self._known.pop(cache, None)
-        if known is not None and known[2] is not None:
-            self._engine.deregister(known[2])
+    def forget(self, cache: Cache) -> None:
+        """Ends the registration of a cache, when the last transfer has ended. Can be called from any thread."""
+        self._known.pop(id(cache), None)
+
+    def _forget_dead(self, number: int) -> Callable[["weakref.ref[Cache]"], None]:
+        def forget(reference: "weakref.ref[Cache]") -> None:
+            known = self._known.get(number)
+            if known is not None and known[3] is reference:
+                del self._known[number]
+
+        return forget

@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The transfer engine NIXL. Another engine would have the same interface.
 
-Note [Progress]: NIXL's own progress thread polls without a pause, which costs a core for as long as the process lives. So
-it is off, and NIXL makes progress only when it is called. The process that reads or writes calls it in ``Request.wait``, its
-peer in ``Link._serve`` for as long as it has exports. An idle process polls nothing.
+Note [Progress]: NIXL's own progress thread polls without a pause, which costs a core for as long as the process lives. So it is
+off, and NIXL makes progress only when it is called. The I/O thread calls it while a transfer is in flight or a cache is lent.
+
+Note [Registrations]: each registration has a number, which NIXL takes as the number of a device. NIXL looks a range up among the
+registrations of one device. So memory that is registered again, or overlaps what a peer has not forgotten yet, is no other
+registration's.
+
+Note [Peers]: UCX keeps a descriptor or two for each agent that is removed while its process lives. So the engine is one for the
+process, and keeps the peers of links that have ended, up to ``_IDLE_PEERS``.
 """
 
+import ctypes
+import functools
+import importlib.util
+import itertools
 import logging
-import time
+import os
 import uuid
 import weakref
 from collections.abc import Callable, Sequence
@@ -20,92 +30,126 @@ from torch import Tensor
 from ..datadist.status import LLMStatusCode, llm_error
 
 Addresses = npt.NDArray[np.uint64]
-"""``[n, 3]``: the address of each range, its length in bytes, and 0, NIXL's number of a device."""
+"""``[n, 3]``: the address of each range, its length in bytes, and the number of the registration that it is in."""
 
-_SPIN_SECONDS = 300e-6  # then sleep: a wait may be long
-_SHORTEST_SLEEP, _LONGEST_SLEEP = 20e-6, 1e-3
+Soon = Callable[[Callable[[], None]], object]
+
+_WHEELS = ("nixl_cu12", "nixl_cu13", "nixl")
+_IDLE_PEERS = 16
 
 
 class Memory:
-    """Memory that has been registered with the engine, until ``deregister``."""
+    """Memory that is registered with the engine, as long as this object is referenced.
 
-    def __init__(self, descriptors: Any, metadata: bytes) -> None:
-        self.descriptors, self.metadata = descriptors, metadata
+    Attributes:
+        number: The number of the registration, the device number of its ranges.
+        metadata: What a peer has to know to reach the memory.
+    """
+
+    def __init__(self, number: int, metadata: bytes) -> None:
+        self.number, self.metadata = number, metadata
 
 
 class Engine:
-    """One NIXL agent over UCX. Every method is thread-safe.
-
-    Args:
-        cluster_id: The cluster of this process. The name of the agent begins with it, and is new in every process.
+    """One NIXL agent over UCX. Every method is thread-safe, but those for peers and requests are for the I/O thread.
 
     Raises:
         LLMException: LLM_FEATURE_NOT_ENABLED without NIXL.
     """
 
-    def __init__(self, cluster_id: int) -> None:
-        try:
-            from nixl_cu12 import _api as nixl
-        except ImportError as error:
-            raise llm_error(
-                LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
-                f"caches of other processes need NIXL ({error}): pip install 'llm_datadist_torch[remote]'",
-            ) from error
+    def __init__(self) -> None:
+        nixl = _import_nixl()
         # NIXL writes what it does to stdout, at level INFO.
         logging.getLogger("nixl").setLevel(logging.WARNING)
-        self.name = f"{cluster_id}-{uuid.uuid4().hex}"
         self._agent = nixl.nixl_agent(
-            self.name,
+            uuid.uuid4().hex,
             nixl.nixl_agent_config(
                 enable_prog_thread=False,
                 backends=["UCX"],
                 sync_mode=nixl.nixl_thread_sync_t.NIXL_THREAD_SYNC_STRICT,
             ),
         )
-        self._registered: weakref.WeakSet[Memory] = weakref.WeakSet()
-
-    @property
-    def metadata(self) -> bytes:
-        """How a peer reaches this agent. Does not cover memory that is registered later."""
-        metadata: bytes = self._agent.get_agent_metadata()
-        return metadata
+        self._numbers = itertools.count(1)
+        self._users: dict[str, int] = {}  # the links to each peer, the peers without one in the order of their end
+        # How a peer reaches this agent, without any memory.
+        none = nixl.nixlBind.nixlRegDList(nixl.nixlBind.DRAM_SEG)
+        self.metadata: bytes = self._agent.get_partial_agent_metadata(none, inc_conn_info=True)
 
     def add_peer(self, metadata: bytes) -> str:
-        """Adds an agent, or memory of an agent, by the metadata that it sent.
+        """Adds a peer by the metadata that it has sent, for one link.
 
         Returns:
-            The name of the agent.
+            The name of its agent.
 
         Raises:
             ValueError: The metadata is not of an agent, or not of one that can be reached.
         """
         try:
-            name: Any = self._agent.add_remote_agent(metadata)  # bytes, which NIXL calls a str
+            name: str = self._agent.add_remote_agent(metadata).decode()
         except Exception as error:  # NIXL's errors have no base of their own
             raise ValueError(f"NIXL refuses the agent: {error}") from error
-        return str(name.decode())
+        self._users[name] = self._users.pop(name, 0) + 1
+        return name
 
-    def remove_peer(self, name: str) -> None:
-        """Disconnects from an agent. Does nothing for an unknown one."""
+    def add_memory(self, metadata: bytes) -> None:
+        """Adds memory of a peer. Raises ValueError as ``add_peer``."""
+        try:
+            self._agent.add_remote_agent(metadata)
+        except Exception as error:
+            raise ValueError(f"NIXL refuses the memory: {error}") from error
+
+    def leave_peer(self, name: str, *, ended: bool) -> None:
+        """Ends the use of a peer by one link. See Note [Peers].
+
+        Args:
+            name: The name of its agent.
+            ended: Whether its process has ended.
+        """
+        users = self._users.pop(name) - 1
+        self._users[name] = users
+        idle = [peer for peer, count in self._users.items() if count == 0]
+        for peer in [name] if ended and users == 0 else idle[:-_IDLE_PEERS]:
+            self.forget_peer(peer)
+            del self._users[peer]
+
+    def forget_peer(self, name: str) -> None:
+        """Disconnects from a peer, and forgets its memory."""
         try:
             self._agent.remove_remote_agent(name)
         except Exception:
             logging.getLogger(__name__).debug("cannot remove agent %s", name, exc_info=True)
 
-    def register(self, tensors: Sequence[Tensor]) -> Memory:
-        """Registers the storages of host tensors."""
-        storages = {(s.data_ptr(), s.nbytes()) for s in (tensor.untyped_storage() for tensor in tensors)}
-        ranges = [(address, size, 0, "") for address, size in sorted(storages)]
-        descriptors = self._agent.register_memory(ranges, "DRAM")
-        memory = Memory(descriptors, self._agent.get_partial_agent_metadata(descriptors, inc_conn_info=False))
-        self._registered.add(memory)
+    def has_one_user(self, name: str) -> bool:
+        """Whether a single link uses a peer."""
+        return self._users[name] == 1
+
+    def register(self, tensors: Sequence[Tensor], soon: Soon) -> Memory:
+        """Registers the memory of host tensors: from the first to the last byte of each. Ranges that touch become one.
+
+        Args:
+            tensors: The tensors.
+            soon: Runs a function that ends the registration, in the I/O thread. Takes no lock: a destructor calls it.
+        """
+        number = next(self._numbers)
+        ranges: list[tuple[int, int]] = []
+        for begin, end in sorted((tensor.data_ptr(), tensor.data_ptr() + extent(tensor)) for tensor in tensors):
+            if ranges and begin <= ranges[-1][1]:
+                begin, before = ranges.pop()
+                end = max(before, end)
+            ranges.append((begin, end))
+        descriptors = self._agent.register_memory([(b, e - b, number, "") for b, e in ranges], "DRAM")
+        memory = Memory(number, self._agent.get_partial_agent_metadata(descriptors, inc_conn_info=False))
+        deregister = functools.partial(self._deregister, descriptors, os.getpid())
+        weakref.finalize(memory, soon, deregister).atexit = False
         return memory
 
-    def deregister(self, memory: Memory) -> None:
-        """Ends a registration."""
-        if memory in self._registered:
-            self._registered.discard(memory)
-            self._agent.deregister_memory(memory.descriptors)
+    def _deregister(self, descriptors: Any, pid: int) -> None:
+        if os.getpid() == pid:  # and not a forked child
+            self._agent.deregister_memory(descriptors)
+
+    def keep_for_ever(self, used: object) -> None:
+        """Keeps an object until the process ends, because the engine uses it, and cannot be stopped."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(used))
 
     def progress(self) -> None:
         """Lets NIXL answer what peers ask of this agent. See Note [Progress]."""
@@ -132,34 +176,46 @@ class Request:
         self._agent, self._handle = agent, handle
         self._state: str = agent.transfer(handle)
 
-    def done(self) -> bool:
-        """Whether the request has ended. Raises RuntimeError if it failed."""
+    def has_ended(self) -> bool:
+        """Whether the request has ended, or failed. Frees it then. Nothing more is read or written."""
         if self._state == "PROC":
-            self._state = self._agent.check_xfer_state(self._handle)
-        if self._state == "ERR":
-            raise RuntimeError("the transfer failed")
-        return self._state == "DONE"
-
-    def wait(self, deadline: float, lost: Callable[[], bool]) -> bool:
-        """Waits for the end.
-
-        Args:
-            deadline: When to give up, by ``time.monotonic``.
-            lost: Whether the peer is gone.
-
-        Returns:
-            False if the request is still in flight.
-        """
-        begin, pause = time.monotonic(), _SHORTEST_SLEEP
-        while not self.done():
-            now = time.monotonic()
-            if now > deadline or lost():
-                return False
-            if now > begin + _SPIN_SECONDS:
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_SLEEP)
+            try:
+                self._state = self._agent.check_xfer_state(self._handle)
+            except Exception:  # the peer is gone
+                self._state = "ERR"
+        if self._state == "PROC":
+            return False
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            try:
+                handle.release()
+            except Exception:
+                logging.getLogger(__name__).debug("cannot release a request", exc_info=True)
         return True
 
-    def release(self) -> None:
-        """Frees the handle. Call it only after the end: NIXL may report a request as cancelled that still writes."""
-        self._handle.release()
+    @property
+    def failed(self) -> bool:
+        """Whether the request has failed."""
+        return self._state == "ERR"
+
+
+def extent(tensor: Tensor) -> int:
+    """The bytes from the first byte of a tensor to its last one."""
+    last = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return int(last + 1) * tensor.element_size()
+
+
+def _import_nixl() -> Any:
+    for wheel in _WHEELS:
+        if importlib.util.find_spec(wheel) is not None:
+            return importlib.import_module(f"{wheel}._api")
+    raise llm_error(
+        LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
+        "caches of other processes need NIXL: pip install 'llm_datadist_torch[remote]'",
+    )
+
+
+@functools.cache
+def engine_of_process(pid: int) -> Engine:
+    """The engine of the process with this id. A forked child has one of its own."""
+    return Engine()

@@ -1,35 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of a call against the caches of both processes. All raise LLM_PARAM_INVALID, before any byte is transferred."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import numpy as np
 
 from ..datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from ..datadist.checks import check_kind
 from ..datadist.status import param_invalid
-from .layout import Layout
-
-Key = CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey
-
-
-@dataclass(frozen=True)
-class AddressKey:
-    """Memory of a peer, inside caches that other processes may write: rows at the same distances from each address.
-
-    Attributes:
-        cluster_id: The peer.
-        addresses: Where row 0 is.
-        row_bytes: The bytes of a row.
-        rows: How many rows there must be.
-        dtype: The element type of the caches.
-    """
-
-    cluster_id: int
-    addresses: Sequence[int]
-    row_bytes: int
-    rows: int
-    dtype: str
+from .layout import Indices, Layout
+from .messages import IdKey, NamedKey
 
 
 @dataclass(frozen=True)
@@ -94,18 +74,20 @@ def check_size(size: int, layout: Layout, cache: str) -> int:
     return size
 
 
-def check_blocks(name: str, blocks: Sequence[int], layout: Layout, cache: str, *, distinct: bool = False) -> None:
+def check_blocks(name: str, blocks: Indices, layout: Layout, cache: str, *, distinct: bool = False) -> None:
     """Blocks of one cache; ``distinct`` for those that are written."""
     check_kind(cache, layout.is_blocks, blocks=True)
-    for block in blocks:
-        if not 0 <= block < layout.batch_size:
-            raise param_invalid(f"{name}: block {block} out of range [0, {layout.batch_size}), the blocks of {cache}")
-    if distinct and len(set(blocks)) < len(blocks):
-        [twice, *_] = (block for block in blocks if blocks.count(block) > 1)
-        raise param_invalid(f"{name}: block {twice} would be written twice")
+    outside = blocks[(blocks < 0) | (blocks >= layout.batch_size)]
+    if len(outside):
+        raise param_invalid(f"{name}: block {outside[0]} out of range [0, {layout.batch_size}), the blocks of {cache}")
+    if distinct:
+        order = np.sort(blocks)
+        twice = order[1:][order[1:] == order[:-1]]
+        if len(twice):
+            raise param_invalid(f"{name}: block {twice[0]} would be written twice")
 
 
-def check_block_lists(src_blocks: Sequence[int], dst_blocks: Sequence[int], src: Layout, dst: Layout) -> None:
+def check_block_lists(src_blocks: Indices, dst_blocks: Indices, src: Layout, dst: Layout) -> None:
     """The blocks of both caches, in lists of the same length."""
     if src.row_bytes != dst.row_bytes:
         raise param_invalid(
@@ -115,24 +97,22 @@ def check_block_lists(src_blocks: Sequence[int], dst_blocks: Sequence[int], src:
     check_blocks("dst_blocks", dst_blocks, dst, "the cache to write", distinct=True)
 
 
-def row_in_blocks(row_bytes: int, block_bytes: int, blocks: int, name: str) -> tuple[list[int], list[int]]:
+def row_in_blocks(row_bytes: int, block_bytes: int, blocks: int, name: str) -> tuple[Indices, Indices]:
     """Where each block begins in a row, and how many bytes it takes. The last one may be filled in part."""
     most = -(-row_bytes // block_bytes)
     if not 0 < blocks <= most:
         raise param_invalid(
             f"{name} must hold 1 to {most} blocks: a row has {row_bytes} bytes, a block {block_bytes}; got {blocks}"
         )
-    offsets = [block * block_bytes for block in range(blocks)]
-    return offsets, [min(block_bytes, row_bytes - offset) for offset in offsets]
+    offsets = np.arange(blocks, dtype=np.int64) * block_bytes
+    return offsets, np.minimum(block_bytes, row_bytes - offsets)
 
 
-def key_in_message(key: Key | AddressKey) -> list[Any]:
-    """A key as a peer looks it up: ``Exports``."""
-    if isinstance(key, AddressKey):
-        return ["addresses", list(key.addresses), key.row_bytes, key.rows, key.dtype]
+def key_in_message(key: CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey) -> NamedKey | IdKey:
+    """A key as a peer looks it up: ``Loans``."""
     if isinstance(key, CacheKeyByIdAndIndex):
-        return ["id", key.cache_id, key.batch_index]
-    identity = key.identity
-    if not isinstance(identity, tuple):
+        return IdKey(key.cache_id, key.batch_index)
+    if not isinstance(key.identity, tuple):
         raise param_invalid(f"{key} must have a req_id or a prefix_id")
-    return list(identity)
+    kind, *numbers = key.identity
+    return NamedKey(kind, tuple(numbers))

@@ -4,9 +4,6 @@
 There are two slots: while the engine transfers one piece, the device copies the next or the last one.
 """
 
-import functools
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,11 +11,86 @@ from torch import Tensor
 from .. import ops
 from ..datadist import memory as _memory
 from ..datadist.status import LLMStatusCode, llm_error, param_invalid
-from .layout import Indices, Numbers, Part, groups, split
+from .layout import Indices, Part, groups, split
 from .local_caches import LocalCache
-from .nixl import Engine
+from .nixl import Engine, Soon
 
 SLOTS, SLOT_BYTES = 2, 4 << 20
+
+
+class Pieces:
+    """Cuts a part into pieces that fit a slot. Both ends of a link get the same pieces.
+
+    Args:
+        planes: How many planes the part has.
+        lengths: The bytes of each slice of a plane.
+
+    Attributes:
+        source: The slice that each range is from, counted through all planes.
+        begin: Where each range begins in its slice.
+        sizes: The bytes of each range.
+        in_slot: Where each range begins in its slot: where the last one ends.
+        cuts: The ranges of each piece.
+    """
+
+    def __init__(self, planes: int, lengths: Indices) -> None:
+        self.source, self.begin, self.sizes = split(np.tile(lengths.astype(np.uint64), planes), SLOT_BYTES)
+        self.cuts = groups(self.sizes, SLOT_BYTES)
+        before = np.cumsum(self.sizes) - self.sizes
+        self.in_slot = before - np.repeat(
+            before[[cut.start for cut in self.cuts]], [cut.stop - cut.start for cut in self.cuts]
+        )
+
+
+class Staged:
+    """A part of a cache of a device that moves in pieces.
+
+    Args:
+        cache: The cache. Kept alive.
+        part: The part of it.
+        lengths: The bytes of each slice.
+        to_device: Whether the cache is written.
+    """
+
+    def __init__(self, cache: LocalCache, part: Part, lengths: Indices, *, to_device: bool) -> None:
+        self._cache, self.to_device = cache, to_device
+        pieces = Pieces(part.planes[1] - part.planes[0], lengths)
+        self._cuts, self._sizes = pieces.cuts, pieces.sizes.astype(np.int64)
+        starts = (part.addresses(cache.layout)[pieces.source] + pieces.begin).astype(np.int64)
+        storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in cache.tensors}
+        bases = np.array(sorted(storages), dtype=np.int64)
+        self._wholes = [_bytes_of(storages[base]) for base in bases.tolist()]
+        self._owner = np.searchsorted(bases, starts, side="right") - 1
+        self._at, self._in_slot = starts - bases[self._owner], pieces.in_slot.astype(np.int64)
+        to, of = (self._at, self._in_slot) if to_device else (self._in_slot, self._at)
+        rows = np.zeros_like(to)
+        self._copies = torch.from_numpy(np.stack((rows, rows, to, self._sizes, of), axis=1))
+
+    def __len__(self) -> int:
+        """The number of pieces."""
+        return len(self._cuts)
+
+    def calls(self, piece: int, slot: Tensor) -> list[tuple[list[Tensor], list[Tensor], Tensor]]:
+        """The copies of a piece: for each call, tensors of the cache, as many of the slot, and ``copies`` of the op."""
+        cut = self._cuts[piece]
+        owner, copies = self._owner[cut], self._copies[cut]
+        first = np.flatnonzero(np.diff(owner, prepend=-1))
+        if len(first) < len(owner) or len(first) == 1:
+            ends = [*first[1:].tolist(), len(owner)]
+            return [([self._wholes[owner[b]]], [slot], copies[b:e]) for b, e in zip(first.tolist(), ends, strict=True)]
+        # One range of each storage: a call for all that have one size.
+        sizes, at, in_slot = self._sizes[cut], self._at[cut], self._in_slot[cut]
+        first = np.flatnonzero(np.diff(sizes, prepend=-1))
+        ends = [*first[1:].tolist(), len(owner)]
+        return [
+            (
+                [self._wholes[o][:, i : i + size] for o, i in zip(owner[b:e], at[b:e], strict=True)],
+                [slot[:, i : i + size] for i in in_slot[b:e]],
+                torch.tensor([[0, 0, 0, size]], dtype=torch.int64, device="cpu"),
+            )
+            for b, e in zip(first.tolist(), ends, strict=True)
+            for size in [int(sizes[b])]
+        ]
 
 
 class Staging:
@@ -26,90 +98,33 @@ class Staging:
 
     Args:
         engine: The engine to register it with.
+        soon: See ``Engine.register``.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._buffer = _memory.allocate((SLOTS, SLOT_BYTES), torch.uint8, torch.device("cpu"))
-        self.memory = engine.register([self._buffer])
+    def __init__(self, engine: Engine, soon: Soon) -> None:
+        self._buffer = _memory.allocate((SLOTS, 1, SLOT_BYTES), torch.uint8, torch.device("cpu"))
+        self.memory = engine.register([self._buffer], soon)
         self.addresses = [slot.data_ptr() for slot in self._buffer]
 
-    def close(self) -> None:
-        """Releases the buffer."""
-        self._engine.deregister(self.memory)
-
-    def copy(
-        self,
-        cache: LocalCache,
-        part: Part,
-        lengths: Sequence[int],
-        piece: int,
-        *,
-        to_device: bool,
-        timeout_ms: int,
-    ) -> None:
+    def copy(self, staged: Staged, piece: int, timeout_ms: int) -> None:
         """Copies one piece between a cache and its slot, in the order of the device's default stream, and waits.
 
         Raises:
             LLMException: LLM_TIMEOUT, or LLM_FAILED if the device fails.
         """
-        source, begin, sizes, cuts = pieces(part.planes[1] - part.planes[0], tuple(lengths))
-        cut = cuts[piece]
-        starts = (part.addresses(cache.layout)[source[cut]] + begin[cut]).astype(np.int64)
-        staged, own = _views(self._buffer[piece % SLOTS], cache.tensors, starts, sizes[cut].astype(np.int64))
-        dst, src = (own, staged) if to_device else (staged, own)
-        try:
-            done = ops.copy_cache_blocking(dst, src, 0, 0, 0, -1, None, batch_dim=1, timeout_ms=timeout_ms)
-        except ValueError as error:
-            raise param_invalid(str(error)) from error
-        except (RuntimeError, MemoryError) as error:
-            raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
-        if not done:
-            raise llm_error(LLMStatusCode.LLM_TIMEOUT, f"the device has not copied a piece within {timeout_ms} ms")
+        for own, slots, copies in staged.calls(piece, self._buffer[piece % SLOTS]):
+            dst, src = (own, slots) if staged.to_device else (slots, own)
+            try:
+                done = ops.copy_cache_batch_blocking(dst, src, copies, None, batch_dim=0, timeout_ms=timeout_ms)
+            except ValueError as error:
+                raise param_invalid(str(error)) from error
+            except (RuntimeError, MemoryError) as error:
+                raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
+            if not done:
+                raise llm_error(LLMStatusCode.LLM_TIMEOUT, f"the device has not copied a piece within {timeout_ms} ms")
 
 
-@functools.lru_cache(maxsize=8)
-def pieces(planes: int, lengths: tuple[int, ...]) -> tuple[Indices, Numbers, Numbers, list[slice]]:
-    """Cuts a part into pieces that fit a slot. Both ends of a link get the same pieces.
-
-    Returns:
-        The ranges of all pieces, as ``layout.split`` returns them, and the ranges of each piece.
-    """
-    flat = np.tile(np.array(lengths, dtype=np.uint64), planes)
-    source, begin, sizes = split(flat, SLOT_BYTES)
-    return source, begin, sizes, groups(sizes, SLOT_BYTES)
-
-
-def _views(
-    slot: Tensor, tensors: Sequence[Tensor], starts: Indices, sizes: Indices
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Views ``[n, 1, bytes]`` of the slot and of the cache: ranges of one size at equal distances are one view."""
-    wholes = {}
-    for tensor in tensors:
-        storage = tensor.untyped_storage()
-        wholes[storage.data_ptr()] = storage
-    bases = np.array(sorted(wholes), dtype=np.int64)
-    owner = np.searchsorted(bases, starts, side="right") - 1
-    steps = np.diff(starts)
-    staged, own, first, position = [], [], 0, 0
-    while first < len(starts):
-        last = first
-        step = int(steps[first]) if first < len(steps) else 0
-        while (
-            last + 1 < len(starts)
-            and owner[last + 1] == owner[first]
-            and sizes[last + 1] == sizes[first]
-            and steps[last] == step
-            and step > 0
-        ):
-            last += 1
-        count, size = last - first + 1, int(sizes[first])
-        storage = wholes[int(bases[owner[first]])]
-        whole = torch.empty(0, dtype=torch.uint8, device=tensors[0].device).set_(storage)
-        own.append(
-            whole.as_strided((count, 1, size), (max(step, size), size, 1), int(starts[first] - bases[owner[first]]))
-        )
-        staged.append(slot[position : position + count * size].view(count, 1, size))
-        position += count * size
-        first = last + 1
-    return staged, own
+def _bytes_of(tensor: Tensor) -> Tensor:
+    """The storage of a tensor as one row of bytes."""
+    whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+    return whole.view(1, -1)

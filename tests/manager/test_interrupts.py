@@ -206,12 +206,12 @@ def check():
 def test_wait_for_a_transfer() -> None:
     """The transfer can end, and the next wait returns."""
     code = """
-done = threading.Event()
-task = CacheTask([None], done)
+task = CacheTask([1])
 def call():
     task.synchronize(1)
 def check():
-    done.set()
+    task.note(0, LLMStatusCode.LLM_SUCCESS)
+    task.finish()
     assert task.synchronize(1) is LLMStatusCode.LLM_SUCCESS
 """
     assert interrupts(code) > 20

@@ -19,7 +19,7 @@ from llm_datadist_torch import *
 cache = Cache.from_tensors(torch.zeros(4, 8))
 CacheManager().copy_cache(cache, cache, 1, req_id=77)
 CacheManager().allocate_cache(CacheDesc(1, (4, 8), DataType.DT_FLOAT, Placement.HOST))
-LLMConfig.from_options({{"llm.TransferBackend": "hixl"}}).transfer_backend = "hixl"
+LLMConfig.from_options({{"llm.BufPoolCfg": "x"}}).buf_pool_cfg = "x"
 try:
     CacheManager().copy_cache(cache, cache, 4, req_id=78)
 except LLMException:
@@ -28,7 +28,7 @@ except LLMException:
 LINES = [
     "DEBUG copy_cache: cache -1 row 0 to cache -1 row 1, offset 0, size -1 (req_id 77)",
     "INFO allocated Cache(cache_id=1, ",
-    "WARNING transfer_backend (option llm.TransferBackend) has no effect here",
+    "WARNING buf_pool_cfg (option llm.BufPoolCfg) has no effect here",
     "ERROR copy_cache: dst_batch_index (4) out of range [0, 4), the batch of dst[0] (req_id 78) [LLM_PARAM_INVALID]",
 ]
 ALREADY_DEBUG = 'logging.getLogger("LLM_DATADIST").setLevel(logging.DEBUG)'

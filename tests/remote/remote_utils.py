@@ -76,8 +76,8 @@ def code_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> LLMStatus
     return LLMStatusCode.LLM_SUCCESS
 
 
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    patience = time.monotonic() + 10
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    patience = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < patience, what
         time.sleep(0.005)
@@ -127,6 +127,11 @@ class Peer:
         self._connection.send(("exec", code))
         return self._answer
 
+    def end(self) -> None:
+        """Lets the process end without finalize."""
+        self._connection.close()
+        self.process.join(60)
+
     def signal(self, number: signal.Signals) -> None:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
@@ -155,7 +160,7 @@ class Pair:
         self.link()
 
     def link(self) -> None:
-        assert self.datadist.link_clusters(self.clusters, 10_000) == SUCCESS
+        assert self.datadist.link_clusters(self.clusters, 60_000) == SUCCESS
 
     def unlink(self) -> None:
         assert self.datadist.unlink_clusters(self.clusters) == SUCCESS

@@ -59,7 +59,7 @@ def test_restart_with_the_same_id() -> None:
 def test_calls_that_cross_make_one_link(pair: Pair) -> None:
     """Both processes listen, and call each other at the same time, or nearly."""
     port = free_port()
-    threads = "sum(thread.name.startswith('llm_datadist link') for thread in threading.enumerate())"
+    threads = "sum(thread.name.startswith('llm_datadist') for thread in threading.enumerate())"
     theirs = f"[cluster({SELF}, {port})]"
     pair.unlink()
     pair.datadist.switch_role(LLMRole.MIX, {"llm.listenIpInfo": f"127.0.0.1:{port}"})
@@ -68,11 +68,12 @@ def test_calls_that_cross_make_one_link(pair: Pair) -> None:
             codes = pair.datadist.link_clusters(pair.clusters, 5000)[1]
         codes += pair.peer.get("codes")
         assert set(codes) == {LLMStatusCode.LLM_SUCCESS, LLMStatusCode.LLM_ALREADY_LINK}
+        assert codes.count(LLMStatusCode.LLM_SUCCESS) == 1
         assert eval(threads) == pair.peer.get(threads) == 1
         assert pair.is_linked()
         assert pair.peer.get(f"datadist.unlink_clusters({theirs})[0]") is LLMStatusCode.LLM_SUCCESS
         wait_until(lambda: not pair.is_linked(), "linked here")
-        wait_until(lambda: eval(threads) == pair.peer.get(threads) == 0, "a thread of a link lives")
+        assert pair.peer.get(f"datadist.check_link_status({SELF})") is LLMStatusCode.LLM_NOT_YET_LINK
 
 
 def test_both_sides_unlink_at_the_same_time(pair: Pair) -> None:

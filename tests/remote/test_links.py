@@ -12,7 +12,7 @@ import pytest
 from remote_utils import PEER, SELF, SUCCESS, Pair, Peer, cluster, desc, free_port, make_datadist, wait_until
 from utils import refused
 
-import llm_datadist_torch.datadist.transfer_calls
+import llm_datadist_torch.datadist.remote_api
 from llm_datadist_torch import CacheKeyByIdAndIndex, LLMClusterInfo, LLMDataDist, LLMException, LLMRole, LLMStatusCode
 from llm_datadist_torch.datadist.cluster_info import parse_listen_ip_info
 
@@ -106,11 +106,13 @@ class TestLinkClusters:
         nameless, homeless = LLMClusterInfo(), LLMClusterInfo()
         homeless.remote_cluster_id = 1
         for wrong, text in (
-            ([nameless], "clusters[0] has no remote_cluster_id"),
+            ([nameless], "clusters[0] has no address"),
             ([homeless], "clusters[0] has no address"),
             ([cluster(SELF, 1)], "clusters[0] (2) is this process"),
         ):
             refused(LLMStatusCode.LLM_PARAM_INVALID, f"link_clusters: {text}", datadist.link_clusters, wrong)
+        text = "unlink_clusters: clusters[0] has no remote_cluster_id"
+        refused(LLMStatusCode.LLM_PARAM_INVALID, text, datadist.unlink_clusters, [nameless])
         for wrong in (None, homeless, [1]):
             with pytest.raises(TypeError, match="link_clusters: clusters"):
                 datadist.link_clusters(wrong)
@@ -217,12 +219,12 @@ def test_cluster_info() -> None:
 
 
 def test_without_nixl(datadist: LLMDataDist, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm_datadist_torch.datadist.transfer_calls.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(llm_datadist_torch.datadist.remote_api.importlib.util, "find_spec", lambda name: None)
     held = datadist.cache_manager.allocate_cache(desc(1, 1, 8))
     for call, *args in (
         (datadist.link_clusters, [cluster(PEER, 1)]),
         (datadist.cache_manager.pull_cache, CacheKeyByIdAndIndex(PEER, 1), held),
         (lambda: datadist.finalize() or make_datadist(SELF, free_port()),),
     ):
-        text = "caches of other processes need NIXL: pip install 'llm_datadist_torch[remote]' [LLM_FEATURE_NOT_ENABLED]"
+        text = "caches of other processes need nixl: pip install 'llm_datadist_torch[remote]' [LLM_FEATURE_NOT_ENABLED]"
         refused(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, text, call, *args)

@@ -16,7 +16,7 @@ import pytest
 from remote_utils import PEER, SELF, Pair, Peer, code_of, desc, linked, wait_until
 
 from llm_datadist_torch import CacheKey, CacheKeyByIdAndIndex, LLMStatusCode
-from llm_datadist_torch.remote.link import Link
+from llm_datadist_torch.remote.borrowed import Borrowings
 
 ELEMENTS = 64 << 20  # 256 MiB in one row
 DONE, FAILED = LLMStatusCode.LLM_SUCCESS, LLMStatusCode.LLM_LINK_FAILED
@@ -41,7 +41,7 @@ def in_the_middle(pair: Pair, act: Callable[[], object], *, write: bool = False)
     codes, key = [], pair.key(1)
     transfer = pair.manager.push_cache if write else pair.manager.pull_cache
     thread = threading.Thread(target=lambda: codes.append(code_of(transfer, key, own, 1)))
-    started, start_request = threading.Event(), Link.start_request
+    started, start_request = threading.Event(), Borrowings.start
 
     def start(*args: object) -> object:
         request = start_request(*args)
@@ -49,7 +49,7 @@ def in_the_middle(pair: Pair, act: Callable[[], object], *, write: bool = False)
         return request
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Link, "start_request", start)
+        patch.setattr(Borrowings, "start", start)
         thread.start()
         assert started.wait(30)
     assert thread.is_alive(), "the transfer was over before anything happened"
@@ -65,9 +65,8 @@ class TestInTheMiddle:
     @pytest.mark.parametrize("write", [False, True])
     def test_killed(self, slow_peer: Peer, write: bool, device: str) -> None:
         with linked(slow_peer) as pair:
-            begin = time.monotonic()
+            # Noticed, and not waited for until sync_kv_timeout: that would be LLM_TIMEOUT.
             assert in_the_middle(pair, lambda: slow_peer.signal(signal.SIGKILL), write=write) is FAILED
-            assert time.monotonic() - begin < 10  # noticed, and not waited for until sync_kv_timeout
             held = pair.manager.allocate_cache(desc(1, 1, 8))
             again = code_of(pair.manager.pull_cache, CacheKeyByIdAndIndex(PEER, 1), held)
             assert again is pair.datadist.check_link_status(PEER) is LLMStatusCode.LLM_NOT_YET_LINK
@@ -189,15 +188,15 @@ def test_nothing_is_leaked(pair: Pair, device: str) -> None:
     wait_until(lambda: pair.peer.get("not any(memory() is not None for memory in alive)"), "the peer keeps caches")
 
 
-def test_a_call_that_interrupts_another_is_refused(pair: Pair) -> None:
-    """A signal handler pulls over the link that its thread is using. Both processes go on."""
+def test_a_call_that_interrupts_another(pair: Pair) -> None:
+    """A signal handler pulls over the link that its thread is using."""
     sent = pair.theirs("allocate_cache(desc(1, 1, 8))")
     own, other = (pair.manager.allocate_cache(desc(1, 1, 8)) for _ in range(2))
     key, codes = pair.key(), []
 
     def handler(*_: object) -> None:
-        codes.append(code_of(pair.manager.pull_cache, key, other))
         pair.peer.signal(signal.SIGCONT)
+        codes.append(code_of(pair.manager.pull_cache, key, other))
 
     before = signal.signal(signal.SIGALRM, handler)
     try:
@@ -206,6 +205,5 @@ def test_a_call_that_interrupts_another_is_refused(pair: Pair) -> None:
         pair.manager.pull_cache(key, own)
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert codes == [LLMStatusCode.LLM_LINK_BUSY]
-    pair.manager.pull_cache(key, other)
+    assert codes == [DONE]
     assert own.tensors[0].tolist() == other.tensors[0].tolist() == sent.tolist()
