@@ -71,7 +71,10 @@ void SideStream::work() {
   aclrtSetCurrentContext(context_);
   while (true) {
     std::unique_lock lock(mutex_);
-    told_.wait(lock, [this] { return promise_ != nullptr; });
+    // Not wait: its symbol is newer than the oldest libstdc++ that is served.
+    if (!told_.wait_for(lock, std::chrono::hours(1), [this] { return promise_ != nullptr; })) {
+      continue;
+    }
     const auto promise = std::exchange(promise_, nullptr);
     Ended ended{std::exchange(not_issued_, nullptr)};
     lock.unlock();
