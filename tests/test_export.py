@@ -53,6 +53,7 @@ class Model(torch.nn.Module):
     def forward(self, prefilled: Tensor, beams: Tensor) -> Tensor:
         copy_cache([self.cache], [prefilled * 2], 3, 0, batch_dim=1)
         copy_cache_batch([self.cache], [self.cache], whole_rows(torch.arange(4), beams), batch_dim=1)
+        copy_cache([self.cache[1]], [self.cache[0]], 2, 1)  # without batch_dim
         return self.cache.sum(-1)
 
 
