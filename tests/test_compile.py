@@ -104,7 +104,7 @@ GRAPHS: dict[str, tuple[Any, ...]] = {
     "slices of two caches": (keys_of_values, cache(3, 2, 4, 8), cache(3, 2, 4, 8, seed=1)),
     "two calls in a row": (two_calls, cache(3, 4, 8)),
     "update and copy": (new_keys, cache(2, 4, 8, 3), filled(4, 1, 3, seed=1), torch.tensor([2])),
-    "layers of one buffer": (both, list(filled(3, 4, 8)), list(filled(3, 4, 8, seed=1))),
+    "one buffer of layers": (lambda whole, *numbers: one_list(list(whole.unbind()), *numbers), filled(3, 4, 8)),
     "interleaved layers sliced in the graph": (
         lambda whole, *numbers: one_list([whole[:, layer] for layer in range(3)], *numbers),
         filled(4, 3, 8),
@@ -122,10 +122,11 @@ class TestNoClone:
         assert_no_cache_is_cloned(check_compiled(function, *args, 2, SWAP))
 
     @pytest.mark.xfail(strict=True, reason="Inductor clones all but one of the mutated inputs that share a storage")
-    def test_interleaved_layers_sliced_outside_the_graph(self) -> None:
+    @pytest.mark.parametrize("layers_dim", [0, 1])
+    def test_layers_of_one_buffer_as_inputs(self, layers_dim: int) -> None:
         """A limit of Inductor. docs/contract.md documents it, and how to avoid it."""
         function = lambda tensors: copy_cache(tensors, tensors, 2, 1)  # noqa: E731
-        assert_no_cache_is_cloned(check_compiled(function, list(filled(4, 3, 8).unbind(1))))
+        assert_no_cache_is_cloned(check_compiled(function, list(filled(4, 4, 8).unbind(layers_dim))))
 
     @pytest.mark.parametrize("layers_dim", [None, 0, 1])
     def test_cache_objects(self, layers_dim: int | None) -> None:
@@ -165,7 +166,7 @@ def of_a_source_made_in_the_graph(dst: list[Tensor], x: Tensor) -> Tensor:
 
 
 def of_an_earlier_clone(tensor: Tensor) -> Tensor:
-    """With pytorch issue 198031, dst and its earlier clone may be one tensor in the kernel. One call is safe."""
+    """With pytorch issue 198031, dst and its earlier clone may be one tensor in the kernel."""
     earlier = tensor + 0  # Inductor drops this as a no-op
     copy_cache([tensor], [earlier], 0, 1)
     return tensor * 1
@@ -208,9 +209,8 @@ def test_order(backend: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="pytorch issue 198031: a mutated argument is merged with its earlier clone")
 def test_clone_taken_before_two_calls() -> None:
-    """When this passes, pytorch issue 198031 is fixed and the warning in the docs can be removed."""
+    """With other ops, Inductor merges a mutated argument with its earlier clone: pytorch issue 198031."""
 
     def function(tensor: Tensor) -> Tensor:
         earlier = tensor + 0
