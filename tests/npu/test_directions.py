@@ -59,7 +59,7 @@ class TestEveryDirection:
 @pytest.mark.simulated
 @pytest.mark.profiles
 class TestOneStream:
-    """Calls run in their order, with no synchronization of the caller, whatever the memory is. Issue 23, point 9."""
+    """Calls run in their order, with no synchronization of the caller, whatever the memory is."""
 
     @pytest.mark.parametrize("call", [copy_cache, PATIENT.copy_cache], ids=["op", "manager"])
     def test_out_to_pageable_memory_and_back(self, call: Callable[..., None]) -> None:

@@ -68,7 +68,7 @@ class TestTimeout:
 @pytest.mark.parametrize("to_host", [True, False])
 @pytest.mark.parametrize("call", [copy_cache, PATIENT.copy_cache], ids=["op", "manager"])
 def test_a_capture_in_another_thread(call: Callable[..., None], to_host: bool) -> None:
-    """Issue 23, point 10. A refusal within torch_npu's queue would end all later work of the process."""
+    """A refusal within torch_npu's queue would end all later work of the process."""
     on_npu, on_host = cache(2, 4, 8, device="npu"), cache(2, 4, 8, seed=1)
     dst, src = (on_host, on_npu) if to_host else (on_npu, on_host)
     expected = reference_copy(dst, src, 1, 2)
