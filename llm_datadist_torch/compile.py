@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch._subclasses.functional_tensor import FunctionalTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode as Mode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -52,7 +52,7 @@ def register() -> None:
 
 def _note_view(mode: Mode, op: OpOverload, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     view = mode.__torch_dispatch__(op, types, args, kwargs)
-    if view is not args[0]:
+    if isinstance(view, FunctionalTensor) and view is not args[0]:
         _whole_of[view] = _whole(args[0])
     return view
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.testing._internal.two_tensor import TwoTensor
 from utils import assert_same_bytes, copy_cache, copy_cache_batch, filled, nothing_written, table, whole_storage
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
@@ -192,3 +193,14 @@ def test_hostile_views(views: list[int]) -> None:
     dst, src = filled(4, 8), filled(4, 8, seed=1)
     with pytest.raises((ValueError, RuntimeError)), nothing_written(dst):
         torch.ops.llm_datadist._copy_cache_views([dst], [src], views=views)
+
+
+def test_views_of_subclasses() -> None:
+    """The rules for views that are registered with torch leave other programs as they are."""
+
+    def program(x: TwoTensor) -> Tensor:
+        return x.detach().view(torch.int32) + x.view(torch.int32)
+
+    x = TwoTensor(filled(4, 8), filled(4, 8, seed=1))
+    compiled = torch.compile(program, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x).a, program(x).a)
