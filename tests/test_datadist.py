@@ -2,13 +2,12 @@
 """LLMDataDist: its lifetime, its manager, and the calls that it refuses."""
 
 import logging
-import socket
 import weakref
 from collections.abc import Iterator
 
 import pytest
 import torch
-from utils import cache, refused
+from utils import cache, free_port, refused
 
 from llm_datadist_torch import (
     Cache,
@@ -95,11 +94,9 @@ def test_only_one_is_initialised_at_a_time(datadist: LLMDataDist) -> None:
 
 def test_dropped_without_finalize() -> None:
     """The next one can be initialised, and listen at the same address. A manager that is still there works on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     config = LLMConfig(enable_cache_manager=True)
-    config.listen_ip_info = f"127.0.0.1:{port}"
-    for _ in range(2):
+    config.listen_ip_info = f"127.0.0.1:{free_port()}"
+    for _ in range(20):
         made = LLMDataDist(LLMRole.PROMPT, 0)
         made.init(config.generate_options())
         manager, alive = made.cache_manager, weakref.ref(made)

@@ -7,7 +7,9 @@ import contextlib
 import importlib.util
 import math
 import os
+import random
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -177,6 +179,14 @@ def refused(code: LLMStatusCode, text: str, call: Callable[..., Any], *args: Any
         call(*args, **kwargs)
     assert refusal.value.status_code is code, refusal.value
     assert text in str(refusal.value)
+
+
+def free_port() -> int:
+    """Below the ports that the system gives to sockets without one, of which one could take it before it is used."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def shrunk(device: str) -> Tensor:

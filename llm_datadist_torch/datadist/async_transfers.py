@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pulls and pushes in the background, with the checks of their arguments."""
 
-import threading
 import weakref
 from collections.abc import Sequence
 
@@ -49,10 +48,8 @@ class AsyncTransfers:
                 raise llm_error(LLMStatusCode.LLM_ENGINE_FINALIZED, "the manager is finalized")
             if self._remote is None:
                 remote = open_remote(cluster_id, self._registry, self._timeout_ms)
-                # A manager that is dropped without finalize must not leave links open. Closing waits for peers, which a
-                # destructor must not.
-                close = threading.Thread(target=remote.close, name="llm_datadist close", daemon=True)
-                weakref.finalize(self, close.start).atexit = False
+                # A manager that is dropped without finalize must not leave links open.
+                weakref.finalize(self, remote.close_in_thread).atexit = False
                 self._remote = remote
             return self._remote
 

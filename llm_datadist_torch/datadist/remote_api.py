@@ -120,6 +120,10 @@ class Remote(ABC):
     def close(self) -> None:
         """Ends all links. Waits for what is in flight or lent, at most the timeout of transfers."""
 
+    @abstractmethod
+    def close_in_thread(self) -> None:
+        """``close`` for a destructor, which must not wait. The next ``listen`` of the process waits for it."""
+
 
 def open_remote(cluster_id: int, registry: CacheRegistry, timeout_ms: int) -> Remote:
     """The links of this process, none at first. Loads ``remote`` and its dependencies.

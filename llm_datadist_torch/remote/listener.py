@@ -2,10 +2,12 @@
 """One address where this process listens, and the connections to it."""
 
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 
 import zmq
@@ -22,6 +24,7 @@ ENDED = zmq.Event.DISCONNECTED | zmq.Event.CLOSED
 
 _MAX_STRANGERS = 128
 _MAX_BATCH = 1000
+_REBIND_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class Listener:
         self._routes: dict[bytes, Connection] = {}
         self._events: Events = lambda: []
         router.get_monitor_socket()  # before a process can connect: an event that nobody waits for is lost
-        router.bind(f"tcp://{address[0]}:{address[1]}")
+        _bind(router, address)
         if not ipaddress.ip_address(address[0]).is_loopback and not os.environ.get(SECRET):
             warn_once(f"{address[0]}:{address[1]} is open to every process that reaches it: set {SECRET}")
 
@@ -99,6 +102,18 @@ class Listener:
             if _shut_down(descriptor, self.address[1]):
                 logger.warning("%s:%d: ended a connection: too many do not say who they are", *self.address)
             del self._connections[descriptor]  # also one whose end ZeroMQ has not reported
+
+
+def _bind(router: "zmq.Socket[bytes]", address: Address) -> None:
+    """Binds a socket. Tries again for a moment: libzmq closes a listener of this process in a thread of its own."""
+    deadline = time.monotonic() + _REBIND_SECONDS
+    while True:
+        try:
+            return router.bind(f"tcp://{address[0]}:{address[1]}")
+        except zmq.ZMQError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise
+        time.sleep(1e-3)
 
 
 def _shut_down(descriptor: int, port: int) -> bool:

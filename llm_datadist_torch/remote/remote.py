@@ -2,6 +2,8 @@
 """The entrance: what ``datadist`` asks, handed to the I/O thread."""
 
 import atexit
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -36,6 +38,8 @@ _CACHE_ARGUMENTS = {
 }
 
 _open: "set[RemoteCaches]" = set()
+_closing: set[Result[None]] = set()
+os.register_at_fork(after_in_child=_closing.clear)
 
 
 class RemoteCaches(Remote):
@@ -53,6 +57,8 @@ class RemoteCaches(Remote):
         _open.add(self)
 
     def listen(self, addresses: Sequence[Address]) -> None:
+        for closed in list(_closing):
+            closed.wait()
         with self._changing_addresses.current:
             self._links.sockets.listen([*addresses, *self._group_addresses])
             self._listening = list(addresses)
@@ -124,6 +130,19 @@ class RemoteCaches(Remote):
     def close(self) -> None:
         _open.discard(self)
         self._links.close(time.monotonic() + self._timeout_ms / 1000)
+
+    def close_in_thread(self) -> None:
+        closed: Result[None] = Result()
+        _closing.add(closed)
+
+        def close() -> None:
+            try:
+                self.close()
+            finally:
+                _closing.discard(closed)
+                closed.set(None)
+
+        threading.Thread(target=close, name="llm_datadist close", daemon=True).start()
 
     def _start(self, steps: Steps[T]) -> Result[T]:
         """Starts a function in the I/O thread. Its caller will wait, so it must not be that thread."""

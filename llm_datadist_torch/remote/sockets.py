@@ -100,6 +100,7 @@ class Sockets:
     def close(self) -> None:
         """Closes all sockets. For the I/O thread, or after its end."""
         for listener in self._listeners.values():
+            _ports.discard(listener.address[1])
             self._close(listener.socket)
         self._listeners.clear()
         for monitored in list(self._monitored):

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -17,7 +15,7 @@ from typing import Any
 import torch
 from fresh_process import forked
 from torch import Tensor
-from utils import as_bytes, filled, to_host
+from utils import as_bytes, filled, free_port, to_host
 
 from llm_datadist_torch import (
     Cache,
@@ -41,14 +39,6 @@ SUCCESS = (LLMStatusCode.LLM_SUCCESS, [LLMStatusCode.LLM_SUCCESS])
 def desc(num_tensors: int, *shape: int, data_type: DataType = DataType.DT_FLOAT, **kwargs: Any) -> CacheDesc:
     """On the NPU in the NPU environment, on the CPU in the other one."""
     return CacheDesc(num_tensors, shape, data_type, Placement.DEVICE, **kwargs)
-
-
-def free_port() -> int:
-    """Below the ports that the system gives to sockets without one, of which one could take it before it is used."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 def make_datadist(cluster_id: int, port: int = 0, timeout_ms: int = 20_000, **settings: Any) -> LLMDataDist:

@@ -23,12 +23,11 @@ from remote_utils import (
     code_of,
     desc,
     expect,
-    free_port,
     linked,
     make_datadist,
     wait_until,
 )
-from utils import refused
+from utils import free_port, refused
 
 from llm_datadist_torch import (
     CacheKey,

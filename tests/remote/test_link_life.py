@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from remote_utils import PEER, SELF, Pair, Peer, desc, free_port, linked, wait_until
+from remote_utils import PEER, SELF, Pair, Peer, desc, linked, wait_until
+from utils import free_port
 
 from llm_datadist_torch import LLMRole, LLMStatusCode
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from remote_utils import PEER, SELF, SUCCESS, Pair, Peer, cluster, desc, free_port, make_datadist, wait_until
-from utils import refused
+from remote_utils import PEER, SELF, SUCCESS, Pair, Peer, cluster, desc, make_datadist, wait_until
+from utils import free_port, refused
 
 import llm_datadist_torch.datadist.remote_api
 from llm_datadist_torch import CacheKeyByIdAndIndex, LLMClusterInfo, LLMDataDist, LLMException, LLMRole, LLMStatusCode
@@ -161,6 +161,12 @@ def test_switch_role_listens_and_stops_listening(pair: Pair) -> None:
     assert pair.datadist.role is LLMRole.PROMPT
     assert pair.peer.get(f"datadist.link_clusters([cluster({SELF}, {port})], 10_000)") == SUCCESS
     assert pair.is_linked()
+
+
+def test_switch_role_to_a_port_given_up_a_moment_ago(datadist: LLMDataDist) -> None:
+    ports = free_port(), free_port()
+    for turn in range(200):
+        datadist.switch_role(LLMRole.PROMPT, {"llm.listenIpInfo": f"127.0.0.1:{ports[turn % 2]}"})
 
 
 class TestTheListener:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from remote_utils import PEER, SELF, Peer, desc, free_port, make_datadist, wait_until
-from utils import refused, to_host
+from remote_utils import PEER, SELF, Peer, desc, make_datadist, wait_until
+from utils import free_port, refused, to_host
 
 from llm_datadist_torch import CacheKeyByIdAndIndex, LLMDataDist, LLMStatusCode, RegisterMemStatus
 from llm_datadist_torch.datadist.rank_table import checked_rank_table

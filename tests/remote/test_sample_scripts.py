@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from fresh_process import run_code
-from remote_utils import free_port
-from utils import ported
+from utils import free_port, ported
 
 FOLDER = Path(__file__).parent / "llm_datadist_scripts"
 PROCESSES = {"pull_blocks_xpyd": 4, "push_and_switch": 2}
