@@ -15,8 +15,7 @@ from ..datadist.cache_desc import CacheDesc
 from ..datadist.status import param_invalid
 from .messages import LayoutMessage
 
-Numbers = npt.NDArray[np.uint64]
-Indices = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int64]
 
 _MAX_PLANES = 1 << 20
 
@@ -57,15 +56,14 @@ class Part:
     """
 
     planes: tuple[int, int]
-    rows: Indices
-    offsets: Indices
+    rows: Numbers
+    offsets: Numbers
 
     def addresses(self, layout: Layout) -> Numbers:
         """The address of each slice, for each plane one after the other."""
-        within = self.rows.astype(np.uint64) * np.uint64(layout.stride) + self.offsets.astype(np.uint64)
-        return (layout.bases[slice(*self.planes), None] + within).reshape(-1)
+        return (layout.bases[slice(*self.planes), None] + (self.rows * layout.stride + self.offsets)).reshape(-1)
 
-    def check(self, layout: Layout, lengths: Indices) -> None:
+    def check(self, layout: Layout, lengths: Numbers) -> None:
         """Raises ValueError unless slices of these lengths are in a cache."""
         begin, end = self.planes
         if not (0 <= begin < end <= len(layout.bases) and len(self.rows) == len(self.offsets) == len(lengths) > 0):
@@ -78,7 +76,7 @@ class Part:
 
 def layout_to_message(layout: Layout) -> LayoutMessage:
     """A layout for a peer. See ``LayoutMessage``."""
-    steps = np.diff(layout.bases.astype(np.int64))
+    steps = np.diff(layout.bases)
     even = len(steps) > 0 and bool((steps == steps[0]).all())
     bases = [int(layout.bases[0]), int(steps[0]), len(layout.bases)] if even else layout.bases.tolist()
     fields = {name: value for name, value in vars(layout).items() if name != "bases"}
@@ -95,9 +93,9 @@ def layout_from_message(message: LayoutMessage) -> Layout:
         first, step, count = message.bases
         if not 0 < count <= _MAX_PLANES:
             raise ValueError(f"{count} planes")
-        bases = (first + step * np.arange(count, dtype=np.int64)).astype(np.uint64)
+        bases = first + step * np.arange(count, dtype=np.int64)
     else:
-        bases = np.array(message.bases, dtype=np.uint64)
+        bases = np.array(message.bases, dtype=np.int64)
     if not len(bases) or len(bases) % message.num_tensors or not message.row_bytes or not message.batch_size:
         raise ValueError("an empty cache")
     fields = {name: getattr(message, name) for name in message.__struct_fields__ if name not in ("bases", "even")}
@@ -124,10 +122,10 @@ def layout_of(tensors: Sequence[Tensor], cache: Cache) -> Layout:
     for dim in range(batch_dim):
         steps = np.arange(first.shape[dim], dtype=np.int64) * (first.stride(dim) * first.element_size())
         outer = (outer[:, None] + steps).reshape(-1)
-    starts = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.uint64)
+    starts = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
     row_bytes = math.prod(first.shape[batch_dim + 1 :]) * first.element_size()
     return Layout(
-        bases=(starts[:, None] + outer.astype(np.uint64)).reshape(-1),
+        bases=(starts[:, None] + outer).reshape(-1),
         stride=first.stride(batch_dim) * first.element_size() if first.shape[batch_dim] > 1 else row_bytes,
         row_bytes=row_bytes,
         batch_size=first.shape[batch_dim],
@@ -147,12 +145,24 @@ def merged(
     local: Numbers, remote: Numbers, memory: Numbers, lengths: Numbers
 ) -> tuple[Numbers, Numbers, Numbers, Numbers]:
     """Merges ranges that follow each other on both sides, in one registration of the peer."""
-    gap = (local[1:] != local[:-1] + lengths[:-1]) | (remote[1:] != remote[:-1] + lengths[:-1])
-    first = np.flatnonzero(np.concatenate(([True], gap | (memory[1:] != memory[:-1]))))
+    first = np.ones(len(lengths), bool)
+    np.not_equal(local[1:] - local[:-1], lengths[:-1], out=first[1:])
+    first[1:] |= remote[1:] - remote[:-1] != lengths[:-1]
+    first[1:] |= memory[1:] != memory[:-1]
+    if first.all():
+        return local, remote, memory, lengths
+    (first,) = first.nonzero()
     return local[first], remote[first], memory[first], np.add.reduceat(lengths, first)
 
 
-def split(lengths: Numbers, most: int) -> tuple[Indices, Numbers, Numbers]:
+def of_planes(numbers: Numbers, planes: int) -> Numbers:
+    """The numbers once for each plane."""
+    repeated = np.empty((planes, len(numbers)), np.int64)
+    repeated[:] = numbers
+    return repeated.reshape(-1)
+
+
+def split(lengths: Numbers, most: int) -> tuple[Numbers, Numbers, Numbers]:
     """Cuts ranges that are too long.
 
     Returns:
@@ -160,11 +170,11 @@ def split(lengths: Numbers, most: int) -> tuple[Indices, Numbers, Numbers]:
     """
     if lengths.size and int(lengths.max()) <= most:
         return np.arange(len(lengths)), np.zeros_like(lengths), lengths
-    counts = -(-lengths.astype(np.int64) // most)
+    counts = -(-lengths // most)
     source = np.repeat(np.arange(len(lengths)), counts)
     number = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
-    begin = (number * most).astype(np.uint64)
-    return source, begin, np.minimum(lengths[source] - begin, np.uint64(most))
+    begin = number * most
+    return source, begin, np.minimum(lengths[source] - begin, most)
 
 
 def groups(lengths: Numbers, most: int) -> list[slice]:
@@ -175,7 +185,7 @@ def groups(lengths: Numbers, most: int) -> list[slice]:
     cuts, begin = [], 0
     while begin < len(lengths):
         done = int(ends[begin - 1]) if begin else 0
-        end = int(np.searchsorted(ends, np.uint64(done + most), side="right"))
+        end = int(np.searchsorted(ends, done + most, side="right"))
         cuts.append(slice(begin, end))
         begin = end
     return cuts

@@ -109,7 +109,8 @@ def _bind(router: "zmq.Socket[bytes]", address: Address) -> None:
     deadline = time.monotonic() + _REBIND_SECONDS
     while True:
         try:
-            return router.bind(f"tcp://{address[0]}:{address[1]}")
+            router.bind(f"tcp://{address[0]}:{address[1]}")
+            return
         except zmq.ZMQError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
                 raise

@@ -161,7 +161,7 @@ class Loans:
         if any(owner.layout.dtype != key.dtype or owner.layout.on_host != on_host for owner in owners):
             raise param_invalid(f"dst_addrs are not all of caches of {key.dtype} on one device")
         layout = Layout(
-            np.array(key.addresses, np.uint64),
+            np.array(key.addresses, np.int64),
             key.row_bytes,
             key.row_bytes,
             key.rows,

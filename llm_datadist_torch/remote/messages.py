@@ -13,6 +13,7 @@ PROTOCOL = 3
 """To be raised with every change of a message, or of the size of a staging slot."""
 
 Uint64 = Annotated[int, msgspec.Meta(ge=0)]  # msgpack has no larger numbers
+Uint63 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # as numpy computes with them
 Planes = Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]
 
 
@@ -99,9 +100,9 @@ class LayoutMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
 
     bases: list[int]
     even: bool
-    stride: Uint64
-    row_bytes: Uint64
-    batch_size: Uint64
+    stride: Uint63
+    row_bytes: Uint63
+    batch_size: Uint63
     num_tensors: Planes
     dtype: str
     is_blocks: bool
@@ -143,8 +144,8 @@ class Lent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     cache: int
     row: Uint64
     layout: LayoutMessage | None
-    memory: list[Uint64]
-    slots: list[Uint64]
+    memory: list[Uint63]
+    slots: list[Uint63]
     registrations: list[bytes]
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..datadist.status import LLMStatusCode, llm_error
 
-Addresses = npt.NDArray[np.uint64]
+Addresses = npt.NDArray[np.int64]
 """``[n, 3]``: the address of each range, its length in bytes, and the number of the registration that it is in."""
 
 Soon = Callable[[Callable[[], None]], object]
@@ -165,7 +165,7 @@ class Engine:
             remote: As many ranges of the peer, of the same lengths.
         """
         agent: Any = self._agent
-        descriptors = [agent.get_xfer_descs(ranges, "DRAM") for ranges in (local, remote)]
+        descriptors = [agent.get_xfer_descs(ranges.view(np.uint64), "DRAM") for ranges in (local, remote)]
         return Request(agent, agent.initialize_xfer(operation, *descriptors, peer))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from ..datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from ..datadist.checks import check_kind
 from ..datadist.status import param_invalid
-from .layout import Indices, Layout
+from .layout import Layout, Numbers
 from .messages import IdKey, NamedKey
 
 
@@ -74,7 +74,7 @@ def check_size(size: int, layout: Layout, cache: str) -> int:
     return size
 
 
-def check_blocks(name: str, blocks: Indices, layout: Layout, cache: str, *, distinct: bool = False) -> None:
+def check_blocks(name: str, blocks: Numbers, layout: Layout, cache: str, *, distinct: bool = False) -> None:
     """Blocks of one cache; ``distinct`` for those that are written."""
     check_kind(cache, layout.is_blocks, blocks=True)
     outside = blocks[(blocks < 0) | (blocks >= layout.batch_size)]
@@ -87,7 +87,7 @@ def check_blocks(name: str, blocks: Indices, layout: Layout, cache: str, *, dist
             raise param_invalid(f"{name}: block {twice[0]} would be written twice")
 
 
-def check_block_lists(src_blocks: Indices, dst_blocks: Indices, src: Layout, dst: Layout) -> None:
+def check_block_lists(src_blocks: Numbers, dst_blocks: Numbers, src: Layout, dst: Layout) -> None:
     """The blocks of both caches, in lists of the same length."""
     if src.row_bytes != dst.row_bytes:
         raise param_invalid(
@@ -97,7 +97,7 @@ def check_block_lists(src_blocks: Indices, dst_blocks: Indices, src: Layout, dst
     check_blocks("dst_blocks", dst_blocks, dst, "the cache to write", distinct=True)
 
 
-def row_in_blocks(row_bytes: int, block_bytes: int, blocks: int, name: str) -> tuple[Indices, Indices]:
+def row_in_blocks(row_bytes: int, block_bytes: int, blocks: int, name: str) -> tuple[Numbers, Numbers]:
     """Where each block begins in a row, and how many bytes it takes. The last one may be filled in part."""
     most = -(-row_bytes // block_bytes)
     if not 0 < blocks <= most:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..datadist import memory as _memory
 from ..datadist.status import LLMStatusCode, llm_error, param_invalid
-from .layout import Indices, Part, groups, split
+from .layout import Numbers, Part, groups, of_planes, split
 from .local_caches import LocalCache
 from .nixl import Engine, Soon
 
@@ -33,8 +33,8 @@ class Pieces:
         cuts: The ranges of each piece.
     """
 
-    def __init__(self, planes: int, lengths: Indices) -> None:
-        self.source, self.begin, self.sizes = split(np.tile(lengths.astype(np.uint64), planes), SLOT_BYTES)
+    def __init__(self, planes: int, lengths: Numbers) -> None:
+        self.source, self.begin, self.sizes = split(of_planes(lengths, planes), SLOT_BYTES)
         self.cuts = groups(self.sizes, SLOT_BYTES)
         before = np.cumsum(self.sizes) - self.sizes
         self.in_slot = before - np.repeat(
@@ -52,16 +52,16 @@ class Staged:
         to_device: Whether the cache is written.
     """
 
-    def __init__(self, cache: LocalCache, part: Part, lengths: Indices, *, to_device: bool) -> None:
+    def __init__(self, cache: LocalCache, part: Part, lengths: Numbers, *, to_device: bool) -> None:
         self._cache, self.to_device = cache, to_device
         pieces = Pieces(part.planes[1] - part.planes[0], lengths)
-        self._cuts, self._sizes = pieces.cuts, pieces.sizes.astype(np.int64)
-        starts = (part.addresses(cache.layout)[pieces.source] + pieces.begin).astype(np.int64)
+        self._cuts, self._sizes = pieces.cuts, pieces.sizes
+        starts = part.addresses(cache.layout)[pieces.source] + pieces.begin
         storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in cache.tensors}
         bases = np.array(sorted(storages), dtype=np.int64)
         self._wholes = [_bytes_of(storages[base]) for base in bases.tolist()]
         self._owner = np.searchsorted(bases, starts, side="right") - 1
-        self._at, self._in_slot = starts - bases[self._owner], pieces.in_slot.astype(np.int64)
+        self._at, self._in_slot = starts - bases[self._owner], pieces.in_slot
         to, of = (self._at, self._in_slot) if to_device else (self._in_slot, self._at)
         rows = np.zeros_like(to)
         self._copies = torch.from_numpy(np.stack((rows, rows, to, self._sizes, of), axis=1))

@@ -10,7 +10,7 @@ import numpy as np
 from ..datadist.result import Result
 from .borrowed import Borrowed
 from .io_thread import IoThread, Steps
-from .layout import Indices, Numbers, Part, groups, merged, split
+from .layout import Numbers, Part, groups, merged, of_planes, split
 from .link import Link
 from .link_calls import move
 from .local_caches import LocalCache
@@ -36,7 +36,7 @@ class Move:
     local: LocalCache
     local_part: Part
     remote_part: Part
-    lengths: Indices
+    lengths: Numbers
     pulled: list[int]
 
     @property
@@ -66,8 +66,8 @@ class TransferJob:
         self.local_starts = what.local_part.addresses(what.local.layout)
         self.remote_starts = what.remote_part.addresses(remote.layout)
         # A list has a registration for each tensor, or one for all. A tensor has several planes.
-        of_planes = np.repeat(np.array(remote.memory, np.uint64), len(remote.layout.bases) // len(remote.memory))
-        self.remote_memory = np.repeat(of_planes[slice(*what.remote_part.planes)], len(what.lengths))
+        memory = np.array(remote.memory).repeat(len(remote.layout.bases) // len(remote.memory))
+        self.remote_memory = memory[slice(*what.remote_part.planes)].repeat(len(what.lengths))
 
     def run(self, thread: IoThread, make_staging: Callable[[], Staging]) -> Steps[None]:
         """Transfers all bytes.
@@ -103,7 +103,7 @@ class TransferJob:
         yield from move(self.link, operation, local, remote, self.remote.loan, owner, self.deadline)
 
     def _run_directly(self, memory: int) -> Steps[None]:
-        lengths = np.tile(self.what.lengths.astype(np.uint64), self.what.planes)
+        lengths = of_planes(self.what.lengths, self.what.planes)
         local, remote, of, lengths = merged(self.local_starts, self.remote_starts, self.remote_memory, lengths)
         source, begin, sizes = split(lengths, _REQUEST_BYTES)
         local, remote, of = local[source] + begin, remote[source] + begin, of[source]
@@ -176,14 +176,14 @@ class _StagedRun:
         sizes, in_slot = pieces.sizes[cut], pieces.in_slot[cut]
         source, begin = pieces.source[cut], pieces.begin[cut]
         if self._staging:
-            local, memory = in_slot + np.uint64(self._staging.addresses[piece % SLOTS]), self._staging.memory.number
+            local, memory = in_slot + self._staging.addresses[piece % SLOTS], self._staging.memory.number
         else:
             assert job.what.local.memory is not None
             local, memory = job.local_starts[source] + begin, job.what.local.memory.number
         remote = job.remote_starts[source] + begin
         of = job.remote_memory[source]
         if job.remote.slots:
-            remote = in_slot + np.uint64(job.remote.slots[piece % SLOTS])
+            remote = in_slot + job.remote.slots[piece % SLOTS]
         local, remote, of, sizes = merged(local, remote, of, sizes)
         yield from job.move(ranges(local, sizes, memory), ranges(remote, sizes, of), (job.what.local, self._staging))
 
@@ -221,4 +221,6 @@ class _StagedRun:
 
 def ranges(starts: Numbers, sizes: Numbers, memory: Numbers | int) -> Numbers:
     """Ranges as ``nixl.Addresses``."""
-    return np.stack((starts, sizes, np.broadcast_to(np.asarray(memory, np.uint64), starts.shape)), axis=1)
+    made = np.empty((len(starts), 3), np.int64)
+    made[:, 0], made[:, 1], made[:, 2] = starts, sizes, memory
+    return made

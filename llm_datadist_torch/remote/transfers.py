@@ -14,7 +14,7 @@ from ..datadist.transfer_types import TransferConfig
 from .borrowed import Borrowed
 from .counters import Counters
 from .io_thread import Steps
-from .layout import Indices, Part
+from .layout import Numbers, Part
 from .link_calls import borrow
 from .links import Links
 from .local_caches import HeldCache
@@ -60,8 +60,8 @@ class Transfers:
         self,
         key: CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey,
         held: HeldCache,
-        src_blocks: Indices,
-        dst_blocks: Indices,
+        src_blocks: Numbers,
+        dst_blocks: Numbers,
         layers: LayerArguments,
     ) -> Steps[None]:
         """Reads blocks, or one row, of a peer's cache into blocks of a cache."""
@@ -104,8 +104,8 @@ class Transfers:
         self,
         key: BlocksCacheKey | CacheKeyByIdAndIndex,
         held: HeldCache,
-        src_blocks: Indices,
-        dst_blocks: Indices,
+        src_blocks: Numbers,
+        dst_blocks: Numbers,
         layers: LayerArguments,
     ) -> Steps[None]:
         """Writes blocks of a cache to blocks of a peer's cache."""
@@ -126,7 +126,7 @@ class Transfers:
         key: BlocksCacheKey | CacheKeyByIdAndIndex,
         held: HeldCache,
         row: int,
-        dst_blocks: Indices,
+        dst_blocks: Numbers,
         layers: LayerArguments,
     ) -> Steps[None]:
         """Writes one row of a cache to blocks of a peer's cache. For ``layerwise``, which names the arguments."""
@@ -148,8 +148,8 @@ class Transfers:
         addresses: Sequence[int],
         held: HeldCache,
         layer: int,
-        src_blocks: Indices,
-        dst_blocks: Indices,
+        src_blocks: Numbers,
+        dst_blocks: Numbers,
         block_bytes: int | None,
     ) -> Steps[None]:
         """Writes one layer of a cache to memory of a peer. For ``layerwise``, which names the arguments."""
@@ -213,7 +213,7 @@ def _row(planes: tuple[int, int], row: int) -> Part:
     return Part(planes, np.array([row]), np.zeros(1, np.int64))
 
 
-def _rows(planes: tuple[int, int], rows: Indices) -> Part:
+def _rows(planes: tuple[int, int], rows: Numbers) -> Part:
     return Part(planes, rows, np.zeros_like(rows))
 
 
