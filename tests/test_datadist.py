@@ -126,6 +126,15 @@ def test_local_comm_res_enables_the_manager(datadist: LLMDataDist, value: str) -
     assert datadist.cache_manager.allocate_cache(DESC).cache_id == 1
 
 
+def test_listening_enables_the_manager(datadist: LLMDataDist) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    datadist.init({"llm.listenIpInfo": address, "llm.EnableCacheManager": "0"})
+    refused(INVALID, "not enabled", lambda: datadist.cache_manager)
+    datadist.finalize()
+    datadist.init({"llm.listenIpInfo": address})
+    assert datadist.cache_manager.allocate_cache(DESC).cache_id == 1
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

@@ -41,7 +41,7 @@ class LLMConfig:
             digits. None means 1000.
         device_id: The index of the NPU of this process: an int, or a list or tuple of one int. Its existence is checked
             when a cache is created there. None means the current device.
-        enable_cache_manager: Whether LLMDataDist creates a CacheManager.
+        enable_cache_manager: Whether LLMDataDist creates a CacheManager. Unset, it does if listen_ip_info is set.
         local_comm_res: Also makes LLMDataDist create a CacheManager if it is assigned, "" included, and
             enable_cache_manager is not.
         listen_ip_info: Where LLMDataDist listens for links: "ip:port", or "ip" for port 26000; several separated by ";".
@@ -180,7 +180,8 @@ class LLMConfig:
             LLMException: LLM_PARAM_INVALID for local_comm_res with enable_cache_manager=False.
         """
         if "local_comm_res" not in vars(self):
-            return self.enable_cache_manager
+            # A process that listens has caches to lend.
+            return bool(vars(self).get("enable_cache_manager", self.listen_ip_info))
         if vars(self).get("enable_cache_manager") is False:
             raise param_invalid("enable_cache_manager (False) must be True or not set if local_comm_res is set")
         return True

@@ -55,7 +55,8 @@ def test_the_keys_of_registered_memory_end_with_the_cache(pair: Pair) -> None:
 
 
 @pytest.mark.slow
-def test_pulls_of_random_lengths(pair: Pair) -> None:
+@pytest.mark.parametrize("count", [1500, pytest.param(10_000, marks=pytest.mark.exhaustive)])
+def test_pulls_of_random_lengths(pair: Pair, count: int) -> None:
     """New memory overlaps what the peer has released, and this process still knows."""
     random.seed(1)
     pair.peer.do("import random\nrandom.seed(2)")
@@ -64,7 +65,7 @@ def test_pulls_of_random_lengths(pair: Pair) -> None:
         "held = manager.allocate_cache(desc(1, 1, random.randrange(1, 60_000)))\n"
         "held.tensors[0].fill_(step)"
     )
-    for step in range(1500):
+    for step in range(count):
         pair.peer.do(f"step = {step}\n{make}")
         cache_id, length = pair.peer.get("(held.cache_id, held.tensors[0].shape[-1])")
         own = pair.manager.allocate_cache(desc(1, 1, length))

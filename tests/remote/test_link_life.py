@@ -89,7 +89,8 @@ def test_both_sides_unlink_at_the_same_time(pair: Pair) -> None:
 
 
 @pytest.mark.slow
-def test_links_leave_nothing_behind(peer: Peer) -> None:
+@pytest.mark.parametrize("count", [5, pytest.param(1000, marks=pytest.mark.exhaustive)])
+def test_links_leave_nothing_behind(peer: Peer, count: int) -> None:
     """Threads and descriptors, here and there, after many links."""
 
     def used() -> tuple[int, int]:
@@ -98,7 +99,7 @@ def test_links_leave_nothing_behind(peer: Peer) -> None:
 
     theirs = "(gc.collect(), len(os.listdir('/proc/self/fd')), threading.active_count())[1:]"
     before = used(), (0, 0)
-    for number in range(5):
+    for number in range(count):
         with linked(peer) as pair:
             pair.works()
         del pair
