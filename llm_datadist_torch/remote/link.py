@@ -269,8 +269,9 @@ class Link:
             self._connection.send(messages.Done(message.number))
 
     def _give_back(self, loan: int, pulled: list[int] | None) -> None:
+        # After the call has returned: to send is to wake a thread of libzmq, and can take as long as a small transfer.
         if not self._lost:
-            self._connection.send(messages.Release(loan, pulled))
+            self._thread.call(lambda: self._connection.send(messages.Release(loan, pulled)))
 
     def _lose(self) -> None:
         """The connection has ended, and with it the process of the peer, or its side of the link."""
