@@ -2,6 +2,14 @@
 """Sphinx: `make docs` builds README.md, these pages and the API reference as one site, in build/docs."""
 
 import importlib.metadata
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tools"))
+import list_errors  # noqa: E402
+
+(HERE / "errors.rst").write_text(list_errors.page())
 
 project = "llm_datadist_torch"
 release = importlib.metadata.version(project)

@@ -62,3 +62,6 @@ def test_site(tmp_path: Path) -> None:
     run("python", "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", ROOT / "docs", tmp_path)
     page = (tmp_path / "api.html").read_text()
     assert not [name for name in llm_datadist_torch.__all__ if f'id="llm_datadist_torch.{name}"' not in page]
+    errors = re.sub("<.*?>", "", (tmp_path / "errors.html").read_text())
+    for text in ("expected src to have the dtype of dst", "no cache has the key", "failed with code", "no kernel for"):
+        assert text in errors

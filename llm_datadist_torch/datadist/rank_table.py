@@ -90,7 +90,7 @@ def _addresses(rank_table: str) -> Iterator[tuple[int, Address]]:
     except LLMException:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise param_invalid(f"rank_table, {HOSTS} or {PORT} is not what it must be: {error!r}") from error
+        raise param_invalid(f"cannot read rank_table, {HOSTS} or {PORT}: {error!r}") from error
 
 
 def _host(server: dict[str, Any], hosts: dict[str, str], *, alone: bool, first: int) -> tuple[str, int]:

@@ -93,7 +93,9 @@ class _Transfer:
             )
         target = config.dst_layer_range or layers
         if len(target) != len(layers):
-            raise param_invalid(f"src_layer_range and dst_layer_range must be as long, got {layers} and {target}")
+            raise param_invalid(
+                f"src_layer_range and dst_layer_range must have as many layers, got {layers} and {target}"
+            )
         which = range(layer, layer + 1), target[number : number + 1], _TENSORS_PER_LAYER
         if call.src_blocks:
             return transfers.push_blocks(config.cache_key, cache, src_blocks, dst_blocks, which)
