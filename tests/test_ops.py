@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy
@@ -109,61 +110,61 @@ class TestTokens:
 
 
 ROWS = cache(2, 4, 2, 16, 8)  # [batch, heads, tokens, dim]
-MOST = "must be a range within [0, 16), the tokens of src[0], without a step"
-# The call, and the text of its refusal.
-REFUSED = {
-    "copy_blocks: expected pairs of shape [n, 2], got [1, 3]": lambda: copy_blocks(ROWS, [(0, 1, 2)]),
-    "copy_blocks: expected pairs of shape [n, 2], got [2]": lambda: copy_blocks(ROWS, [0, 1]),
-    "swap_blocks: expected pairs of shape [n, 2], got [4, 1]": lambda: swap_blocks(ROWS, ROWS, torch.zeros(4, 1)),
-    "expected copies of dtype Long (int64), got Float": lambda: copy_blocks(ROWS, [(0, 0.5)]),
-    "expected copies of dtype Long (int64), got Int": lambda: copy_blocks(ROWS, torch.tensor(PAIRS).int()),
-    "copies[1]: src_batch_index (4) out of range [0, 4), the batch of src[0]": lambda: copy_blocks(
-        ROWS, [(0, 1), (4, 2)]
+SHORT, TURNED = [t[:, :, :9] for t in ROWS], [t.view(4, 16, 2, 8) for t in ROWS]
+copy_in_rows = partial(copy_tokens, token_dim=2)
+PAIR, WITHIN = [(0, 1)], "must be a range within [0, 16), the tokens of src[0], without a step"
+SIZES = "copy_tokens: expected the tokens of src[0] and dst[0] to have the same number and size, got slice(None, "
+# The text of the refusal, and the call.
+REFUSED: list[tuple[Any, ...]] = [
+    ("copy_blocks: expected pairs of shape [n, 2], got [1, 3]", copy_blocks, ROWS, [(0, 1, 2)]),
+    ("copy_blocks: expected pairs of shape [n, 2], got [2]", copy_blocks, ROWS, [0, 1]),
+    ("swap_blocks: expected pairs of shape [n, 2], got [4, 1]", swap_blocks, ROWS, ROWS, torch.zeros(4, 1)),
+    ("copy_tokens: expected pairs of shape [n, 2], got [1, 1]", copy_in_rows, ROWS, ROWS, [(0,)], slice(3)),
+    ("expected copies of dtype Long (int64), got Float", copy_blocks, ROWS, [(0, 0.5)]),
+    ("expected copies of dtype Long (int64), got Int", copy_blocks, ROWS, torch.tensor(PAIRS).int()),
+    (
+        "copies[1]: src_batch_index (4) out of range [0, 4), the batch of src[0] (req_id 7)",
+        copy_blocks,
+        ROWS,
+        [(0, 1), (4, 2)],
+        7,
     ),
-    "copies[0]: dst_batch_index (4) out of range [0, 4), the batch of dst[0] (req_id 7)": lambda: swap_blocks(
-        ROWS, ROWS, [(0, 4)], 7
+    (
+        "copies[0]: dst_batch_index (4) out of range [0, 4), the batch of dst[0] (req_id 7)",
+        swap_blocks,
+        ROWS,
+        ROWS,
+        [(0, 4)],
+        7,
     ),
-    "copies[0] into dst[0] and copies[1] into dst[0] write the same bytes": lambda: copy_tokens(
-        *(ROWS, ROWS, [(0, 2), (1, 2)], slice(3)), token_dim=2
-    ),
-    "expected dst and src to hold the same number of tensors, got 2 and 1": lambda: copy_tokens(
-        *(ROWS[:1], ROWS, [(0, 1)], slice(3)), token_dim=2
-    ),
-    "copy_tokens: expected pairs of shape [n, 2], got [1, 1]": lambda: copy_tokens(
-        *(ROWS, ROWS, [(0,)], slice(3)), token_dim=2
-    ),
-    **{
-        f"copy_tokens: tokens ({tokens}) {MOST}": lambda tokens=tokens: copy_tokens(
-            *(ROWS, ROWS, [(0, 1)], tokens), token_dim=2
-        )
+    ("copies[0] into dst[0] and copies[1] into dst[0] write the same bytes", copy_blocks, ROWS, [(0, 2), (1, 2)]),
+    ("to hold the same number of tensors, got 2 and 1 (req_id 7)", copy_in_rows, ROWS[:1], ROWS, PAIR, slice(3), 7),
+    *(
+        (f"copy_tokens: tokens ({tokens}) {WITHIN}", copy_in_rows, ROWS, ROWS, PAIR, tokens)
         for tokens in (slice(17), slice(-1, None), slice(3, 3), slice(5, 3), slice(16, None), slice(0, 4, 2))
-    },
-    "copy_tokens: tokens (slice(None, 16, None)) must be a range within [0, 9), the tokens of dst[1], without": lambda: (
-        copy_tokens(ROWS, [ROWS[0], ROWS[1][:, :, :9]], [(0, 1)], slice(16), token_dim=2)
     ),
-    "copy_tokens: expected the tokens of src[0] and dst[0] to have the same number and size, "
-    "got slice(None, 2, None) of shapes [4, 2, 16, 8] and [4, 16, 2, 8]": lambda: copy_tokens(
-        *(ROWS, [t.view(4, 16, 2, 8) for t in ROWS], [(0, 1)], slice(2)), token_dim=1
+    ("must be a range within [0, 9), the tokens of dst[0]", copy_in_rows, ROWS, SHORT, PAIR, slice(16)),
+    (f"{SIZES}None, None) of shapes [4, 2, 16, 8] and [4, 2, 9, 8]", copy_in_rows, ROWS, SHORT, PAIR, slice(None)),
+    (
+        f"{SIZES}2, None) of shapes [4, 2, 16, 8] and [4, 16, 2, 8]",
+        *(partial(copy_tokens, token_dim=1), ROWS, TURNED, PAIR, slice(2)),
     ),
-    "got slice(None, None, None) of shapes [4, 2, 16, 8] and [4, 2, 9, 8]": lambda: copy_tokens(
-        *(ROWS, [t[:, :, :9] for t in ROWS], [(0, 1)], slice(None)), token_dim=2
-    ),
-    **{
-        f"copy_tokens: batch_dim ({batch}) and token_dim ({token}) must be two dimensions of src[0], got shape [4, 2, "
-        "16, 8]": lambda dims={"batch_dim": batch, "token_dim": token}: copy_tokens(
-            *(ROWS, ROWS, [(0, 1)], slice(2)), **dims
+    *(
+        (
+            f"batch_dim ({batch}) and token_dim ({token}) must be two dimensions of src[0], got shape [4, 2, 16, 8]",
+            *(partial(copy_tokens, batch_dim=batch, token_dim=token), ROWS, ROWS, PAIR, slice(2)),
         )
         for batch, token in ((0, 4), (0, 0), (-1, 2), (0, -2), (4, 2))
-    },
-}
+    ),
+]
 
 
-@pytest.mark.parametrize("text", REFUSED)
-def test_refused(text: str) -> None:
+@pytest.mark.parametrize(("text", "call", "args"), [(text, call, args) for text, call, *args in REFUSED])
+def test_refused(text: str, call: Any, args: list[Any]) -> None:
     with nothing_written(*ROWS), pytest.raises(ValueError, match=re.escape(text)):
-        REFUSED[text]()
+        call(*args)
 
 
-def test_refused_tokens_of_another_type() -> None:
-    with nothing_written(*ROWS), pytest.raises(TypeError, match=r"copy_tokens: tokens must be a slice, got int"):
-        copy_tokens(ROWS, ROWS, [(0, 1)], 3, token_dim=2)
+def test_tokens_of_another_type_are_refused() -> None:
+    with nothing_written(*ROWS), pytest.raises(TypeError, match="copy_tokens: tokens must be a slice, got int"):
+        copy_in_rows(ROWS, ROWS, PAIR, 3)
