@@ -127,8 +127,8 @@ def copy_blocks(
     """Copies whole blocks within a paged cache, as if all were read before any is written.
 
     One ``copy_cache_batch``, with its contract, for all layers and pairs: for copy-on-write, and for moving blocks
-    together. Also works in torch.compile, torch.export and NPU capture. There, pass ``pairs`` as a tensor: a list is a
-    part of the graph.
+    together. Also works in torch.compile, torch.export and NPU capture. To compiled code, pass ``pairs`` as a tensor: a
+    list is a part of the graph.
 
     Args:
         caches: The tensors of the cache, as ``dst`` of ``copy_cache``. Blocks are rows: ``batch_dim`` is 0 for
@@ -250,7 +250,7 @@ def _whole_rows(function: str, pairs: Tensor | Sequence[Sequence[int]]) -> Tenso
 def _rows_of_tokens(
     name: str, tensors: Sequence[Tensor], tokens: slice, batch_dim: int, token_dim: int
 ) -> list[Tensor]:
-    """Views of the tokens alone. What is between rows and tokens comes before the rows, which are dense so."""
+    """Views of the tokens alone. Dimensions between rows and tokens (heads) come before the rows, which are so dense."""
     if not isinstance(tokens, slice):
         raise TypeError(f"copy_tokens: tokens must be a slice, got {type(tokens).__name__}")
     rows = []
