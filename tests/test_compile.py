@@ -302,3 +302,6 @@ class TestRefusals:
         """See test_copies_argument.py for the argument copies."""
         with pytest.raises(Exception, match=r"expected src\[0\] to have the dtype of dst\[0\]"):
             torch.compile(copy_cache, fullgraph=True)([torch.zeros(4, 8)], [torch.zeros(4, 8, dtype=torch.int32)])
+        refused = lambda caches, stop: copy_tokens(caches, caches, [(0, 1)], slice(stop), token_dim=1)  # noqa: E731
+        with pytest.raises(Exception, match=r"copy_tokens: tokens .* must be a range within \[0, 8\)"):
+            torch.compile(refused, fullgraph=True)([torch.zeros(4, 8)], 9)
