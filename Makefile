@@ -113,7 +113,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 # After .venv: both build in this tree, and at once they would be in each other's way.
 .venv-npu/.built: .venv-npu/.torch .venv/.built $(SOURCES) $(wildcard tests/ascend_sim/src/*.*)
 	$(call step,Building the package in .venv-npu)
-	@.venv-npu/bin/$(PIP_INSTALL) --no-build-isolation --editable '.[bench,demo,test]'
+	@.venv-npu/bin/$(PIP_INSTALL) --no-build-isolation --editable '.[bench,test]'
 	$(call step,Building the simulated Ascend runtime)
 	@$(MAKE) --silent --jobs=2 -C tests/ascend_sim PYTHON=$(CURDIR)/.venv-npu/bin/python
 	@touch $@

@@ -19,7 +19,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 # network.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|collections|enum|threading)\..*"),
+    ("py:.*", r"(torch|transformers|collections|enum|threading)\..*"),
     ("py:.*", r"Tensor|Any|int|str|bool|optional|dict\[.*"),
     ("py:class", r"llm_datadist_torch\.datadist\.result\.Result"),
 ]

@@ -2,8 +2,8 @@
 """A paged KV cache as serving engines keep it: fork a sequence, swap one out to the host and back in.
 
 Each layer is one tensor [2, num_blocks, block_size, heads, head_dim], keys and values, and a sequence is a list of
-block numbers. Engines call copy_blocks and swap_blocks with a block_mapping, an int64 tensor of (from, to) pairs. Both
-are copy_cache_batch: whole rows (offset 0, size -1), all layers and pairs in one call, in stream order.
+block numbers. copy_blocks and swap_blocks take pairs (from, to) of them, and copy in all layers in one call, in stream
+order.
 
     python examples/paged_blocks.py    # on the NPU where there is one
 """
@@ -13,25 +13,9 @@ import argparse
 import torch
 from torch import Tensor
 
-import llm_datadist_torch  # noqa: F401  (registers torch.ops.llm_datadist)
+from llm_datadist_torch import copy_blocks, swap_blocks
 
 LAYERS, BLOCKS, BLOCK_SIZE, HEADS, HEAD_DIM = 4, 16, 8, 2, 16
-
-
-def whole_blocks(block_mapping: Tensor) -> Tensor:
-    """Pairs (from, to) as rows of `copies`: dst_batch_index, src_batch_index, offset, size."""
-    source, to = block_mapping.unbind(1)
-    return torch.stack([to, source, torch.zeros_like(to), torch.full_like(to, -1)], dim=1)
-
-
-def copy_blocks(kv_caches: list[Tensor], block_mapping: Tensor) -> None:
-    """Copies blocks within each cache, as if all were read before any is written."""
-    torch.ops.llm_datadist.copy_cache_batch(kv_caches, kv_caches, whole_blocks(block_mapping), batch_dim=1)
-
-
-def swap_blocks(src_caches: list[Tensor], dst_caches: list[Tensor], block_mapping: Tensor) -> None:
-    """Copies blocks from one side, host or device, to the other. With pinned host caches it does not wait."""
-    torch.ops.llm_datadist.copy_cache_batch(dst_caches, src_caches, whole_blocks(block_mapping), batch_dim=1)
 
 
 def make_caches(device: str = "cpu", pin_memory: bool = False) -> list[Tensor]:
@@ -63,22 +47,22 @@ def main() -> None:
     # Fork: the last block of a sequence is still being filled, so each child gets one of its own.
     parent, children = [0, 1, 2], [[0, 1, 3], [0, 1, 4]]
     before = contents(caches, parent)
-    copy_blocks(caches, torch.tensor([[2, 3], [2, 4]]))
+    copy_blocks(caches, [(2, 3), (2, 4)], batch_dim=1)
     for child in children:
         check(f"fork, blocks {child}", contents(caches, child), before)
 
     # Swap out, let others use the blocks, swap in to blocks that are free now.
     swapped, away, back = [5, 9, 6], [0, 1, 2], [11, 12, 13]
     before = contents(caches, swapped)
-    swap_blocks(caches, host, torch.tensor([swapped, away]).T)
-    copy_blocks(caches, torch.tensor([[0, 5], [1, 9], [2, 6]]))
-    swap_blocks(host, caches, torch.tensor([away, back]).T)
+    swap_blocks(caches, host, torch.tensor([swapped, away]).T, batch_dim=1)  # pinned host caches: does not wait
+    copy_blocks(caches, [(0, 5), (1, 9), (2, 6)], batch_dim=1)
+    swap_blocks(host, caches, torch.tensor([away, back]).T, batch_dim=1)
     check(f"out and in, blocks {swapped} to {back}", contents(caches, back), before)
 
     # Defragment: any permutation of blocks, cycles and all, in one call.
     order = torch.randperm(BLOCKS)
     before = contents(caches, order.tolist())
-    copy_blocks(caches, torch.stack([order, torch.arange(BLOCKS)], dim=1))
+    copy_blocks(caches, torch.stack([order, torch.arange(BLOCKS)], dim=1), batch_dim=1)
     check(f"permutation of {BLOCKS} blocks", contents(caches, list(range(BLOCKS))), before)
 
 

@@ -4,8 +4,8 @@
 All requests of a batch begin with the same tokens (a system prompt, say). Two ways to fill the KV cache:
 
     prefill everything       every request computes its whole prompt
-    prefill once and copy    row 0 computes the prefix, torch.ops.llm_datadist.copy_cache copies it to the other rows,
-                             and each request computes no more than its own suffix
+    prefill once and copy    row 0 computes the prefix, copy_tokens copies it to the other rows, and each request
+                             computes no more than its own suffix
 
 All requests are then decoded greedily. The script checks that the logits of every request at every step are those of
 computing it from scratch, and prints what was saved, eager and with torch.compile. The model is transformers'
@@ -27,14 +27,12 @@ from torch import Tensor
 from transformers import Cache, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import StaticLayer
 
-import llm_datadist_torch  # noqa: F401  (registers torch.ops.llm_datadist)
+from llm_datadist_torch import copy_tokens
 
 # The keys and the values of each layer, [requests, heads, max_tokens, head_dim] as transformers lays them out: a
 # request is a row. All are contiguous tensors and inputs of the compiled graphs, which so update them in place.
 KV = list[tuple[Tensor, Tensor]]
 Decoded = tuple[Tensor, Tensor]  # tokens [requests, n], and the logits each was taken from [requests, n, vocabulary]
-
-copy_cache = torch.ops.llm_datadist.copy_cache
 
 # Both ways compute the same in float32, but matrix products of other batch sizes, and compiled kernels, may add in
 # another order: some 1e-6 for logits of order 1. A prefix that is not the right one shows as 1e-1.
@@ -54,7 +52,7 @@ class GivenLayer(StaticLayer):
 class Decoder:
     """A model with a KV cache outside it. With a `backend` it is compiled; fullgraph=True raises at a graph break."""
 
-    def __init__(self, model: LlamaForCausalLM, backend: str = "", copy: Callable[..., None] = copy_cache) -> None:
+    def __init__(self, model: LlamaForCausalLM, backend: str = "", copy: Callable[..., None] = copy_tokens) -> None:
         self.model, self.copy = model, copy
         for step in ("forward", "copy_prefix", "copy_and_forward") if backend else ():
             setattr(self, step, torch.compile(getattr(self, step), fullgraph=True, dynamic=False, backend=backend))
@@ -65,16 +63,10 @@ class Decoder:
         return self.model(tokens, cache=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 
     def copy_prefix(self, kv: KV, prefix: int) -> None:
-        """Copies the first `prefix` tokens of row 0 to every other row, in all layers.
-
-        Within a row each head has max_tokens of its own, so a prefix is one range of bytes per head. Put the heads
-        before the batch (a view) and say batch_dim=1: the op then takes each head for a tensor by itself, whose rows
-        are [max_tokens, head_dim] and begin with the prefix.
-        """
-        tensors = [t.transpose(0, 1) for layer in kv for t in layer]
-        size = prefix * tensors[0].shape[-1] * tensors[0].element_size()
-        for row in range(1, tensors[0].shape[1]):
-            self.copy(tensors, tensors, row, 0, offset=0, size=size, batch_dim=1)
+        """Copies the first `prefix` tokens of row 0 to every other row, in all layers."""
+        tensors = [t for layer in kv for t in layer]
+        pairs = [(0, row) for row in range(1, len(tensors[0]))]
+        self.copy(tensors, tensors, pairs, slice(prefix), token_dim=2)
 
     def copy_and_forward(self, kv: KV, suffixes: Tensor, prefix: int) -> Tensor:
         """Compiled, the copies and the forward pass that reads and extends what they wrote are one graph."""

@@ -36,7 +36,7 @@ from .datadist.transfer_types import (
 )
 from .datadist.unserved import KvCache, KvCacheManager, MemInfo, Memtype, RegisterMemStatus, TensorDesc
 from .datadist.unserved import Tensor as Tensor  # not in __all__: it would hide torch's
-from .ops import copy_cache, copy_cache_batch
+from .ops import copy_blocks, copy_cache, copy_cache_batch, copy_tokens, swap_blocks
 
 __version__ = _version("llm_datadist_torch")
 
@@ -70,6 +70,9 @@ __all__ = [
     "TransferCounters",
     "TransferHandle",
     "TransferWithCacheKeyConfig",
+    "copy_blocks",
     "copy_cache",
     "copy_cache_batch",
+    "copy_tokens",
+    "swap_blocks",
 ]

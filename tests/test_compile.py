@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both ops under torch.compile."""
+"""The ops, and the functions over them, under torch.compile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from utils import (
     whole_rows,
 )
 
-from llm_datadist_torch import Cache
+from llm_datadist_torch import Cache, copy_blocks, copy_tokens, swap_blocks
 
 SWAP = table([(0, 1, 0, -1), (1, 0, 0, -1), (3, 2, 4, 8)])
 STACKED = [filled(3, 4, 8)]
@@ -55,10 +55,10 @@ def check_compiled(function: Callable[..., Any], *args: Any, backend: str = "ind
 
 
 def assert_no_cache_is_cloned(code: str) -> None:
-    """Checks that the generated wrapper makes no tensor: these functions only copy between their arguments."""
+    """Checks that the generated wrapper makes no tensor but tables: these functions only copy between their arguments."""
     call = re.search(r"^( *)def call\(.*\n(?:\1 +.*\n|\n)+", code, re.MULTILINE)
     assert call is not None
-    wrapper = call.group()
+    wrapper = re.sub(r"empty_strided_cpu\(.*, torch\.int64\)", "", call.group())  # the argument copies
     assert re.search(r"torch\.ops\.llm_datadist\._?copy_cache", wrapper)
     for made in ("empty_strided", "clone", "copy_("):
         assert made not in wrapper, f"{made} in the generated code:\n{wrapper}"
@@ -94,6 +94,13 @@ def new_keys(layers: list[Tensor], keys: Tensor, position: Tensor, row: int, cop
     one_list(layers, row, copies)
 
 
+def blocks_and_tokens(tensors: list[Tensor], row: int, copies: Tensor) -> None:
+    pairs = copies[:, :2]
+    copy_blocks(tensors, pairs)
+    swap_blocks(tensors[:1], tensors[1:], [(1, 2), (3, 0)])
+    copy_tokens(tensors, tensors, pairs, slice(1, row + 3), token_dim=2)
+
+
 # The function, and its arguments, to which a row and copies are added.
 GRAPHS: dict[str, tuple[Any, ...]] = {
     "two lists": (both, cache(3, 4, 8), cache(3, 4, 8, seed=1)),
@@ -104,6 +111,7 @@ GRAPHS: dict[str, tuple[Any, ...]] = {
     "slices of two caches": (keys_of_values, cache(3, 2, 4, 8), cache(3, 2, 4, 8, seed=1)),
     "two calls in a row": (two_calls, cache(3, 4, 8)),
     "update and copy": (new_keys, cache(2, 4, 8, 3), filled(4, 1, 3, seed=1), torch.tensor([2])),
+    "blocks and tokens": (blocks_and_tokens, cache(2, 4, 2, 8, 3)),
     "one buffer of layers": (lambda whole, *numbers: one_list(list(whole.unbind()), *numbers), filled(3, 4, 8)),
     "interleaved layers sliced in the graph": (
         lambda whole, *numbers: one_list([whole[:, layer] for layer in range(3)], *numbers),
@@ -256,6 +264,21 @@ class TestRecompiles:
             assert_same_bytes(tensors, expected)
         assert counter.frame_count <= 3
 
+    def test_other_pairs_and_tokens(self) -> None:
+        def function(tensors: list[Tensor], pairs: Tensor, start: int, stop: int) -> None:
+            copy_tokens(tensors, tensors, pairs, slice(start, stop), token_dim=2)
+
+        tensors = cache(2, 6, 2, 40, 3)
+        counter = CompileCounterWithBackend("inductor")
+        compiled = torch.compile(function, fullgraph=True, backend=counter)
+        for call in range(2, 30):
+            pairs, bounds = torch.randperm(6).view(-1, 2)[: 1 + call % 3], (call // 2, call + 9)
+            expected = [tensor.clone() for tensor in tensors]
+            function(expected, pairs, *bounds)
+            compiled(tensors, pairs, *bounds)
+            assert_same_bytes(tensors, expected)
+        assert counter.frame_count <= 4
+
 
 @pytest.mark.slow
 class TestRefusals:
@@ -279,3 +302,6 @@ class TestRefusals:
         """See test_copies_argument.py for the argument copies."""
         with pytest.raises(Exception, match=r"expected src\[0\] to have the dtype of dst\[0\]"):
             torch.compile(copy_cache, fullgraph=True)([torch.zeros(4, 8)], [torch.zeros(4, 8, dtype=torch.int32)])
+        refused = lambda caches, stop: copy_tokens(caches, caches, [(0, 1)], slice(stop), token_dim=1)  # noqa: E731
+        with pytest.raises(Exception, match=r"copy_tokens: tokens .* must be a range within \[0, 8\)"):
+            torch.compile(refused, fullgraph=True)([torch.zeros(4, 8)], 9)

@@ -10,6 +10,8 @@ from torch import Tensor
 from utils import cache, copy_cache, copy_cache_batch, filled, table, whole_rows
 from versions import STRIDES_TAG
 
+from llm_datadist_torch import copy_blocks, copy_tokens
+
 ops = torch.ops.llm_datadist
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 SWAP = table([(0, 1, 0, -1), (1, 0, 0, -1), (3, 2, 4, 8)])
@@ -54,6 +56,9 @@ class Model(torch.nn.Module):
         copy_cache([self.cache], [prefilled * 2], 3, 0, batch_dim=1)
         copy_cache_batch([self.cache], [self.cache], whole_rows(torch.arange(4), beams), batch_dim=1)
         copy_cache([self.cache[1]], [self.cache[0]], 2, 1)  # without batch_dim
+        pairs = torch.stack([beams, torch.arange(4)], dim=1)
+        copy_blocks([self.cache], pairs, batch_dim=1)
+        copy_tokens([self.cache], [self.cache], pairs.flip(0)[:2], slice(3, 6), batch_dim=1, token_dim=2)
         return self.cache.sum(-1)
 
 

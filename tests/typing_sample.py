@@ -18,13 +18,20 @@ from llm_datadist_torch import (
     LLMException,
     LLMRole,
     LLMStatusCode,
+    copy_blocks,
     copy_cache,
+    copy_tokens,
+    swap_blocks,
 )
 
 tensors: list[torch.Tensor] = [torch.zeros(4, 16)]
 copy_cache(tensors, tensors, 1, 0, offset=4, size=8, req_id=None)
 copy_cache(tensors, tensors, "1")  # type: ignore[arg-type]
 copy_cache(tensors[0], tensors)  # type: ignore[arg-type]
+copy_blocks(tensors, [(0, 1), (1, 2)])
+swap_blocks(tensors, tensors, torch.tensor([[0, 1]]), batch_dim=0)
+copy_tokens(tensors, tensors, [[0, 1]], slice(2), token_dim=1)
+copy_tokens(tensors, tensors, [[0, 1]], 2, token_dim=1)  # type: ignore[arg-type]
 
 cache: Cache = Cache.from_tensors(tensors)
 manager = CacheManager(LLMConfig(sync_kv_timeout=5000))

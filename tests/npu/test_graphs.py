@@ -17,10 +17,22 @@ from utils import (
 )
 from versions import NPUGRAPH_EX
 
-from llm_datadist_torch import Cache, CacheManager, LLMException, LLMStatusCode
+from llm_datadist_torch import (
+    Cache,
+    CacheManager,
+    LLMException,
+    LLMStatusCode,
+    copy_blocks,
+    copy_tokens,
+    swap_blocks,
+)
 
 SMALL = (4, 64)
 SWAPS = [torch.tensor([(to, of, 0, -1), (of, to, 0, -1)]) for to, of in ((0, 1), (2, 3), (1, 3))]
+
+needs_npugraph_ex = pytest.mark.skipif(
+    not NPUGRAPH_EX, reason="its torchair binds functions of CANN that are not simulated"
+)
 
 
 def write(tensors: list[Tensor], seed: int) -> None:
@@ -83,6 +95,27 @@ class TestNPUGraph:
             torch.npu.synchronize()
             assert_same_bytes(held, expected)
 
+    def test_blocks_and_tokens(self) -> None:
+        """The functions over the ops: what they make for a call lives no longer than the capture."""
+        held, host = cache(2, 4, 2, 8, 3, device="npu"), [t.pin_memory() for t in cache(2, 4, 2, 8, 3, seed=1)]
+
+        def call(caches: list[Tensor], other: list[Tensor]) -> None:
+            copy_blocks(caches, [(0, 1), (1, 0)])
+            copy_tokens(caches, caches, [(1, 2), (2, 3)], slice(2, 5), token_dim=2)
+            swap_blocks(caches, other, torch.tensor([(3, 0), (1, 2)]))
+
+        graph = torch.npu.NPUGraph()
+        with torch.npu.graph(graph):
+            call(held, host)
+        for seed in (10, 20):
+            write(held, seed)
+            torch.npu.synchronize()
+            on_cpu, other = [to_host(tensor) for tensor in held], [to_host(tensor) for tensor in host]
+            call(on_cpu, other)
+            graph.replay()
+            torch.npu.synchronize()
+            assert_same_bytes([*held, *host], [*on_cpu, *other])
+
     @pytest.mark.parametrize("name", ["dst", "src"])
     def test_pageable_host_memory_is_refused(self, name: str) -> None:
         on_npu, on_host = cache(2, *SMALL, device="npu"), cache(2, *SMALL, seed=1)
@@ -102,7 +135,7 @@ class TestNPUGraph:
 
 @pytest.mark.usefixtures("fresh_dynamo")
 class TestCompile:
-    """Batches. See test_order.py for single copies."""
+    """Batches, blocks and tokens. See test_order.py for single copies."""
 
     def run_batches(self, batches: list[Tensor], backend: str) -> None:
         held = Cache.from_tensors(filled(3, *SMALL, device="npu"), batch_dim=1)
@@ -121,9 +154,28 @@ class TestCompile:
     def test_aot_eager(self) -> None:
         self.run_batches(SWAPS, "aot_eager")
 
-    @pytest.mark.skipif(not NPUGRAPH_EX, reason="its torchair binds functions of CANN that are not simulated")
+    @needs_npugraph_ex
     def test_npugraph_ex_with_the_same_copies(self) -> None:
         self.run_batches([SWAPS[0]] * 3, "npugraph_ex")
+
+    @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("npugraph_ex", marks=needs_npugraph_ex)])
+    def test_blocks_and_tokens(self, backend: str) -> None:
+        held = cache(2, 4, 2, 8, 3, device="npu")
+
+        def function(tensors: list[Tensor], pairs: Tensor, stop: int) -> None:
+            copy_tokens(tensors, tensors, pairs, slice(1, stop), token_dim=2)
+            copy_blocks(tensors, [(0, 1), (1, 0)])
+
+        pairs, compiled = (
+            torch.tensor([(0, 1), (1, 2), (3, 0)]),
+            torch.compile(function, fullgraph=True, backend=backend),
+        )
+        for stop in (4, 4, 7):
+            on_cpu = [to_host(tensor) for tensor in held]
+            function(on_cpu, pairs, stop)
+            compiled(held, pairs, stop)
+            torch.npu.synchronize()
+            assert_same_bytes(held, on_cpu)
 
     @pytest.mark.xfail(strict=True, reason="npugraph_ex captures once for all values of a tensor on the host")
     def test_npugraph_ex_with_other_copies(self) -> None:
