@@ -166,6 +166,9 @@ def main() -> None:
 
     ratios, total, computed = [], requests * length, prefix + requests * args.suffix
     print(f"{requests} requests on {args.device}: prompts of {prefix} shared and {args.suffix} own tokens")
+    own = -(-args.suffix * 48 // args.prefix)  # 48 characters for the prefix
+    for row in range(requests):
+        print(f"  row {row}  {('░' if row else '█') * 48}{'█' * own}{'  █ computed  ░ copied' if row == 0 else ''}")
     print(f"{'':8}{'prefill everything':>24}{'prefill once and copy':>26}{'faster':>8}   of which copies")
     for mode in ("eager",) if args.eager else ("eager", "compiled"):
         decoder = Decoder(model, backend=args.backend if mode == "compiled" else "")
