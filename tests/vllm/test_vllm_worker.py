@@ -11,8 +11,17 @@ import torch
 from torch import Tensor
 from utils import filled
 from vllm.v1.kv_offload.base import CanonicalKVCacheRef, CanonicalKVCaches, CanonicalKVCacheTensor, GPULoadStoreSpec
+from vllm.v1.kv_offload.config import (
+    OffloadingCacheConfig,
+    OffloadingConfig,
+    OffloadingGroupConfig,
+    OffloadingModelConfig,
+    OffloadingParallelConfig,
+)
 from vllm.v1.kv_offload.cpu.common import CPULoadStoreSpec
 from worker_utils import BLOCKS, CHUNKS, finished, make_caches, make_worker
+
+from llm_datadist_torch.vllm import CopyCacheOffloadingSpec
 
 CASES = {
     "one width": ([64] * 4, [[(0, 64), (1, 64), (2, 64), (3, 64)]]),
@@ -143,3 +152,46 @@ def test_failure(
     [line] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert line.getMessage() == "KV offloading job 7 failed: a store"
     assert reason in str(line.exc_info[1])
+
+
+def make_spec(blocks_per_chunk: int = 2, **extra: object) -> CopyCacheOffloadingSpec:
+    """The spec as vLLM makes it for two ranks whose blocks are the same, as those of MLA are: 1 KiB for a block."""
+    return CopyCacheOffloadingSpec(
+        OffloadingConfig(
+            groups=(OffloadingGroupConfig(16, ("layer",), 0),),
+            worker_kv_bytes_per_block=1024,
+            enable_kv_cache_events=False,
+            extra_config=extra,
+            engine_id="engine",
+            model=OffloadingModelConfig("model", "float32"),
+            cache=OffloadingCacheConfig(16, blocks_per_chunk),
+            parallel=OffloadingParallelConfig(0, 2, 2, 1, 1, 1, 0, 1, None, False),
+            replicated_layout=True,
+        )
+    )
+
+
+def test_capacity(device: str) -> None:
+    """cpu_bytes_to_use is for both ranks, since each keeps its own blocks. The last chunk exists, and no other."""
+    chunks = 5
+    spec = make_spec(cpu_bytes_to_use=chunks * 2 * 1024 * 2 + 100)
+    worker = spec.get_worker(make_caches([256] * 4, [[(layer, 256) for layer in range(4)]], device))
+    for chunk, success in ((chunks - 1, True), (chunks, False)):
+        worker.submit_store(chunk, GPULoadStoreSpec([0, 1], [2], [0]), CPULoadStoreSpec([chunk]))
+        assert [result.success for result in finished(worker, {chunk})] == [success]
+
+
+def test_capacity_by_the_name_of_vllm_0_28(device: str) -> None:
+    spec = make_spec(cpu_bytes_to_use=10_000)
+    spec.num_blocks = 3
+    del spec.num_chunks
+    worker = spec.get_worker(make_caches([256], [[(0, 256)]], device))
+    worker.submit_store(1, GPULoadStoreSpec([0, 1], [2], [0]), CPULoadStoreSpec([3]))
+    assert not finished(worker, {1})[0].success
+
+
+def test_refused_configurations(device: str) -> None:
+    with pytest.raises(ValueError, match=r"cpu_bytes_to_use \(4095\) is less than one chunk of 2 blocks, 4096 bytes"):
+        make_spec(cpu_bytes_to_use=4095).get_worker(make_caches([256], [[(0, 256)]], device))
+    with pytest.raises(ValueError, match="canonical_layout is not served"):
+        make_spec(cpu_bytes_to_use=10_000, canonical_layout=True)

@@ -4,13 +4,13 @@
 The simulated runtime holds streams still, so that what does not wait comes too early.
 """
 
-import logging
 import threading
 from collections.abc import Iterator
 
 import ascend_sim
 import pytest
 import torch
+from fresh_process import run_code
 from vllm.v1.kv_offload.base import CanonicalKVCaches, GPULoadStoreSpec
 from vllm.v1.kv_offload.cpu.common import CPULoadStoreSpec
 from worker_utils import BLOCKS, finished, make_caches, make_worker
@@ -133,18 +133,20 @@ def test_one_call_for_all_layers() -> None:
     worker.shutdown()
 
 
-def test_failure_on_the_device(
-    caches: CanonicalKVCaches, worker: CopyCacheOffloadingWorker, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The error of a task comes after the call. The job of each transfer that it ended is named."""
+def load_that_fails() -> None:
+    caches = make_caches([WIDTH], [[(0, WIDTH)]], "npu")
+    worker = make_worker(caches, 1)
     store(worker, 1, 3, 0)
     finished(worker, {1})
     with ascend_sim.stall_device():
         ascend_sim.fail_task(ascend_sim.copies()[-1].name, 507018)
         load(worker, 7, 0, 5)
-        store(worker, 8, 3, 1)
-    results = finished(worker, {7, 8})
+    [result] = finished(worker, {7})
     assert ascend_sim.armed_faults() == 0
-    assert {result.job_id: result.success for result in results} == {7: False, 8: False}
-    errors = {record.getMessage() for record in caplog.records if record.levelno == logging.ERROR}
-    assert errors == {"KV offloading job 7 failed: a load", "KV offloading job 8 failed: a store"}
+    assert not result.success
+
+
+def test_failure_on_the_device() -> None:
+    """The error of a task comes after the call. A line of the log names the job. In a process that the error may end."""
+    done = run_code("import test_vllm_order; test_vllm_order.load_that_fails()")
+    assert "KV offloading job 7 failed: a load" in done.stdout + done.stderr
