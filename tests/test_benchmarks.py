@@ -10,13 +10,16 @@ from utils import ROOT, run
 FOLDER = ROOT / "benchmarks"
 ON_CPU = ["compiled", "copy_cache", "copy_cache_batch", "growth", "remote", "tail"]
 ON_NPU = ["copy_cache", "npu_work"]  # those that treat devices differently
+WITH_VLLM = ["vllm_offload"]  # run by hand
 
 pytestmark = pytest.mark.slow
 
 
 def test_every_benchmark(device: str, tmp_path: Path) -> None:
     """With this package under the name of LLM-DataDist, whose names it has; LLM-DataDist is timed on NPUs alone."""
-    assert sorted({*ON_CPU, *ON_NPU, "bench", "machine"}) == sorted(path.stem for path in FOLDER.glob("*.py"))
+    assert sorted({*ON_CPU, *ON_NPU, *WITH_VLLM, "bench", "machine"}) == sorted(
+        path.stem for path in FOLDER.glob("*.py")
+    )
     (tmp_path / "llm_datadist.py").write_text("from llm_datadist_torch import *\n")
     file, picture, ways = tmp_path / "figures.json", tmp_path / "growth.svg", set()
     for name in ON_CPU if device == "cpu" else ON_NPU:
