@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every target does its own set-up, also on a fresh clone. Two environments: .venv has the linters, and torch where a target
-# needs it; .venv-npu has torch_npu as well, and runs it on the simulated Ascend runtime of tests/ascend_sim.
+# Every target does its own set-up, also on a fresh clone. Three environments: .venv has the linters, and torch where a
+# target needs it; .venv-npu has torch_npu as well, and runs it on the simulated Ascend runtime of tests/ascend_sim;
+# .venv-kernel adds the compilers of the kernel to that.
 
 PYTHON ?= python3
 SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
@@ -15,7 +16,7 @@ part = @printf '\n======== %s ========\n' '$(1)'; begin=$$(date +%s); $(2) && \
 
 .PHONY: build demo demo-remote test test-npu quick docs sanitize fuzz bench lint format typecheck
 
-build: .venv/.built .venv-npu/.built
+build: .venv/.built .venv-npu/.built .venv-kernel/.built
 
 # On the NPU where CANN's environment has been sourced, else on the CPU.
 DEMO := $(if $(ASCEND_TOOLKIT_HOME),.venv-npu,.venv)
@@ -33,6 +34,7 @@ test:
 	$(call part,types,$(MAKE) --no-print-directory typecheck)
 	$(call part,CPU tests,.venv/bin/python $(PARALLEL))
 	$(call part,NPU tests,$(SIMULATED) .venv-npu/bin/python $(PARALLEL))
+	$(call part,kernel tests,$(SIMULATED) .venv-kernel/bin/python $(PARALLEL) tests/kernel)
 
 # On real NPUs, with CANN's set_env.sh sourced: all tests but those that need the handle on the simulated runtime, whose
 # number pytest prints. At the end come the assumptions about the runtime with their verdicts, also in
@@ -116,6 +118,16 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 	@.venv-npu/bin/$(PIP_INSTALL) --no-build-isolation --editable '.[bench,demo,test]'
 	$(call step,Building the simulated Ascend runtime)
 	@$(MAKE) --silent --jobs=2 -C tests/ascend_sim PYTHON=$(CURDIR)/.venv-npu/bin/python
+	@touch $@
+
+# Without their dependencies: they ask for another torch, and for what only an NPU needs. triton's interpreter does not
+# work with a newer NumPy. The rest is that of .venv-npu.
+.venv-kernel/.built: .venv-npu/.built
+	$(call step,Installing triton-ascend and BiShengIR into .venv-kernel)
+	@$(PYTHON) -m venv .venv-kernel
+	@.venv-kernel/bin/$(PIP_INSTALL) --no-deps triton-ascend==3.2.0 ascendnpu-ir==1.2.0 pybind11 attrs numpy==2.2.6
+	@for packages in $(CURDIR)/.venv-npu/lib/python3*/site-packages; do \
+		echo "import site; site.addsitedir('$$packages')" > $$(echo .venv-kernel/lib/python3*/site-packages)/npu.pth; done
 	@touch $@
 
 .PHONY: matrix test-aarch64 wheels

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the compilers make of the kernel, up to hivmc, the last of them, which is a part of CANN.
+
+See Note [The loop of the kernel] in llm_datadist_torch/_native/kernel.py.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import ascendnpuir
+import pytest
+from triton.backends.ascend.driver import NPUUtils
+
+from llm_datadist_torch._native.kernel import FORMS, TILE_BYTES, compile_for
+
+UNIFIED_BUFFER = {"Ascend910B3": 192 * 1024, "Ascend910_9382": 192 * 1024, "Ascend950PR_9589": 248 * 1024}
+"""Its bytes in each vector core of a chip."""
+
+BIN = Path(ascendnpuir.__file__).parent / "bin"
+
+# Its output, which becomes the binary, is its input: the module that the compilers before it have made.
+HIVMC = """#!/bin/sh
+for word; do
+  case $word in --version) exit ;; *.mlir) module=$word ;; esac
+  [ "$previous" = -o ] && cp "$module" "$word.o"
+  previous=$word
+done
+"""
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chip: str, form: str) -> str:
+    for name in ("hivmc", "hivmc-a5"):
+        (tmp_path / name).write_text(HIVMC)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "bishengir-compile").symlink_to(BIN / f"bishengir-compile{'-a5' if '950' in chip else ''}")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("TRITON_CACHE_DIR", f"{tmp_path}/cache")
+    # Otherwise triton builds a library against CANN, to ask for the chip.
+    monkeypatch.setattr(NPUUtils, "__init__", lambda self: None)
+    monkeypatch.setattr(NPUUtils, "get_arch", lambda self: chip)
+    return compile_for(chip, form).decode()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("chip", UNIFIED_BUFFER)
+def test_the_loop_is_dma_through_two_buffers(compiled: str, chip: str, form: str) -> None:
+    assert f'"UB_SIZE", {8 * UNIFIED_BUFFER[chip]} : i32' in compiled  # in bits
+    kernel = compiled[compiled.index("func.func @copy_pieces(") :]
+    arguments, body = kernel.split("\n", 1)
+
+    # The argument block: three addresses of the launcher, which a kernel without synchronisation does not use, then
+    # those of the tables, then the grid.
+    types = re.findall(r"%arg\d+: (\w+(?:<\?x\w+)?)", arguments)
+    assert types == [
+        "i64",
+        "memref<?xi8",
+        "memref<?xi8",
+        *[f"memref<?x{form}"] * 2,
+        *["memref<?xi64"] * 3,
+        *["i32"] * 3,
+    ]
+    assert not re.search(r"%arg[012]\b", body)
+
+    # One load and one store, each a DMA of a whole piece. No other function: no vector work, no copy element by element.
+    called = re.findall(r"call @(\w+)\(", body)
+    name = {"i8": "int8_t", "i32": "int32_t"}[form]
+    assert called == [f"load_gm_to_ubuf_1d_{name}", f"store_ubuf_to_gm_1d_{name}"]
+    assert "PIPE_V" not in body
+
+    # A load waits for the store before the last one, which has used its buffer: there are two events. One event would
+    # be waited for by each load, and the buffers would not be used at the same time.
+    waits = re.findall(r"wait_flag\[<PIPE_MTE3>, <PIPE_MTE2>, (.*?)\]", body)
+    assert waits[0].startswith("%") and waits[1:] == ["<EVENT_ID0>", "<EVENT_ID1>"]
+
+    # The two buffers, side by side, are all that is in the unified buffer.
+    buffer = rf"memref<{TILE_BYTES // FORMS[form]}x{form}, #hivm.address_space<ub>>"
+    constants = dict(re.findall(r"(%\w+) = (?:arith.constant |llvm.mlir.constant\()(\d+) : i64", body))
+    buffers = re.findall(r"pointer_cast\((%\w+)\) : (memref<\w+, #hivm.address_space<ub>>)", body)
+    assert sorted((int(constants[at]), kind) for at, kind in buffers) == [(0, buffer), (TILE_BYTES, buffer)]
+    assert UNIFIED_BUFFER[chip] >= 2 * TILE_BYTES
+
+    # One loop, over pieces. For the 950 it is written as branches.
+    assert len(re.findall(r"scf\.for |scf\.while |cond_br .* \^bb2, ", body)) == 1
