@@ -16,6 +16,7 @@ from .compile import register as _register_with_compilers
 
 _register_with_compilers()
 
+from ._native.warm_up import warm_up
 from .datadist.cache import Cache
 from .datadist.cache_desc import CacheDesc, Placement
 from .datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
@@ -72,4 +73,5 @@ __all__ = [
     "TransferWithCacheKeyConfig",
     "copy_cache",
     "copy_cache_batch",
+    "warm_up",
 ]

@@ -69,7 +69,7 @@ void enqueue_on_side_stream(const Submission& submission, const SideStream& side
 BlockingCopy submit_blocking(const std::shared_ptr<Submission>& submission, std::shared_ptr<SideStream> side,
                              at::ITensorListRef dst, at::ITensorListRef src) {
   // After a timeout, the caller may free a cache before the copy has run.
-  std::vector<at::Tensor> in_use{submission->buffer, submission->plan.staging};
+  std::vector<at::Tensor> in_use{submission->buffer, submission->plan.staging, submission->by_kernel.buffer};
   in_use.insert(in_use.end(), dst.begin(), dst.end());
   in_use.insert(in_use.end(), src.begin(), src.end());
   auto promise = std::make_shared<std::promise<Ended>>();

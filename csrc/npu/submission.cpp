@@ -79,6 +79,12 @@ at::Tensor pinned_buffer(const CallContext& call, int64_t bytes) {
 }  // namespace
 
 void Submission::enqueue(aclrtStream stream) const {
+  if (!by_kernel.launches.empty()) {
+    for (const KernelLaunch& launch : by_kernel.launches) {
+      llm_datadist::enqueue(call, launch, stream);
+    }
+    return;
+  }
   for (const Phase& phase : plan.phases) {
     llm_datadist::enqueue(call, phase, kind, device.index(), stream);
   }
@@ -104,6 +110,7 @@ std::shared_ptr<Submission> make_submission(const CallContext& call, at::ITensor
                                                      : ACL_MEMCPY_DEVICE_TO_DEVICE;
   auto submission = std::make_shared<Submission>(Submission{call, device, kind, std::move(plan)});
   if (kind == ACL_MEMCPY_DEVICE_TO_DEVICE) {
+    submission->by_kernel = plan_for_kernel(submission->plan, device);
     return submission;
   }
   std::vector<bool> pinned;

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "../host/host_copy.h"
+#include "device_kernel.h"
 
 namespace llm_datadist {
 
@@ -17,6 +18,7 @@ struct Submission {
   at::Device device;
   aclrtMemcpyKind kind;
   Plan plan;
+  KernelPlan by_kernel = {};                   // instead of the plan, if it has launches
   at::Tensor buffer = {};                      // pinned, between the device and pageable memory
   std::optional<Phase> host_phase_after = {};  // from the buffer to pageable memory, for when the device is done
   bool timed_out = false;                      // the deadline passed while pageable memory was gathered

@@ -4,42 +4,22 @@
 See Note [The loop of the kernel] in llm_datadist_torch/_native/kernel.py.
 """
 
-import os
 import re
 from pathlib import Path
 
-import ascendnpuir
 import pytest
-from triton.backends.ascend.driver import NPUUtils
+from kernel_utils import provide_compilers
 
 from llm_datadist_torch._native.kernel import FORMS, TILE_BYTES, compile_for
 
 UNIFIED_BUFFER = {"Ascend910B3": 192 * 1024, "Ascend910_9382": 192 * 1024, "Ascend950PR_9589": 248 * 1024}
 """Its bytes in each vector core of a chip."""
 
-BIN = Path(ascendnpuir.__file__).parent / "bin"
-
-# Its output, which becomes the binary, is its input: the module that the compilers before it have made.
-HIVMC = """#!/bin/sh
-for word; do
-  case $word in --version) exit ;; *.mlir) module=$word ;; esac
-  [ "$previous" = -o ] && cp "$module" "$word.o"
-  previous=$word
-done
-"""
-
 
 @pytest.fixture
 def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chip: str, form: str) -> str:
-    for name in ("hivmc", "hivmc-a5"):
-        (tmp_path / name).write_text(HIVMC)
-        (tmp_path / name).chmod(0o755)
-    (tmp_path / "bishengir-compile").symlink_to(BIN / f"bishengir-compile{'-a5' if '950' in chip else ''}")
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("TRITON_CACHE_DIR", f"{tmp_path}/cache")
-    # Otherwise triton builds a library against CANN, to ask for the chip.
-    monkeypatch.setattr(NPUUtils, "__init__", lambda self: None)
-    monkeypatch.setattr(NPUUtils, "get_arch", lambda self: chip)
+    # Its output, which becomes the binary, is its input: the module that the compilers before it have made.
+    provide_compilers(monkeypatch, tmp_path, chip, 'cp "$module" "$output.o"')
     return compile_for(chip, form).decode()
 
 
