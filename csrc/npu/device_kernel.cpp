@@ -36,7 +36,7 @@ namespace {
 constexpr double kTaskTime = 1.0;
 constexpr double kTaskSpeed = 300e3;
 constexpr double kLaunchTime = 10.0;
-constexpr double kPieceTime = 0.5;  // of one core
+constexpr double kPieceTime = 0.0125;  // all cores together
 constexpr double kKernelSpeed = 500e3;
 
 // Below this, a piece takes hardly less time. For shares of equal time, each piece counts as so many bytes more.
@@ -107,8 +107,7 @@ bool is_faster(const Plan& plan, const Kernel& kernel) {
     const auto bytes = static_cast<double>(phase.bytes);
     const double pieces = rows + bytes / static_cast<double>(kernel.tile_bytes);
     by_tasks += rows * kTaskTime + bytes / kTaskSpeed;
-    by_kernel += (phase.ordered ? 2 : 1) *
-                 (kLaunchTime + pieces * kPieceTime / static_cast<double>(kernel.cores) + bytes / kKernelSpeed);
+    by_kernel += (phase.ordered ? 2 : 1) * (kLaunchTime + pieces * kPieceTime + bytes / kKernelSpeed);
   }
   return by_kernel < by_tasks;
 }
