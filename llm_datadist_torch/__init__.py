@@ -16,7 +16,7 @@ from .compile import register as _register_with_compilers
 
 _register_with_compilers()
 
-from ._native.warm_up import warm_up
+from ._native.warm_up import skipped_rows, warm_up
 from .datadist.cache import Cache
 from .datadist.cache_desc import CacheDesc, Placement
 from .datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
@@ -73,5 +73,6 @@ __all__ = [
     "TransferWithCacheKeyConfig",
     "copy_cache",
     "copy_cache_batch",
+    "skipped_rows",
     "warm_up",
 ]

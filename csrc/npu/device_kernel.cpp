@@ -2,6 +2,7 @@
 #include "device_kernel.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -19,17 +20,13 @@ namespace llm_datadist {
 // Where the kernel may be used. See llm_datadist_torch/_native/warm_up.py, which sets it.
 enum class KernelUse { kNever, kByOneThread, kWhereFaster, kAlways };
 
-// The loaded kernel of a device. Never destroyed, as launches may be queued.
-struct Kernel {
-  void* of_words = nullptr;  // functions: for elements of 4 bytes and of 1 byte
-  void* of_bytes = nullptr;
-  int64_t cores = 0;
-  int64_t tile_bytes = 0;
-  std::thread::id loader = std::this_thread::get_id();
+namespace {
+
+// Never destroyed, as launches may be queued.
+struct LoadedKernel : Kernel {
+  const std::thread::id loader = std::this_thread::get_id();
   std::atomic<KernelUse> use = KernelUse::kNever;
 };
-
-namespace {
 
 // Estimates, until they are measured: `python benchmarks/kernel.py` on an NPU prints them. Microseconds, and bytes in a
 // microsecond.
@@ -42,7 +39,7 @@ constexpr double kKernelSpeed = 500e3;
 // Below this, a piece takes hardly less time. For shares of equal time, each piece counts as so many bytes more.
 constexpr int64_t kShortPiece = 4096;
 
-std::array<std::atomic<Kernel*>, 64> kernels;  // by device
+std::array<std::atomic<LoadedKernel*>, 64> kernels;  // by device
 std::atomic<uint64_t> accepted{0};
 
 // The public functions of the runtime that load and launch a kernel, from CANN 8.5 on. Older headers do not have them.
@@ -54,15 +51,11 @@ struct LoadOptions {
   LoadOption* options;
   size_t count;
 };
-struct PlaceHolder {
-  uint32_t address_offset;  // where the runtime writes the address that the data has on the device
-  uint32_t data_offset;
-};
 using LoadBinary = aclError(const void* data, size_t length, const LoadOptions* options, void** binary);
 using GetFunction = aclError(void* binary, const char* name, void** function);
 using GetDeviceInfo = aclError(uint32_t device, int attribute, int64_t* value);
-using Launch = aclError(void* function, uint32_t blocks, aclrtStream stream, void* config, void* arguments,
-                        size_t bytes, PlaceHolder* place_holders, size_t count);
+using Launch = aclError(void* function, uint32_t blocks, aclrtStream stream, void* config, const void* arguments,
+                        size_t bytes, const PlaceHolder* place_holders, size_t count);
 
 template <typename Signature>
 Signature* runtime_function(const char* name) {
@@ -71,7 +64,7 @@ Signature* runtime_function(const char* name) {
   return function;
 }
 
-void* load(const void* binary, size_t bytes) {
+void* load(const void* binary, size_t bytes, const char* name) {
   constexpr int32_t kMagic = 2;
   constexpr uint32_t kVectorCore = 0x41415246;
   static const CallContext call{"warm_up", std::nullopt};
@@ -81,8 +74,8 @@ void* load(const void* binary, size_t bytes) {
   void* function = nullptr;
   CHECK_ACL(call, runtime_function<LoadBinary>("aclrtBinaryLoadFromData")(binary, bytes, &options, &handle),
             "aclrtBinaryLoadFromData", "of ", bytes, " bytes");
-  CHECK_ACL(call, runtime_function<GetFunction>("aclrtBinaryGetFunction")(handle, "copy_pieces", &function),
-            "aclrtBinaryGetFunction", "copy_pieces");
+  CHECK_ACL(call, runtime_function<GetFunction>("aclrtBinaryGetFunction")(handle, name, &function),
+            "aclrtBinaryGetFunction", name);
   return function;
 }
 
@@ -127,9 +120,8 @@ int64_t unit_of(c10::ArrayRef<Phase> phases) {
 }
 
 // Cuts the work into shares of equal time, one for each core.
-std::vector<int64_t> shares_of(const std::vector<int64_t>& bases, const std::vector<int64_t>& pieces, int64_t unit,
-                               int64_t cores) {
-  std::vector<int64_t> before{0};  // the cost of all pieces before each one
+Table shares_of(const Table& bases, const Table& pieces, int64_t unit, int64_t cores) {
+  Table before{0};  // the cost of all pieces before each one
   for (size_t piece = 0; piece < pieces.size(); piece += 3) {
     before.push_back(before.back() + pieces[piece + 2] * unit + kShortPiece);
   }
@@ -140,7 +132,7 @@ std::vector<int64_t> shares_of(const std::vector<int64_t>& bases, const std::vec
     count += bases[base + 3] - bases[base + 2];
   }
   cores = std::min(cores, count);
-  std::vector<int64_t> shares;
+  Table shares;
   int64_t cost = 0;  // of the bases so far, and their pieces
   int64_t done = 0;
   for (size_t base = 0; base < bases.size(); base += 4) {
@@ -171,8 +163,8 @@ std::vector<int64_t> shares_of(const std::vector<int64_t>& bases, const std::vec
 
 KernelLaunch make_launch(const Kernel& kernel, c10::ArrayRef<Phase> phases) {
   const Block& first = phases.front().blocks.front();
-  KernelLaunch launch{&kernel, unit_of(phases), first.dst, first.src};
-  const auto distance = [&](Address from, Address to) { return static_cast<int64_t>(to - from) / launch.unit; };
+  const int64_t unit = unit_of(phases);
+  const auto distance = [&](Address from, Address to) { return static_cast<int64_t>(to - from) / unit; };
   int64_t bytes = 0;
   for (const Phase& phase : phases) {
     bytes += phase.bytes;
@@ -180,40 +172,66 @@ KernelLaunch make_launch(const Kernel& kernel, c10::ArrayRef<Phase> phases) {
   // As long as the buffers allow, but so short that all cores have some, and a multiple of what the memory transfers.
   const int64_t even = (bytes / (4 * kernel.cores) + 511) / 512 * 512;
   const int64_t longest = std::clamp(even, kShortPiece, kernel.tile_bytes);
+  Table bases;
+  Table pieces;
   for (const Phase& phase : phases) {
     std::vector<std::array<int64_t, 3>> ranges;  // of moves, with their pieces: begin in moves, begin and end in pieces
     for (const Block& block : phase.blocks) {
       auto range =
           std::find_if(ranges.begin(), ranges.end(), [&](const auto& each) { return each[0] == block.moves.begin; });
       if (range == ranges.end()) {
-        const auto begin = static_cast<int64_t>(launch.pieces.size()) / 3;
+        const auto begin = static_cast<int64_t>(pieces.size()) / 3;
         for (const Move& move : phase.moves_of(block.moves)) {
           for (int64_t at = 0; at < move.bytes; at += longest) {
-            launch.pieces.insert(launch.pieces.end(), {(move.dst + at) / launch.unit, (move.src + at) / launch.unit,
-                                                       std::min(move.bytes - at, longest) / launch.unit});
+            pieces.insert(pieces.end(),
+                          {(move.dst + at) / unit, (move.src + at) / unit, std::min(move.bytes - at, longest) / unit});
           }
         }
-        ranges.push_back({block.moves.begin, begin, static_cast<int64_t>(launch.pieces.size()) / 3});
-        range = ranges.end() - 1;
+        range = ranges.insert(range, {block.moves.begin, begin, static_cast<int64_t>(pieces.size()) / 3});
       }
       for (int64_t place = 0; place < block.count; ++place) {
-        launch.bases.insert(launch.bases.end(),
-                            {distance(first.dst, block.dst + place * block.dst_pitch),
-                             distance(first.src, block.src + place * block.src_pitch), (*range)[1], (*range)[2]});
+        bases.insert(bases.end(), {distance(first.dst, block.dst + place * block.dst_pitch),
+                                   distance(first.src, block.src + place * block.src_pitch), (*range)[1], (*range)[2]});
       }
     }
   }
-  launch.shares = shares_of(launch.bases, launch.pieces, launch.unit, kernel.cores);
-  return launch;
+  Table shares = shares_of(bases, pieces, unit, kernel.cores);
+  const auto programs = static_cast<int64_t>(shares.size()) / 3;
+  return {unit == 4 ? kernel.of_words : kernel.of_bytes,
+          programs,
+          {first.dst, first.src},
+          {std::move(shares), std::move(bases), std::move(pieces)}};
 }
 
 }  // namespace
 
-KernelPlan plan_for_kernel(const Plan& plan, c10::Device device) {
-  const Kernel* kernel = kernels[device.index()].load();
+KernelLaunch::KernelLaunch(void* function, int64_t programs, std::array<Address, 2> bases,
+                           std::initializer_list<Table> tables, std::initializer_list<int64_t> numbers)
+    : function(function), programs(programs) {
+  // First three addresses for synchronisation, which no function of the kernel uses.
+  block = {0, 0, 0, static_cast<int64_t>(bases[0]), static_cast<int64_t>(bases[1])};
+  const size_t slots = block.size();
+  block.insert(block.end(), tables.size(), 0);
+  block.insert(block.end(), numbers);
+  block.insert(block.end(), {programs | int64_t{1} << 32, 1});  // the grid, as int32
+  for (const Table& table : tables) {
+    place_holders.push_back({static_cast<uint32_t>((slots + place_holders.size()) * sizeof(int64_t)),
+                             static_cast<uint32_t>(block.size() * sizeof(int64_t))});
+    block.insert(block.end(), table.begin(), table.end());
+  }
+}
+
+const Kernel* kernel_in_use(c10::Device device) {
+  const LoadedKernel* const kernel = kernels[device.index()].load();
   const KernelUse use = kernel == nullptr ? KernelUse::kNever : kernel->use.load();
-  if (use == KernelUse::kNever || (use == KernelUse::kByOneThread && kernel->loader != std::this_thread::get_id()) ||
-      (use == KernelUse::kWhereFaster && !is_faster(plan, *kernel))) {
+  const bool usable =
+      use != KernelUse::kNever && (use != KernelUse::kByOneThread || kernel->loader == std::this_thread::get_id());
+  return usable ? kernel : nullptr;
+}
+
+KernelPlan plan_for_kernel(const Plan& plan, c10::Device device) {
+  const auto* const kernel = static_cast<const LoadedKernel*>(kernel_in_use(device));
+  if (kernel == nullptr || (kernel->use == KernelUse::kWhereFaster && !is_faster(plan, *kernel))) {
     return {};
   }
   KernelPlan result;
@@ -236,25 +254,11 @@ KernelPlan plan_for_kernel(const Plan& plan, c10::Device device) {
 
 void enqueue(const CallContext& call, const KernelLaunch& launch, aclrtStream stream) {
   static auto* const launch_kernel = runtime_function<Launch>("aclrtLaunchKernelWithHostArgs");
-  const auto programs = static_cast<int64_t>(launch.shares.size()) / 3;
-  // As triton-ascend lays it out: three addresses for synchronisation, which the kernel does not use; the arguments;
-  // the grid, as int32. The tables follow.
-  std::vector<int64_t> block{0, 0, 0, static_cast<int64_t>(launch.dst_base), static_cast<int64_t>(launch.src_base),
-                             0, 0, 0, programs | int64_t{1} << 32,           1};
-  std::array<PlaceHolder, 3> tables{};
-  size_t slot = 5;
-  for (const auto* table : {&launch.shares, &launch.bases, &launch.pieces}) {
-    tables[slot - 5] = {static_cast<uint32_t>(slot * sizeof(int64_t)),
-                        static_cast<uint32_t>(block.size() * sizeof(int64_t))};
-    block.insert(block.end(), table->begin(), table->end());
-    ++slot;
-  }
-  const size_t bytes = block.size() * sizeof(int64_t);
-  void* const function = launch.unit == 4 ? launch.kernel->of_words : launch.kernel->of_bytes;
+  const size_t bytes = launch.block.size() * sizeof(int64_t);
   CHECK_ACL(call,
-            launch_kernel(function, static_cast<uint32_t>(programs), stream, nullptr, block.data(), bytes,
-                          tables.data(), tables.size()),
-            "aclrtLaunchKernelWithHostArgs", "of ", programs, " programs with ", bytes, " bytes of arguments");
+            launch_kernel(launch.function, static_cast<uint32_t>(launch.programs), stream, nullptr, launch.block.data(),
+                          bytes, launch.place_holders.data(), launch.place_holders.size()),
+            "aclrtLaunchKernelWithHostArgs", "of ", launch.programs, " programs with ", bytes, " bytes of arguments");
   ++accepted;
 }
 
@@ -265,17 +269,19 @@ uint64_t accepted_launches() { return accepted; }
 // For llm_datadist_torch/_native/warm_up.py. Loads the kernel for a device, the current one. Returns what went wrong,
 // or nothing. The text is valid until the next call of the thread.
 extern "C" __attribute__((visibility("default"))) const char* llm_datadist_npu_load_kernel(
-    int device, const void* of_words, size_t words_bytes, const void* of_bytes, size_t bytes_bytes,
-    int64_t tile_bytes) {
+    int device, const void* const binaries[3], const size_t bytes[3], int64_t tile_bytes) {
   using namespace llm_datadist;
   thread_local std::string error;
   try {
     runtime_function<Launch>("aclrtLaunchKernelWithHostArgs");
-    auto kernel = std::make_unique<Kernel>();
+    auto kernel = std::make_unique<LoadedKernel>();
     kernel->cores = vector_cores(device);
-    kernel->of_words = load(of_words, words_bytes);
-    kernel->of_bytes = load(of_bytes, bytes_bytes);
+    kernel->of_words = load(binaries[0], bytes[0], "copy_pieces");
+    kernel->of_bytes = load(binaries[1], bytes[1], "copy_pieces");
+    kernel->of_rows = load(binaries[2], bytes[2], "copy_rows");
     kernel->tile_bytes = tile_bytes;
+    kernel->skipped =
+        at::zeros({2}, at::device({at::kPrivateUse1, static_cast<c10::DeviceIndex>(device)}).dtype(at::kInt));
     kernels.at(device) = kernel.release();
     return nullptr;
   } catch (const c10::Error& caught) {
@@ -287,7 +293,13 @@ extern "C" __attribute__((visibility("default"))) const char* llm_datadist_npu_l
 // Says where the kernel of a device may be used: a KernelUse.
 extern "C" __attribute__((visibility("default"))) void llm_datadist_npu_use_kernel(int device, int use) {
   using namespace llm_datadist;
-  if (Kernel* const kernel = kernels.at(device).load()) {
+  if (LoadedKernel* const kernel = kernels.at(device).load()) {
     kernel->use = static_cast<KernelUse>(use);
   }
+}
+
+// The rows of tables on the device that have been skipped. Waits for the device.
+extern "C" __attribute__((visibility("default"))) int64_t llm_datadist_npu_skipped_rows(int device) {
+  const auto* const kernel = llm_datadist::kernels.at(device).load();
+  return kernel == nullptr ? 0 : kernel->skipped[0].item<int32_t>();
 }

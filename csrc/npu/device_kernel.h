@@ -12,23 +12,47 @@
 
 #include <acl/acl.h>
 
+#include <array>
 #include <vector>
 
 #include "../plan/plan.h"
 
 namespace llm_datadist {
 
-struct Kernel;
+using Table = std::vector<int64_t>;
 
-struct KernelLaunch {
-  const Kernel* kernel;
-  int64_t unit;  // bytes that an element has: 4 or 1
-  Address dst_base;
-  Address src_base;
-  std::vector<int64_t> shares;  // of each program: base, piece, count
-  std::vector<int64_t> bases;   // dst, src, first piece, end of its pieces
-  std::vector<int64_t> pieces;  // dst, src, length
+// The place of the address of a table in the arguments of a launch, and where the table is in them. In bytes.
+struct PlaceHolder {
+  uint32_t address;
+  uint32_t table;
 };
+
+// A launch of a function of the kernel, with its arguments as triton-ascend lays them out.
+struct KernelLaunch {
+  // The arguments of the function are numbers and addresses. `tables` take the places of the numbers after the two
+  // bases.
+  KernelLaunch(void* function, int64_t programs, std::array<Address, 2> bases, std::initializer_list<Table> tables,
+               std::initializer_list<int64_t> numbers = {});
+
+  void* function;
+  int64_t programs;
+  Table block;
+  c10::SmallVector<PlaceHolder, 3> place_holders;
+};
+
+// The loaded kernel of a device.
+struct Kernel {
+  void* of_words = nullptr;  // functions: `copy_pieces` of elements of 4 bytes and of 1 byte
+  void* of_bytes = nullptr;
+  void* of_rows = nullptr;  // `copy_rows`
+  int64_t cores = 0;
+  int64_t tile_bytes = 0;
+  // int32, on the device: how many rows `copy_rows` has skipped, and a place for what is counted a second time.
+  at::Tensor skipped = {};
+};
+
+// The kernel of a device, if this thread may use it.
+const Kernel* kernel_in_use(c10::Device device);
 
 struct KernelPlan {
   std::vector<KernelLaunch> launches;  // one after the other; none: the kernel is not used

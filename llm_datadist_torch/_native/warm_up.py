@@ -75,16 +75,18 @@ def _prepare(device: int | None, always: bool) -> None:
         started = time.monotonic()
         chip = torch.npu.get_device_name(device)
         _logger.info("compiling the kernel for %s, or taking it from triton's cache", chip)
-        load_kernel(device, kernel.compile_for(chip, "i32"), kernel.compile_for(chip, "i8"), kernel.TILE_BYTES)
+        of_words, of_bytes, of_rows = (kernel.compile_for(chip, form) for form in ("i32", "i8", None))
+        load_kernel(device, of_words, of_bytes, of_rows, kernel.TILE_BYTES)
         check_kernel(device)
         use_kernel(device, KernelUse.ALWAYS if always else KernelUse.WHERE_FASTER)
         _logger.info("the kernel is compiled and checked after %.1f s", time.monotonic() - started)
 
 
-def load_kernel(device: int, of_words: bytes, of_bytes: bytes, tile_bytes: int) -> None:
-    """Loads the two forms of the kernel, for the current device. No op uses it before `use_kernel`."""
+def load_kernel(device: int, of_words: bytes, of_bytes: bytes, of_rows: bytes, tile_bytes: int) -> None:
+    """Loads the two forms of `copy_pieces` and `copy_rows`, for the current device. No op uses them before `use_kernel`."""
+    binaries = of_words, of_bytes, of_rows
     error = _library().llm_datadist_npu_load_kernel(
-        device, of_words, len(of_words), of_bytes, len(of_bytes), tile_bytes
+        device, (ctypes.c_char_p * 3)(*binaries), (ctypes.c_size_t * 3)(*map(len, binaries)), tile_bytes
     )
     if error is not None:
         raise RuntimeError(error.decode())
@@ -92,6 +94,19 @@ def load_kernel(device: int, of_words: bytes, of_bytes: bytes, tile_bytes: int) 
 
 def use_kernel(device: int, use: KernelUse) -> None:
     _library().llm_datadist_npu_use_kernel(device, use)
+
+
+def skipped_rows(device: int | None = None) -> int:
+    """How many rows of ``copies`` on an NPU copy_cache_batch has skipped, because they were not inside the caches.
+
+    Of all calls and replays since `warm_up`; a row counts once in a call. Waits for the device.
+
+    Args:
+        device: The index of the NPU; None for the current one.
+    """
+    device = torch.get_device_module("npu").current_device() if device is None else device
+    skipped: int = _library().llm_datadist_npu_skipped_rows(device)
+    return skipped
 
 
 def check_kernel(device: int) -> None:
@@ -103,11 +118,11 @@ def check_kernel(device: int) -> None:
             caches = [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for _ in range(2)]
             for copies in ([(0, 1, 0, -1), (3, 2, 8, 900)], [(1, 3, 1, 1000), (4, 0, 5, 7)]):
                 results = []
-                for where in ("cpu", f"npu:{device}"):
+                for where, table in (("cpu", "cpu"), (f"npu:{device}", "cpu"), (f"npu:{device}", f"npu:{device}")):
                     dst, src = (cache.to(where, copy=True) for cache in caches)
-                    torch.ops.llm_datadist.copy_cache_batch([dst], [src], torch.tensor(copies), batch_dim=1)
+                    torch.ops.llm_datadist.copy_cache_batch([dst], [src], torch.tensor(copies).to(table), batch_dim=1)
                     results.append(dst.cpu())
-                if not torch.equal(*results):
+                if not all(torch.equal(results[0], result) for result in results[1:]):
                     raise RuntimeError(f"its copies of {copies} in a cache of shape {shape} are wrong")
     except BaseException:
         use_kernel(device, KernelUse.NEVER)
@@ -118,6 +133,6 @@ def check_kernel(device: int) -> None:
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(NPU_LIBRARY))
     library.llm_datadist_npu_load_kernel.restype = ctypes.c_char_p
-    size, binary = ctypes.c_size_t, ctypes.c_char_p
-    library.llm_datadist_npu_load_kernel.argtypes = [ctypes.c_int, binary, size, binary, size, ctypes.c_int64]
+    library.llm_datadist_npu_load_kernel.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    library.llm_datadist_npu_skipped_rows.restype = ctypes.c_int64
     return library

@@ -33,12 +33,16 @@ _interpreted = _load_interpreted()
 def run_interpreted(
     form: str, dst_base: Tensor, src_base: Tensor, shares: Tensor, bases: Tensor, pieces: Tensor
 ) -> None:
-    """One launch. The bases are tensors whose elements have the size of those of the form."""
+    """One launch of copy_pieces. The bases are tensors whose elements have the size of those of the form."""
     tile = kernel.TILE_BYTES // kernel.FORMS[form]
+    launch("copy_pieces", len(shares), dst_base, src_base, shares, bases, pieces, TILE=tile)
+
+
+def launch(function: str, programs: int, *arguments: Tensor | int, TILE: int) -> None:
     # The interpreter replaces functions of the language for good, and then nothing can be compiled.
     owners = {owner: dict(vars(owner)) for owner in (tl, tl.core, tl.math, tl.dtype, tl.tensor)}
     try:
-        _interpreted.copy_pieces[(len(shares),)](dst_base, src_base, shares, bases, pieces, TILE=tile)
+        getattr(_interpreted, function)[(programs,)](*arguments, TILE=TILE)
     finally:
         for owner, names in owners.items():
             for name in vars(owner).keys() - names.keys():

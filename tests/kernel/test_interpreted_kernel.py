@@ -6,7 +6,8 @@ import random
 
 import pytest
 import torch
-from kernel_utils import run_interpreted
+from byte_model import HOSTILE
+from kernel_utils import launch, run_interpreted
 from utils import filled
 
 from llm_datadist_torch._native.kernel import FORMS, TILE_BYTES
@@ -63,3 +64,41 @@ def test_every_program_copies_its_share(form: str, lengths: str, seed: int) -> N
     shares = random_shares(rng, bases)
     run_interpreted(form, dst[dst_base:], src[src_base:], *map(torch.tensor, (shares, moved, pieces)))
     assert torch.equal(dst, expected)
+
+
+@pytest.mark.parametrize("columns", [4, 5])
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_of_a_table_on_the_device(columns: int, seed: int) -> None:
+    """Caches of some tensors with gaps between rows, gathered to a buffer too. Numbers are mostly valid, else anything."""
+    rng = random.Random(seed)
+    tensors, batch, row, room = rng.randint(1, 3), 4, rng.choice((7, 300, TILE_BYTES + 5)), rng.choice((0, 3))
+    step, count = row + room, rng.randint(1, 6)
+    dst, src = (filled(tensors * batch * step + 9, dtype=torch.int8, seed=seed) for seed in (0, 1))
+    slots = filled(tensors * count * row, dtype=torch.int8, seed=2)
+    copies, expected, expected_slots, outside = [], dst.clone(), slots.clone(), 0
+    targets = rng.sample(range(batch), batch)
+    for number in range(count):
+        at, of = rng.randint(0, row - 1), rng.randint(0, row - 1) if columns == 5 else None
+        longest = row - max(at, of or 0)
+        copy = [targets[number % batch], rng.randint(0, batch - 1), at, rng.choice((longest, rng.randint(1, longest)))]
+        valid = number < batch and rng.random() < 0.7
+        if not valid:
+            copy[rng.randint(0, 3)] = rng.choice([value for value in HOSTILE if value != -1])
+            outside += 1
+        copies.append(copy + ([of] if columns == 5 else []))
+        for tensor in range(tensors) if valid else ():
+            to, source = ((tensor * batch + copy[side]) * step for side in (0, 1))
+            content = src[source + (at if of is None else of) :][: copy[3]]
+            expected[to + at :][: copy[3]] = content
+            expected_slots[(tensor * count + number) * row :][: copy[3]] = content
+    limits = [batch, row, batch, row]
+    for into, want, side in ((dst, expected, (step, 0, 1)), (slots, expected_slots, (0, row, 0))):
+        each = batch * step if into is dst else count * row
+        places = torch.tensor([[t * each, *side, t * batch * step, step, 0, 1, *limits] for t in range(tensors)])
+        skipped, tiles = torch.zeros(1, dtype=torch.int32), -(-row // TILE_BYTES)
+        numbers = count, columns, tiles, tensors * count * tiles
+        launch(
+            "copy_rows", rng.randint(1, 5), into, src, places, torch.tensor(copies), skipped, *numbers, TILE=TILE_BYTES
+        )
+        assert torch.equal(into, want)
+        assert skipped.item() == outside

@@ -86,7 +86,7 @@ def launched() -> int:
 
 
 def test_warm_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    use_compilers(monkeypatch, tmp_path, 4, 1)
+    use_compilers(monkeypatch, tmp_path, 4, 1, 1)
     assert launched() == 0
     try:
         with caplog.at_level(logging.INFO):
@@ -96,7 +96,7 @@ def test_warm_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest
             f"the kernel is compiled and checked after {caplog.records[-1].args[0]:.1f} s",
         ]
         assert launched() == 1
-        assert warm_up()  # from triton's cache: the compiler would find no third stand-in
+        assert warm_up()  # from triton's cache: the compiler would find no fourth stand-in
     finally:
         use_kernel(0, KernelUse.NEVER)
 
@@ -105,7 +105,7 @@ def test_warm_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest
 def test_a_kernel_whose_copies_are_wrong_is_not_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, wish: str | None
 ) -> None:
-    use_compilers(monkeypatch, tmp_path, 1, 1)
+    use_compilers(monkeypatch, tmp_path, 1, 1, 1)
     if wish is None:
         assert not warm_up()
         assert "copies within the NPU do not use the kernel: its copies of" in caplog.text

@@ -18,7 +18,7 @@ def stand_in(unit: int) -> bytes:
     """The binary for elements of that many bytes."""
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.so"
-        source = Path(__file__).parent / "copy_pieces.cpp"
+        source = Path(__file__).parent / "kernel_stand_in.cpp"
         flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC", f"-DUNIT={unit}"]
         subprocess.run(["g++", *flags, source, "-o", binary], check=True)
         return binary.read_bytes()
@@ -26,7 +26,7 @@ def stand_in(unit: int) -> bytes:
 
 def load_stand_in(device: int = 0) -> None:
     with torch.npu.device(device):
-        load_kernel(device, stand_in(4), stand_in(1), 32_768)
+        load_kernel(device, stand_in(4), stand_in(1), stand_in(1), 32_768)
 
 
 @contextmanager

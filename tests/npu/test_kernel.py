@@ -176,7 +176,7 @@ class TestChoice:
             warm_up.check_kernel(0)
             warm_up.use_kernel(0, KernelUse.NEVER)
             # A kernel that copies elements of one byte where four are meant.
-            warm_up.load_kernel(0, stand_in(1), stand_in(1), 32_768)
+            warm_up.load_kernel(0, stand_in(1), stand_in(1), stand_in(1), 32_768)
             with pytest.raises(RuntimeError, match="wrong"):
                 warm_up.check_kernel(0)
             dst, src = (scattered(160, 4, 64, seed=seed) for seed in (0, 1))

@@ -73,27 +73,6 @@ void Log(const std::string& name, void* function, uint32_t blocks, const std::ve
   kernels->log += line.str() + '\n';
 }
 
-aclError LoadFromData(const void* data, size_t length, const aclrtBinaryLoadOptions*, aclrtBinHandle* binary) {
-  constexpr auto name = "aclrtBinaryLoadFromData";
-  if (const aclError injected = EnterCall(name)) return injected;
-  // Stays open: dlopen takes a file of the same name for the same library.
-  const int file = memfd_create("ascend_sim_kernel", MFD_CLOEXEC);
-  const bool written = write(file, data, length) == static_cast<ssize_t>(length);
-  *binary = written ? dlopen(("/proc/self/fd/" + std::to_string(file)).c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
-  return *binary ? ACL_SUCCESS
-                 : Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(name) + ": no binary of a kernel: " + dlerror());
-}
-
-aclError GetFunction(const aclrtBinHandle binary, const char* kernel, aclrtFuncHandle* function) {
-  constexpr auto name = "aclrtBinaryGetFunction";
-  if (const aclError injected = EnterCall(name)) return injected;
-  *function = dlsym(binary, kernel);
-  if (!*function) return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(name) + ": no kernel " + kernel);
-  const Locked<Kernels> kernels;
-  kernels->names[*function] = kernel;
-  return ACL_SUCCESS;
-}
-
 // The arguments are copied during the call. Data behind a place holder becomes memory of the device, and its address is
 // written into the arguments.
 aclError LaunchWithHostArgs(aclrtFuncHandle function, uint32_t blocks, aclrtStream handle, aclrtLaunchKernelCfg* config,
@@ -141,18 +120,34 @@ void ResetLaunchLog() {
 
 }  // namespace ascend_sim
 
-// See Note [Functions that come with a version].
 extern "C" {
 
-decltype(&LoadFromData) ascend_sim_find_load() { return GetMachine().cann >= 805 ? &LoadFromData : nullptr; }
-decltype(&GetFunction) ascend_sim_find_function() { return GetMachine().cann >= 805 ? &GetFunction : nullptr; }
+// See Note [Functions that come with a version].
 decltype(&LaunchWithHostArgs) ascend_sim_find_launch() {
   return GetMachine().cann >= 805 ? &LaunchWithHostArgs : nullptr;
 }
 
-decltype(LoadFromData) aclrtBinaryLoadFromData __attribute__((ifunc("ascend_sim_find_load")));
-decltype(GetFunction) aclrtBinaryGetFunction __attribute__((ifunc("ascend_sim_find_function")));
 decltype(LaunchWithHostArgs) aclrtLaunchKernelWithHostArgs __attribute__((ifunc("ascend_sim_find_launch")));
+
+aclError aclrtBinaryLoadFromData(const void* data, size_t length, const aclrtBinaryLoadOptions*,
+                                 aclrtBinHandle* binary) {
+  ACL_CALL();
+  // Stays open: dlopen takes a file of the same name for the same library.
+  const int file = memfd_create("ascend_sim_kernel", MFD_CLOEXEC);
+  const bool written = write(file, data, length) == static_cast<ssize_t>(length);
+  *binary = written ? dlopen(("/proc/self/fd/" + std::to_string(file)).c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
+  return *binary ? ACL_SUCCESS
+                 : Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(__func__) + ": no binary of a kernel: " + dlerror());
+}
+
+aclError aclrtBinaryGetFunction(const aclrtBinHandle binary, const char* kernel, aclrtFuncHandle* function) {
+  ACL_CALL();
+  *function = dlsym(binary, kernel);
+  if (!*function) return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(__func__) + ": no kernel " + kernel);
+  const Locked<Kernels> kernels;
+  kernels->names[*function] = kernel;
+  return ACL_SUCCESS;
+}
 
 aclError aclrtGetDeviceInfo(uint32_t, aclrtDevAttr attribute, int64_t* value) {
   ACL_CALL();
