@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every target does its own set-up, also on a fresh clone. Three environments: .venv has the linters, and torch where a
+# Every target does its own set-up, also on a fresh clone. Four environments: .venv has the linters, and torch where a
 # target needs it; .venv-npu has torch_npu as well, and runs it on the simulated Ascend runtime of tests/ascend_sim;
-# .venv-vllm has vLLM, over the packages of .venv.
+# .venv-kernel adds the compilers of the kernel to that; .venv-vllm has vLLM, over the packages of .venv.
 
 PYTHON ?= python3
 SIMULATED := LD_LIBRARY_PATH=$(CURDIR)/tests/ascend_sim/build
@@ -16,7 +16,7 @@ part = @printf '\n======== %s ========\n' '$(1)'; begin=$$(date +%s); $(2) && \
 
 .PHONY: build demo demo-remote test test-vllm test-npu quick docs sanitize fuzz bench lint format typecheck
 
-build: .venv/.built .venv-npu/.built
+build: .venv/.built .venv-npu/.built .venv-kernel/.built
 
 # On the NPU where CANN's environment has been sourced, else on the CPU.
 DEMO := $(if $(ASCEND_TOOLKIT_HOME),.venv-npu,.venv)
@@ -34,6 +34,7 @@ test:
 	$(call part,types,$(MAKE) --no-print-directory typecheck)
 	$(call part,CPU tests,.venv/bin/python $(PARALLEL))
 	$(call part,NPU tests,$(SIMULATED) .venv-npu/bin/python $(PARALLEL))
+	$(call part,kernel tests,$(SIMULATED) .venv-kernel/bin/python $(PARALLEL) tests/kernel)
 
 # vLLM's engine on the CPU with the spec of llm_datadist_torch/vllm.py; the worker of that spec also on the simulated NPU,
 # where vLLM's packages come after those of .venv-npu.
@@ -142,6 +143,16 @@ SITE := -c 'import site; print(site.getsitepackages()[0])'
 		grep -v '^torch' > .venv-vllm/requirements.txt
 	@.venv-vllm/bin/$(PIP_INSTALL) --no-compile --requirement .venv-vllm/requirements.txt 2> .venv-vllm/pip.log || \
 		{ cat .venv-vllm/pip.log; exit 1; }
+	@touch $@
+
+# Without their dependencies: they ask for another torch, and for what only an NPU needs. triton's interpreter does not
+# work with a newer NumPy. The rest is that of .venv-npu.
+.venv-kernel/.built: .venv-npu/.built
+	$(call step,Installing triton-ascend and BiShengIR into .venv-kernel)
+	@$(PYTHON) -m venv .venv-kernel
+	@.venv-kernel/bin/$(PIP_INSTALL) --no-deps triton-ascend==3.2.0 ascendnpu-ir==1.2.0 pybind11 attrs numpy==2.2.6
+	@for packages in $(CURDIR)/.venv-npu/lib/python3*/site-packages; do \
+		echo "import site; site.addsitedir('$$packages')" > $$(echo .venv-kernel/lib/python3*/site-packages)/npu.pth; done
 	@touch $@
 
 .PHONY: matrix test-aarch64 wheels

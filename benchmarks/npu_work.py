@@ -7,6 +7,7 @@ take, from public figures. A measurement needs an NPU.
 
 import ctypes
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,16 @@ from bench import Bench, Contenders
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests/npu"))
 import ascend_sim
+from kernel_stand_in import load_stand_in
+
+from llm_datadist_torch._native.warm_up import KernelUse, use_kernel
 
 copy_cache_batch = torch.ops.llm_datadist.copy_cache_batch
 
 TENSORS, BLOCKS, ROW = 160, 2048, 256
+BY_KERNEL = "copy_cache_batch, by the kernel"
 PLACES = {
     "within the device": ("npu", "npu"),
     "pinned to device": ("npu", "pinned"),
@@ -31,6 +37,7 @@ PLACES = {
 # hixl, benchmarks/performance_en.md, FabricMem on one A3 with blocks of 16 KiB: 2.87 GB/s where the host submits each block,
 # 16.1 GB/s where the device does.
 CALL_US, TASK_US = 5.7, 1.0
+LAUNCH_US = 10.0  # a guess, and without the bytes: that of csrc/npu/device_kernel.cpp
 # The runtime queries the addresses of a plain copy so often. In a batch it does so for each copy, within one call.
 QUERIES = 6
 
@@ -41,16 +48,20 @@ def counted(call: Callable[[], object]) -> dict[str, Any]:
         return {}
     torch.npu.synchronize()
     ascend_sim.reset()
+    begin = time.perf_counter()
     call()
+    returned = time.perf_counter() - begin
     torch.npu.synchronize()
-    # The copies, and the operators of torch_npu, each of which is two calls.
-    calls, tasks, queries = map(sum, zip(ascend_sim.work("aclrtMemcpy"), ascend_sim.work("aclnn"), strict=True))
+    # The copies, the kernel, and the operators of torch_npu, each of which is two calls.
+    copies, launches, operators = map(ascend_sim.work, ("aclrtMemcpy", "aclrtLaunchKernel", "aclnn"))
+    calls, tasks, queries = map(sum, zip(copies, launches, operators, strict=True))
     return {
+        "us until it returns": returned * 1e6,
         "calls": calls,
         "tasks": tasks,
         "queries": queries,
         "queue us, estimated": CALL_US * max(calls, queries / QUERIES),
-        "device us, estimated": TASK_US * tasks,
+        "device us, estimated": TASK_US * (tasks - launches.tasks) + LAUNCH_US * launches.tasks,
     }
 
 
@@ -98,12 +109,34 @@ def ways(dst: list[Tensor], src: list[Tensor], pairs: list[tuple[int, int]], kin
         "a copy for each row": pattern,
         "_foreach_copy_": lambda: torch._foreach_copy_(*map(list, zip(*rows, strict=True)), non_blocking=True),
     }
+    if kind == 3:
+        calls[BY_KERNEL] = by_kernel(calls["copy_cache_batch"])
     return calls | ({"a strided copy_ for each block": strided} if stacked else {})
+
+
+def by_kernel(call: Callable[[], object]) -> Callable[[], None]:
+    def called() -> None:
+        use_kernel(torch.npu.current_device(), KernelUse.ALWAYS)
+        call()
+        use_kernel(torch.npu.current_device(), KernelUse.NEVER)
+
+    return called
+
+
+def within(rows: int) -> dict[str, list[tuple[int, int, int, int]]]:
+    """Copies whose order matters, within a cache."""
+    return {
+        "one row": [(1, 2, 0, -1)],
+        f"a chain of {rows}": [(row + 1, row, 0, -1) for row in range(rows)],
+        f"a permutation of {rows}": [((5 * row + 1) % rows, row, 0, -1) for row in range(rows)],
+    }
 
 
 @torch.inference_mode()
 def main() -> None:
     bench = Bench("What copies of blocks cost")
+    if ascend_sim.available:
+        load_stand_in(torch.npu.current_device())
     rows = []
     for direction, (to, of) in PLACES.items():
         kind = 3 if to == of else 1 if to == "npu" else 2
@@ -116,6 +149,18 @@ def main() -> None:
                     if way == "copy_cache_batch" or to != "pageable":
                         rows.append({"": direction, "caches": caches, "blocks": count, "way": way} | counted(call))
     bench.table(f"blocks anywhere in {TENSORS} tensors", rows)
+    rows = []
+    for caches in ("stacked", "scattered"):
+        held = tensors_of("npu", caches == "stacked", backward=False)
+        for copied, copies in within(64).items():
+            table = torch.tensor(copies)
+
+            def call(held: list[Tensor] = held, table: Tensor = table) -> None:
+                copy_cache_batch(held, held, table, batch_dim=int(len(held) == 1))
+
+            for way, made in {"copy_cache_batch": call, BY_KERNEL: by_kernel(call)}.items():
+                rows.append({"": copied, "caches": caches, "way": way} | counted(made))
+    bench.table(f"rows within {TENSORS} tensors", rows)
     bench.end()
 
 

@@ -29,8 +29,10 @@ class ProfilerRange {
 };
 
 // The kernels of one device. `run` runs a plan: with a deadline it waits for the copies, and returns whether they were
-// done in time.
-template <bool (*run)(const CallContext&, at::ITensorListRef dst, at::ITensorListRef src, Plan, const Deadline&)>
+// done in time. `run_table` runs a batch whose `copies` are not on the CPU.
+template <bool (*run)(const CallContext&, at::ITensorListRef dst, at::ITensorListRef src, Plan, const Deadline&),
+          void (*run_table)(const CallContext&, at::ITensorListRef dst, at::ITensorListRef src,
+                            const at::Tensor& copies, int64_t batch_dim) = nullptr>
 struct Kernels {
   static bool plan_and_run(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src,
                            const Copies& copies, int64_t batch_dim, const Deadline& deadline) {
@@ -49,6 +51,13 @@ struct Kernels {
   static void copy_cache_batch(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
                                std::optional<int64_t> req_id, int64_t batch_dim) {
     const CallContext call{"copy_cache_batch", req_id};
+    if constexpr (run_table != nullptr) {
+      if (copies.defined() && !copies.is_cpu() && !copies.is_meta()) {
+        check_copies(call, copies);
+        run_table(call, dst, src, copies, batch_dim);
+        return;
+      }
+    }
     plan_and_run(call, dst, src, read_copies(call, copies), batch_dim, std::nullopt);
   }
 

@@ -26,7 +26,7 @@ TORCH_LIBRARY(llm_datadist, m) {
   const std::string one_copy =
       "SymInt dst_batch_index=0, SymInt src_batch_index=0, SymInt offset=0, SymInt size=-1, SymInt? req_id=None, *, "
       "int batch_dim=0";
-  // One copy in each row of an int64 CPU tensor: of shape [n, 4], in the order of copy_cache's numbers, or of shape
+  // One copy in each row of an int64 tensor: of shape [n, 4], in the order of copy_cache's numbers, or of shape
   // [n, 5], with an offset for src at the end. A tensor, because a list of ints would be part of a compiled graph.
   const std::string many_copies = "Tensor copies, SymInt? req_id=None, *, int batch_dim=0";
   def("copy_cache", one_copy + ") -> ()", tags);

@@ -16,6 +16,7 @@ from .compile import register as _register_with_compilers
 
 _register_with_compilers()
 
+from ._native.warm_up import skipped_rows, warm_up
 from .datadist.cache import Cache
 from .datadist.cache_desc import CacheDesc, Placement
 from .datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
@@ -74,5 +75,7 @@ __all__ = [
     "copy_cache",
     "copy_cache_batch",
     "copy_tokens",
+    "skipped_rows",
     "swap_blocks",
+    "warm_up",
 ]

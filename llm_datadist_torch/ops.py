@@ -82,15 +82,20 @@ def copy_cache_batch(
 
     The same function as ``torch.ops.llm_datadist.copy_cache_batch``, which is meant for model code. A change of
     ``copies``, also of their number, does not recompile a graph. A graph captured on an NPU, also by torch.compile
-    (``backend="npugraph_ex"``), repeats the copies of its capture: call the op outside such graphs if the copies change.
+    (``backend="npugraph_ex"``), repeats the copies of its capture if ``copies`` is on the CPU, and reads it anew if it is
+    on the NPU.
+
+    On the NPU (with dst, src and ``copies`` there, after ``warm_up``), a row that is not inside the caches is skipped
+    instead of refused; ``skipped_rows`` counts them. See docs/contract.md.
 
     Args:
         dst: The tensors to write to, as for ``copy_cache``.
         src: The tensors to read from, as for ``copy_cache``.
-        copies: The copies, of shape ``[n, 4]`` or ``[n, 5]`` and dtype int64, on the CPU; n may be 0. One row per copy, in
-            the order of ``copy_cache``: dst_batch_index, src_batch_index, offset, size. A fifth number is the offset in
-            the source row; the third is then that in the destination row. Offsets and size are in bytes; ``size`` -1
-            means the rest of the source row. The tensor is read during the call and may be changed afterwards.
+        copies: The copies, of shape ``[n, 4]`` or ``[n, 5]`` and dtype int64, on the CPU or on the NPU; n may be 0. One
+            row per copy, in the order of ``copy_cache``: dst_batch_index, src_batch_index, offset, size. A fifth number is
+            the offset in the source row; the third is then that in the destination row. Offsets and size are in bytes;
+            ``size`` -1 means the rest of the source row. On the CPU the tensor is read during the call and may be changed
+            afterwards.
         req_id: The request this call belongs to, for messages about the call. Its bits are read as a uint64.
         batch_dim: The dimension of the tensors that is the batch, in ``[0, dimensions)``.
 

@@ -2,7 +2,7 @@
 """The device fixture: a test that has it runs in the CPU environment and in the NPU environment, others in one of them.
 
 The tests of npu/ and ascend_sim/ run in the NPU environment alone, all others without the fixture in the CPU
-environment alone.
+environment alone. Those of kernel/ run in the NPU environment if it has the compilers of the kernel too.
 """
 
 import importlib.util
@@ -19,8 +19,11 @@ import llm_datadist_torch  # noqa: F401  (registers the ops)
 
 # Depends on what is installed, not on what works: where torch_npu is installed but broken, the tests fail.
 HAS_NPU = importlib.util.find_spec("torch_npu") is not None
-NPU_FOLDERS = ["ascend_sim", "npu"]
-collect_ignore = [] if HAS_NPU else NPU_FOLDERS
+HAS_COMPILERS = importlib.util.find_spec("ascendnpuir") is not None
+NPU_FOLDERS = ["ascend_sim", "kernel", "npu"]
+collect_ignore = [] if HAS_NPU else NPU_FOLDERS[:]
+if not HAS_COMPILERS:
+    collect_ignore.append("kernel")
 
 settings.register_profile("quick", max_examples=200 if HAS_NPU else 500, deadline=None, print_blob=True)
 settings.register_profile("long", settings.get_profile("quick"), max_examples=100_000)

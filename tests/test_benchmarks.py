@@ -9,7 +9,7 @@ from utils import ROOT, run
 
 FOLDER = ROOT / "benchmarks"
 ON_CPU = ["compiled", "copy_cache", "copy_cache_batch", "growth", "remote", "tail"]
-ON_NPU = ["copy_cache", "npu_work"]  # those that treat devices differently
+ON_NPU = ["copy_cache", "kernel", "npu_work"]  # those that treat devices differently
 WITH_VLLM = ["vllm_offload"]  # run by hand
 
 pytestmark = pytest.mark.slow

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "acl_check.h"
+#include "device_kernel.h"
 
 namespace llm_datadist {
 namespace {
@@ -257,9 +258,10 @@ void enqueue(const CallContext& call, const Phase& phase, aclrtMemcpyKind kind, 
 }  // namespace llm_datadist
 
 // For llm_datadist_torch/_native/counters.py. No op, as an op without tensors belongs to no device.
-extern "C" __attribute__((visibility("default"))) void llm_datadist_npu_calls(uint64_t counts[3]) {
+extern "C" __attribute__((visibility("default"))) void llm_datadist_npu_calls(uint64_t counts[4]) {
   using llm_datadist::accepted;
   counts[0] = accepted.plain;
   counts[1] = accepted.strided;
   counts[2] = accepted.batch;
+  counts[3] = llm_datadist::accepted_launches();
 }

@@ -24,6 +24,7 @@
 #include "../compat.h"
 #include "../kernels.h"
 #include "acl_check.h"
+#include "device_table.h"
 #include "side_stream.h"
 #include "submission.h"
 
@@ -69,7 +70,7 @@ void enqueue_on_side_stream(const Submission& submission, const SideStream& side
 BlockingCopy submit_blocking(const std::shared_ptr<Submission>& submission, std::shared_ptr<SideStream> side,
                              at::ITensorListRef dst, at::ITensorListRef src) {
   // After a timeout, the caller may free a cache before the copy has run.
-  std::vector<at::Tensor> in_use{submission->buffer, submission->plan.staging};
+  std::vector<at::Tensor> in_use{submission->buffer, submission->plan.staging, submission->by_kernel.buffer};
   in_use.insert(in_use.end(), dst.begin(), dst.end());
   in_use.insert(in_use.end(), src.begin(), src.end());
   auto promise = std::make_shared<std::promise<Ended>>();
@@ -139,7 +140,19 @@ bool run_npu(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef
   return true;
 }
 
+void run_npu_table(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
+                   int64_t batch_dim) {
+  const c10::DeviceGuard guard(copies.device());
+  check_format(call, "dst", dst);
+  check_format(call, "src", src);
+  auto submission = std::make_shared<Submission>(Submission{call, copies.device(), ACL_MEMCPY_DEVICE_TO_DEVICE});
+  submission->by_kernel = plan_for_table(call, dst, src, copies, batch_dim);
+  submit_async(submission, dst, src);
+}
+
 }  // namespace
 }  // namespace llm_datadist
 
-TORCH_LIBRARY_IMPL(llm_datadist, PrivateUse1, m) { llm_datadist::Kernels<&llm_datadist::run_npu>::add_to(m); }
+TORCH_LIBRARY_IMPL(llm_datadist, PrivateUse1, m) {
+  llm_datadist::Kernels<&llm_datadist::run_npu, &llm_datadist::run_npu_table>::add_to(m);
+}

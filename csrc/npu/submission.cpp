@@ -25,23 +25,6 @@ aclFormat format_of(const c10::StorageImpl& storage) {
              : ACL_FORMAT_ND;
 }
 
-// The rows of a tensor in an internal format (FRACTAL_NZ, ...) are not plain byte ranges.
-void check_format(const CallContext& call, const char* list, at::ITensorListRef tensors) {
-  int64_t index = 0;
-  for (const at::Tensor& tensor : tensors) {
-    if (tensor.is_cpu()) {
-      return;
-    }
-    const aclFormat format = format_of(*tensor.storage().unsafeGetStorageImpl());
-    const bool plain = format == ACL_FORMAT_ND || format == ACL_FORMAT_NCHW || format == ACL_FORMAT_NHWC ||
-                       format == ACL_FORMAT_NCDHW || format == ACL_FORMAT_NDHWC || format == ACL_FORMAT_NCL ||
-                       format == ACL_FORMAT_UNDEFINED;
-    CHECK_CALL(call, plain, "expected ", (TensorName{list, index}), " to be in a plain format such as ND, got format ",
-               static_cast<int>(format), "; torch_npu.npu_format_cast(tensor, 2) makes it ND");
-    ++index;
-  }
-}
-
 // Takes the blocks whose memory on the host is pageable out of a phase. A block never belongs to several storages
 // there.
 Phase take_pageable(Phase& phase, const std::vector<bool>& pinned) {
@@ -78,7 +61,29 @@ at::Tensor pinned_buffer(const CallContext& call, int64_t bytes) {
 
 }  // namespace
 
+void check_format(const CallContext& call, const char* list, at::ITensorListRef tensors) {
+  int64_t index = 0;
+  for (const at::Tensor& tensor : tensors) {
+    if (tensor.is_cpu()) {
+      return;
+    }
+    const aclFormat format = format_of(*tensor.storage().unsafeGetStorageImpl());
+    const bool plain = format == ACL_FORMAT_ND || format == ACL_FORMAT_NCHW || format == ACL_FORMAT_NHWC ||
+                       format == ACL_FORMAT_NCDHW || format == ACL_FORMAT_NDHWC || format == ACL_FORMAT_NCL ||
+                       format == ACL_FORMAT_UNDEFINED;
+    CHECK_CALL(call, plain, "expected ", (TensorName{list, index}), " to be in a plain format such as ND, got format ",
+               static_cast<int>(format), "; torch_npu.npu_format_cast(tensor, 2) makes it ND");
+    ++index;
+  }
+}
+
 void Submission::enqueue(aclrtStream stream) const {
+  if (!by_kernel.launches.empty()) {
+    for (const KernelLaunch& launch : by_kernel.launches) {
+      llm_datadist::enqueue(call, launch, stream);
+    }
+    return;
+  }
   for (const Phase& phase : plan.phases) {
     llm_datadist::enqueue(call, phase, kind, device.index(), stream);
   }
@@ -104,6 +109,7 @@ std::shared_ptr<Submission> make_submission(const CallContext& call, at::ITensor
                                                      : ACL_MEMCPY_DEVICE_TO_DEVICE;
   auto submission = std::make_shared<Submission>(Submission{call, device, kind, std::move(plan)});
   if (kind == ACL_MEMCPY_DEVICE_TO_DEVICE) {
+    submission->by_kernel = plan_for_kernel(submission->plan, device);
     return submission;
   }
   std::vector<bool> pinned;

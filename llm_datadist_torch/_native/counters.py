@@ -15,11 +15,13 @@ class RuntimeCalls(NamedTuple):
         plain: Calls of aclrtMemcpyAsync.
         strided: Calls of aclrtMemcpy2dAsync.
         batch: Calls of aclrtMemcpyBatchAsync.
+        launches: Launches of the kernel.
     """
 
     plain: int = 0
     strided: int = 0
     batch: int = 0
+    launches: int = 0
 
     def __sub__(self, earlier: "RuntimeCalls") -> "RuntimeCalls":
         return RuntimeCalls(*(late - early for late, early in zip(self, earlier, strict=True)))
@@ -27,7 +29,7 @@ class RuntimeCalls(NamedTuple):
 
 def runtime_calls() -> RuntimeCalls:
     """The calls so far. Synchronize first: torch_npu's task queue makes the calls of an op after the op has returned."""
-    counts = (ctypes.c_uint64 * 3)()
+    counts = (ctypes.c_uint64 * 4)()
     _library().llm_datadist_npu_calls(counts)
     return RuntimeCalls(*counts)
 

@@ -30,7 +30,7 @@ def _load() -> ctypes.CDLL | _NoHandle:
     if not hasattr(library, "ascend_sim_reset") or os.environ.get("ASCEND_SIM_HIDDEN") == "1":
         return _NoHandle()
     library.ascend_sim_work.restype = ctypes.c_char_p
-    library.ascend_sim_copy_log.restype = ctypes.c_char_p
+    library.ascend_sim_copy_log.restype = library.ascend_sim_launch_log.restype = ctypes.c_char_p
     library.ascend_sim_armed_faults.restype = library.ascend_sim_pinned_allocations.restype = ctypes.c_uint64
     library.ascend_sim_fail_call.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
     library.ascend_sim_fail_task.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
@@ -77,6 +77,18 @@ class Copy(NamedTuple):
     device: int
 
 
+class Launch(NamedTuple):
+    """One launch of a kernel that the runtime accepted, with the arguments as the caller passed them."""
+
+    kernel: str
+    function: int
+    """The handle, which tells kernels of the same name apart."""
+    blocks: int
+    arguments: bytes
+    place_holders: list[tuple[int, int]]
+    """Where the address of data goes in the arguments, and where the data is."""
+
+
 class Work(NamedTuple):
     """What calls cost: the calls themselves, the tasks they put on streams, and the attributes of pointers they asked."""
 
@@ -108,6 +120,17 @@ def copies() -> list[Copy]:
     """The copies submitted since the last reset, oldest first. Replays of a graph add none."""
     fields = [line.split() for line in library.ascend_sim_copy_log().decode().splitlines()]
     return [Copy(name, MemcpyKind(int(kind)), *map(int, rest)) for name, kind, *rest in fields]
+
+
+def launches() -> list[Launch]:
+    """The launches of kernels since the last reset, oldest first. Replays of a graph add none."""
+    found = []
+    for line in library.ascend_sim_launch_log().decode().splitlines():
+        kernel, function, blocks, arguments, *offsets = line.split()
+        numbers = list(map(int, offsets))
+        pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
+        found.append(Launch(kernel, int(function), int(blocks), bytes.fromhex(arguments), pairs))
+    return found
 
 
 def fail_call(name: str, code: int, nth: int = 1) -> None:

@@ -72,12 +72,14 @@ class Made(NamedTuple):
         plain: Calls of aclrtMemcpyAsync.
         strided: Calls of aclrtMemcpy2dAsync.
         batch: Calls of aclrtMemcpyBatchAsync.
-        tasks: Tasks of all of them.
+        launches: Launches of the kernel.
+        tasks: Tasks of the copies.
     """
 
     plain: int = 0
     strided: int = 0
     batch: int = 0
+    launches: int = 0
     tasks: int = 0
 
 

@@ -7,6 +7,7 @@
 #include "context.h"
 #include "copy.h"
 #include "device.h"
+#include "kernel.h"
 #include "memory.h"
 #include "throttle.h"
 
@@ -27,6 +28,7 @@ extern "C" {
 
 const char* ascend_sim_work() { return Keep(AllWork()); }
 const char* ascend_sim_copy_log() { return Keep(CopyLog()); }
+const char* ascend_sim_launch_log() { return Keep(LaunchLog()); }
 
 void ascend_sim_fail_call(const char* name, uint64_t nth, int code) { ArmFault(FaultPoint::kCall, name, nth, code); }
 void ascend_sim_fail_task(const char* name, uint64_t nth, int code) { ArmFault(FaultPoint::kTask, name, nth, code); }
@@ -45,6 +47,7 @@ uint64_t ascend_sim_pinned_allocations() { return PinnedUsage().allocations; }
 void ascend_sim_reset() {
   ResetCalls();
   ResetCopyLog();
+  ResetLaunchLog();
   ResetThrottle();
   SetUnboundedSynchronize(false);
   for (int device = 0; device < GetMachine().devices; ++device) Context::Of(device).Revive();

@@ -93,8 +93,6 @@ extern "C" uint64_t MsprofGetHashId() { return 0; }
 extern "C" uint64_t MsprofSysCycleTime() { return 0; }
 
 // Kernels, virtual memory.
-NOT_SIMULATED(aclrtBinaryGetFunction)
-NOT_SIMULATED(aclrtBinaryLoadFromData)
 NOT_SIMULATED(aclrtGetFunctionAddr)
 NOT_SIMULATED(rtDevBinaryRegister)
 NOT_SIMULATED(rtFunctionRegister)
