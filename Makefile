@@ -36,11 +36,11 @@ test:
 	$(call part,NPU tests,$(SIMULATED) .venv-npu/bin/python $(PARALLEL))
 	$(call part,kernel tests,$(SIMULATED) .venv-kernel/bin/python $(PARALLEL) tests/kernel)
 
-# vLLM's engine on the CPU with the spec of llm_datadist_torch/vllm.py; the worker of that spec also on the simulated NPU,
-# where vLLM's packages come after those of .venv-npu.
+# vLLM's engine on the CPU with the spec of llm_datadist_torch/vllm.py; the worker of that spec also on the simulated NPU, with
+# the packages of .venv-vllm and .venv before those of .venv-npu.
 test-vllm: .venv-vllm/.built .venv-npu/.built
 	$(call part,vLLM tests,.venv-vllm/bin/python -m pytest -q tests/vllm)
-	$(call part,vLLM worker on the NPU,$(SIMULATED) PYTHONPATH=$$(.venv-vllm/bin/python $(SITE)) \
+	$(call part,vLLM worker on the NPU,$(SIMULATED) PYTHONPATH=$$(.venv-vllm/bin/python $(SITE)):$$(.venv/bin/python $(SITE)) \
 		.venv-npu/bin/python -m pytest -q tests/vllm)
 
 # On real NPUs, with CANN's set_env.sh sourced: all tests but those that need the handle on the simulated runtime, whose

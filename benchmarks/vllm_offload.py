@@ -111,7 +111,7 @@ def first_token(llm: LLM, tokens: int, rounds: int, reset: bool) -> float:
 
 def throughput(llm: LLM, rounds: int) -> float:
     """Tokens per second, computed and generated, of new prompts: the median."""
-    count, computed, generated = 16, 512, 32
+    count, computed, generated = 8, 512, 32
     seconds = [generate(llm, [prompt(computed) for _ in range(count)], generated) for _ in range(rounds)]
     return count * (computed + generated) / statistics.median(seconds)
 
@@ -129,7 +129,7 @@ def memcpy(size: int) -> float:
 
 def main() -> None:
     bench = Bench("vLLM with KV offloading by copy_cache_batch")
-    rounds, tokens = (1, 600) if bench.args.tiny else (5, 4000)
+    rounds, tokens = (1, 600) if bench.args.tiny else (5, 2000)
     random.seed(0)
     rows: list[dict[str, Any]] = []
     with engine(offload=False) as llm:

@@ -244,8 +244,8 @@ class _Transfer(Protocol):
 class _HostTransfer:
     """On the CPU: the copy is made at once, where vLLM submits it.
 
-    A thread would not pay: the copy takes less than a hundredth of the time in which the model computed the same blocks,
-    and a thread would take its core.
+    A thread could save little: the copy took 0.3 to 2 percent of the time in which a model of 8 layers computed the same
+    blocks, and the thread would take a core from the model.
     """
 
     def __init__(self, copy: Callable[[], int]) -> None:
