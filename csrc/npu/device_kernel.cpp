@@ -31,10 +31,10 @@ struct LoadedKernel : Kernel {
 // Estimates, until they are measured: `python benchmarks/kernel.py` on an NPU prints them. Microseconds, and bytes in a
 // microsecond.
 constexpr double kTaskTime = 1.0;
-constexpr double kTaskSpeed = 300e3;
+constexpr double kTaskSpeed = 400e3;
 constexpr double kLaunchTime = 10.0;
 constexpr double kPieceTime = 0.0125;  // all cores together
-constexpr double kKernelSpeed = 500e3;
+constexpr double kKernelSpeed = 400e3;
 
 // Below this, a piece takes hardly less time. For shares of equal time, each piece counts as so many bytes more.
 constexpr int64_t kShortPiece = 4096;
