@@ -26,7 +26,7 @@ from vllm.v1.kv_offload.base import (
 from vllm.v1.kv_offload.cpu.common import CPULoadStoreSpec
 from vllm.v1.kv_offload.cpu.spec import CPUOffloadingSpec
 
-from .ops import copy_cache_batch
+from .ops import swap_blocks
 
 logger = logging.getLogger("vllm.llm_datadist_torch")  # vLLM shows its own loggers, and those below them
 
@@ -125,9 +125,9 @@ class CopyCacheOffloadingWorker(OffloadingWorker):
         copied = 0
         for group, block_rows, host_rows in self._rows(blocks, chunks):
             if to_host:
-                copy_cache_batch(group.host, group.device, _whole_rows(host_rows, block_rows))
+                swap_blocks(group.device, group.host, torch.stack([block_rows, host_rows], dim=1))
             else:
-                copy_cache_batch(group.device, group.host, _whole_rows(block_rows, host_rows))
+                swap_blocks(group.host, group.device, torch.stack([host_rows, block_rows], dim=1))
             copied += len(block_rows) * group.block_bytes
         return copied
 
@@ -176,10 +176,6 @@ def _used_bytes(refs: Sequence[CanonicalKVCacheRef]) -> dict[int, int]:
     for ref in refs:
         used[ref.tensor_idx] = max(ref.page_size_bytes, used.get(ref.tensor_idx, 0))
     return used
-
-
-def _whole_rows(dst_rows: Tensor, src_rows: Tensor) -> Tensor:
-    return torch.stack([dst_rows, src_rows, torch.zeros_like(dst_rows), torch.full_like(dst_rows, -1)], dim=1)
 
 
 class _Direction:
