@@ -4,13 +4,13 @@
 The simulated runtime holds streams still, so that what does not wait comes too early.
 """
 
+import logging
 import threading
 from collections.abc import Iterator
 
 import ascend_sim
 import pytest
 import torch
-from fresh_process import run_code
 from vllm.v1.kv_offload.base import CanonicalKVCaches, GPULoadStoreSpec
 from vllm.v1.kv_offload.cpu.common import CPULoadStoreSpec
 from worker_utils import BLOCKS, finished, make_caches, make_worker
@@ -133,20 +133,16 @@ def test_one_call_for_all_layers() -> None:
     worker.shutdown()
 
 
-def load_that_fails() -> None:
-    caches = make_caches([WIDTH], [[(0, WIDTH)]], "npu")
-    worker = make_worker(caches, 1)
+def test_failure_on_the_device(
+    caches: CanonicalKVCaches, worker: CopyCacheOffloadingWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error that the runtime reports after the call. A line of the log names the job."""
     store(worker, 1, 3, 0)
     finished(worker, {1})
-    with ascend_sim.stall_device():
-        ascend_sim.fail_task(ascend_sim.copies()[-1].name, 507018)
-        load(worker, 7, 0, 5)
+    [query] = [name for name in ascend_sim.call_counts() if "QueryEvent" in name]
+    load(worker, 7, 0, 5)
+    ascend_sim.fail_call(query, 507018)
     [result] = finished(worker, {7})
-    assert ascend_sim.armed_faults() == 0
     assert not result.success
-
-
-def test_failure_on_the_device() -> None:
-    """The error of a task comes after the call. A line of the log names the job. In a process that the error may end."""
-    done = run_code("import test_vllm_order; test_vllm_order.load_that_fails()")
-    assert "KV offloading job 7 failed: a load" in done.stdout + done.stderr
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert errors == ["KV offloading job 7 failed: a load"]
