@@ -65,11 +65,12 @@ Signature* runtime_function(const char* name) {
 }
 
 void* load(const void* binary, size_t bytes, const char* name) {
+  constexpr int32_t kLazy = 1;
   constexpr int32_t kMagic = 2;
   constexpr uint32_t kVectorCore = 0x41415246;
   static const CallContext call{"warm_up", std::nullopt};
-  LoadOption option{kMagic, {kVectorCore}};
-  const LoadOptions options{&option, 1};
+  LoadOption each[] = {{kLazy, {0}}, {kMagic, {kVectorCore}}};  // as triton-ascend does
+  const LoadOptions options{each, 2};
   void* handle = nullptr;
   void* function = nullptr;
   CHECK_ACL(call, runtime_function<LoadBinary>("aclrtBinaryLoadFromData")(binary, bytes, &options, &handle),
