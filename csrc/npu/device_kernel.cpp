@@ -64,28 +64,21 @@ Signature* runtime_function(const char* name) {
   return function;
 }
 
+const CallContext warm_up{"warm_up", std::nullopt};
+
 void* load(const void* binary, size_t bytes, const char* name) {
+  constexpr int32_t kLazy = 1;
   constexpr int32_t kMagic = 2;
   constexpr uint32_t kVectorCore = 0x41415246;
-  static const CallContext call{"warm_up", std::nullopt};
-  LoadOption option{kMagic, {kVectorCore}};
-  const LoadOptions options{&option, 1};
+  LoadOption each[] = {{kLazy, {0}}, {kMagic, {kVectorCore}}};  // as triton-ascend does
+  const LoadOptions options{each, 2};
   void* handle = nullptr;
   void* function = nullptr;
-  CHECK_ACL(call, runtime_function<LoadBinary>("aclrtBinaryLoadFromData")(binary, bytes, &options, &handle),
+  CHECK_ACL(warm_up, runtime_function<LoadBinary>("aclrtBinaryLoadFromData")(binary, bytes, &options, &handle),
             "aclrtBinaryLoadFromData", "of ", bytes, " bytes");
-  CHECK_ACL(call, runtime_function<GetFunction>("aclrtBinaryGetFunction")(handle, name, &function),
+  CHECK_ACL(warm_up, runtime_function<GetFunction>("aclrtBinaryGetFunction")(handle, name, &function),
             "aclrtBinaryGetFunction", name);
   return function;
-}
-
-int64_t vector_cores(uint32_t device) {
-  constexpr int kVectorCores = 201;
-  int64_t cores = 0;
-  const CallContext call{"warm_up", std::nullopt};
-  CHECK_ACL(call, runtime_function<GetDeviceInfo>("aclrtGetDeviceInfo")(device, kVectorCores, &cores),
-            "aclrtGetDeviceInfo", "of the vector cores");
-  return cores;
 }
 
 // Whether the kernel is expected to copy a plan in less time than a task for each row.
@@ -275,7 +268,9 @@ extern "C" __attribute__((visibility("default"))) const char* llm_datadist_npu_l
   try {
     runtime_function<Launch>("aclrtLaunchKernelWithHostArgs");
     auto kernel = std::make_unique<LoadedKernel>();
-    kernel->cores = vector_cores(device);
+    constexpr int kVectorCores = 201;
+    CHECK_ACL(warm_up, runtime_function<GetDeviceInfo>("aclrtGetDeviceInfo")(device, kVectorCores, &kernel->cores),
+              "aclrtGetDeviceInfo", "of the vector cores");
     kernel->of_words = load(binaries[0], bytes[0], "copy_pieces");
     kernel->of_bytes = load(binaries[1], bytes[1], "copy_pieces");
     kernel->of_rows = load(binaries[2], bytes[2], "copy_rows");
