@@ -58,11 +58,12 @@ def test_a_launch_is_one_task_with_its_own_arguments(runtime: Runtime, function:
     assert logged == ("scatter", function, 3, struct.pack("<5q", runtime.device, 0, 5, 6, 7), [(8, 16)])
 
 
-def test_what_is_not_memory_of_the_device_is_out_of_reach(runtime: Runtime, function: int) -> None:
-    for dst in (runtime.device + SIZE - 8, runtime.pinned):
-        assert launch(runtime, function, dst, [1, 2]) == 0
-        assert runtime.synchronize() == 507035
-        assert "of a kernel reached outside of live device memory" in reason()
+@pytest.mark.parametrize("on_host", [False, True])
+def test_what_is_not_memory_of_the_device_is_out_of_reach(runtime: Runtime, function: int, on_host: bool) -> None:
+    dst = runtime.pinned if on_host else runtime.device + SIZE - 8
+    assert launch(runtime, function, dst, [1, 2]) == 0
+    assert runtime.synchronize() == 507035
+    assert "of a kernel reached outside of live device memory" in reason()
 
 
 def test_refusals(runtime: Runtime, function: int) -> None:
