@@ -26,7 +26,7 @@ Steps = Generator[tuple[Callable[[], object], float], bool, T]
 """A function that the I/O thread runs in steps. It yields what it waits for, and when it wants to go on without it, by
 ``time.monotonic``. It is sent whether what it waited for has come."""
 
-_SPIN_SECONDS = 300e-6  # then sleep between two looks at the engine: a transfer may be long
+_SPIN_SECONDS = 300e-6  # after anything has happened: a reply comes sooner than a thread wakes. Then sleep
 _PAUSE_SECONDS = 50e-6
 LONGEST_WAIT_MS = 60_000
 
@@ -156,7 +156,8 @@ class IoThread:
             longest = self._guarded(self._progress)
             active = longest == 0
             # After a step of one task, another one may have what it waits for.
-            timeout = 0 if active or stepped or self._calls else min(self._milliseconds(), longest or LONGEST_WAIT_MS)
+            spins = active or stepped or self._calls or (self._tasks and time.monotonic() < idle_since + _SPIN_SECONDS)
+            timeout = 0 if spins else min(self._milliseconds(), longest or LONGEST_WAIT_MS)
             ready = self._poller.poll(timeout)
             for socket, _ in ready:
                 if socket in self._readers:  # another reader may have removed it
@@ -165,10 +166,12 @@ class IoThread:
             for _ in range(calls):
                 self._guarded(self._calls.popleft())
             stepped = sum(self._step(task) for task in list(self._tasks))
-            if ready or calls or stepped or not active:
+            if ready or calls or stepped:
                 idle_since = time.monotonic()
-            elif time.monotonic() > idle_since + _SPIN_SECONDS:
+            elif active and time.monotonic() > idle_since + _SPIN_SECONDS:
                 time.sleep(_PAUSE_SECONDS)
+            else:
+                os.sched_yield()
         while self._calls:
             self._guarded(self._calls.popleft())
         for task in list(self._tasks):
