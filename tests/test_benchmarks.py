@@ -10,14 +10,14 @@ from utils import ROOT, run
 FOLDER = ROOT / "benchmarks"
 ON_CPU = ["compiled", "copy_cache", "copy_cache_batch", "growth", "remote", "tail"]
 ON_NPU = ["copy_cache", "kernel", "npu_work"]  # those that treat devices differently
-WITH_VLLM = ["vllm_offload"]  # run by hand
+BY_HAND = ["kernel_on_cuda", "vllm_offload"]  # with a GPU, and with vLLM
 
 pytestmark = pytest.mark.slow
 
 
 def test_every_benchmark(device: str, tmp_path: Path) -> None:
     """With this package under the name of LLM-DataDist, whose names it has; LLM-DataDist is timed on NPUs alone."""
-    assert sorted({*ON_CPU, *ON_NPU, *WITH_VLLM, "bench", "machine"}) == sorted(
+    assert sorted({*ON_CPU, *ON_NPU, *BY_HAND, "bench", "machine"}) == sorted(
         path.stem for path in FOLDER.glob("*.py")
     )
     (tmp_path / "llm_datadist.py").write_text("from llm_datadist_torch import *\n")
