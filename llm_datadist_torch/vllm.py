@@ -26,7 +26,7 @@ from vllm.v1.kv_offload.base import (
 from vllm.v1.kv_offload.cpu.common import CPULoadStoreSpec
 from vllm.v1.kv_offload.cpu.spec import CPUOffloadingSpec
 
-from .ops import swap_blocks
+from .blocks import swap_blocks
 
 logger = logging.getLogger("vllm.llm_datadist_torch")  # vLLM shows its own loggers, and those below them
 
