@@ -5,6 +5,7 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .cache import Cache
 from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
@@ -17,6 +18,20 @@ from .transfer_types import CacheTask, LayerSynchronizer, TransferConfig, Transf
 from .unserved import RegisterMemStatus
 
 
+class Row(NamedTuple):
+    """A row of the cache of this process, and the bytes of it, or -1."""
+
+    batch_index: int
+    size: int
+
+
+class Blocks(NamedTuple):
+    """The blocks to read, and those to write."""
+
+    src: list[int]
+    dst: list[int]
+
+
 @dataclass(frozen=True)
 class TransferCall:
     """A pull or push, whose arguments are right by themselves.
@@ -25,14 +40,14 @@ class TransferCall:
         method: Its name: pull_cache, pull_blocks, push_cache or push_blocks.
         key: The cache of the peer.
         cache: The cache of this process.
-        arguments: The row and the size, or the blocks to read and those to write.
+        what: What to transfer.
         layers: src_layer_range, dst_layer_range, tensor_num_per_layer.
     """
 
     method: str
     key: CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey
     cache: Cache
-    arguments: tuple[int, int] | tuple[list[int], list[int]]
+    what: Row | Blocks
     layers: tuple[range | None, range | None, int]
 
 
@@ -118,7 +133,7 @@ class Remote(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Ends all links. Waits for what is in flight or lent, at most the timeout of transfers."""
+        """Ends all links. Waits for what is in flight or leased, at most the timeout of transfers."""
 
     @abstractmethod
     def close_in_thread(self) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The I/O thread: it owns all sockets and links, and runs every transfer.
 
-Note [One thread]: links, loans and transfers are touched by the I/O thread alone, so they need no lock. Other threads hand it
+Note [One thread]: links, leases and transfers are touched by the I/O thread alone, so they need no lock. Other threads hand it
 functions, and wait for a ``Result``. A signal handler runs in the main thread, and cannot interrupt a transfer half way. No
 thread waits for the I/O thread while it holds a lock: the I/O thread may run a destructor that takes the same lock.
 """

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-PROTOCOL = 3
+PROTOCOL = 4
 """To be raised with every change of a message, or of the size of a staging slot."""
 
 Uint64 = Annotated[int, msgspec.Meta(ge=0)]  # msgpack has no larger numbers
@@ -110,14 +110,14 @@ class LayoutMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
 
 
 class Acquire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """Borrows a cache. The number of the request is the number of the loan.
+    """Asks for a lease of a cache. The number of the request is that of the lease.
 
     Attributes:
         number: The number.
         key: The cache, and the row where the key names one.
         write: Whether the cache will be written.
         known: The id of the cache whose layout the sender knows, or 0.
-        forgotten: Whether the sender has forgotten all registrations. See ``Lent.registrations``.
+        forgotten: Whether the sender has forgotten all registrations. See ``Granted.registrations``.
     """
 
     number: int
@@ -127,17 +127,17 @@ class Acquire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
     forgotten: bool
 
 
-class Lent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Granted(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     """The reply to ``Acquire``.
 
     Attributes:
         number: The number.
         cache: The id of the cache, or 0 for a range of memory.
         row: The row that the key names.
-        layout: Where the cache is, unless the borrower knows.
+        layout: Where the cache is, unless the holder knows.
         memory: The number of the registration of each tensor, or one number for all.
         slots: The addresses of the staging slots, if NIXL does not reach the cache.
-        registrations: The descriptions of registrations that the borrower has not been told yet.
+        registrations: The descriptions of registrations that the holder has not been told yet.
     """
 
     number: int
@@ -150,9 +150,9 @@ class Lent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """The bytes that the ``Stage`` requests of a loan will move: arrays of int64. No reply."""
+    """The bytes that the ``Stage`` requests of a lease will move: arrays of int64. No reply."""
 
-    loan: int
+    lease: int
     planes: tuple[Uint64, Uint64]
     rows: bytes
     offsets: bytes
@@ -163,29 +163,29 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     """Copies a piece of the plan between the device and its slot. The reply is ``Done``."""
 
     number: int
-    loan: int
+    lease: int
     piece: Uint64
     timeout_ms: int
 
 
 class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """Gives a cache back.
+    """Ends a lease.
 
     Attributes:
-        loan: The number of the ``Acquire``.
+        lease: The number of the ``Acquire``.
         pulled: The tensors whose row has been read, or None if the transfer failed.
     """
 
-    loan: int
+    lease: int
     pulled: list[int] | None
 
 
 class Bye(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """The sender has ended the link. It still gives back what it has borrowed."""
+    """The sender has ended the link. It still releases the leases that it holds."""
 
 
 Request = Hello | Ready | Unlink | Acquire | Stage
-Reply = Welcome | Done | Failed | Lent
+Reply = Welcome | Done | Failed | Granted
 Message = Request | Reply | Plan | Release | Bye
 Key = NamedKey | IdKey | AddressKey
 

@@ -2,7 +2,7 @@
 """The transfer engine NIXL. Another engine would have the same interface.
 
 Note [Progress]: NIXL's own progress thread polls without a pause, which costs a core for as long as the process lives. So it is
-off, and NIXL makes progress only when it is called. The I/O thread calls it while a transfer is in flight or a cache is lent.
+off, and NIXL makes progress only when it is called. The I/O thread calls it while a transfer is in flight or a cache is leased.
 
 Note [Registrations]: each registration has a number, which NIXL takes as the number of a device. NIXL looks a range up among the
 registrations of one device. So memory that is registered again, or overlaps what a peer has not forgotten yet, is no other
