@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ops, typed and documented. All checks are in C++."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,56 +126,18 @@ def copy_cache_batch(
     torch.ops.llm_datadist.copy_cache_batch.default(dst, src, copies, req_id, batch_dim=batch_dim)
 
 
-def copy_cache_blocking(
-    dst: Sequence[Tensor],
-    src: Sequence[Tensor],
-    dst_batch_index: int,
-    src_batch_index: int,
-    offset: int,
-    size: int,
-    req_id: int | None,
-    *,
-    batch_dim: int,
-    timeout_ms: int,
-) -> bool:
-    """copy_cache that returns when the copy is complete. For CacheManager.
+def _blocking(op: Callable[..., bool]) -> Callable[..., bool]:
+    """An op that waits, for CacheManager. Takes all arguments of the schema."""
 
-    Returns:
-        False after ``timeout_ms`` milliseconds without completion; the destination ranges are undefined then.
-    """
-    done: bool = torch.ops.llm_datadist._copy_cache_blocking.default(
-        dst,
-        src,
-        dst_batch_index,
-        src_batch_index,
-        offset,
-        size,
-        req_id,
-        batch_dim=batch_dim,
-        timeout_ms=timeout_ms,
-    )
-    if not done:
-        signals.raise_pending()
-    return done
+    def call(*args: Any, **kwargs: Any) -> bool:
+        done = op(*args, **kwargs)
+        if not done:
+            signals.raise_pending()
+        return done
+
+    return call
 
 
-def copy_cache_batch_blocking(
-    dst: Sequence[Tensor],
-    src: Sequence[Tensor],
-    copies: Tensor,
-    req_id: int | None,
-    *,
-    batch_dim: int,
-    timeout_ms: int,
-) -> bool:
-    """copy_cache_batch that returns when the copies are complete. For CacheManager.
-
-    Returns:
-        False after ``timeout_ms`` milliseconds without completion; the destination ranges are undefined then.
-    """
-    done: bool = torch.ops.llm_datadist._copy_cache_batch_blocking.default(
-        dst, src, copies, req_id, batch_dim=batch_dim, timeout_ms=timeout_ms
-    )
-    if not done:
-        signals.raise_pending()
-    return done
+# They return False after `timeout_ms` milliseconds without completion; the destination ranges are undefined then.
+copy_cache_blocking = _blocking(torch.ops.llm_datadist._copy_cache_blocking.default)
+copy_cache_batch_blocking = _blocking(torch.ops.llm_datadist._copy_cache_batch_blocking.default)

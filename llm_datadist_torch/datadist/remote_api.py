@@ -17,6 +17,9 @@ from .status import LLMStatusCode, llm_error
 from .transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
 from .unserved import RegisterMemStatus
 
+NIXL = ("nixl_cu12", "nixl_cu13", "nixl")
+"""The packages that NIXL comes in. The name of the last one is for messages."""
+
 
 class Row(NamedTuple):
     """A row of the cache of this process, and the bytes of it, or -1."""
@@ -159,7 +162,7 @@ def open_remote(cluster_id: int, registry: CacheRegistry, timeout_ms: int) -> Re
 
 def check_installed() -> None:
     """Raises LLM_FEATURE_NOT_ENABLED unless everything that ``remote`` needs is installed."""
-    for names in (("nixl_cu12", "nixl_cu13", "nixl"), ("zmq",), ("msgspec",)):
+    for names in (NIXL, ("zmq",), ("msgspec",)):
         if not any(importlib.util.find_spec(name) for name in names):
             raise llm_error(
                 LLMStatusCode.LLM_FEATURE_NOT_ENABLED,

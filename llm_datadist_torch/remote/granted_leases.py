@@ -31,15 +31,7 @@ class _Lease:
 
 
 class GrantedLeases:
-    """The leases that the peer of one link holds. For the I/O thread.
-
-    Args:
-        registry: The caches of this process, by id and key.
-        caches: The same, registered with the engine.
-        engine: The engine.
-        soon: See ``Engine.register``.
-        thread: The I/O thread.
-    """
+    """The leases that the peer of one link holds. For the I/O thread."""
 
     def __init__(
         self, registry: CacheRegistry, caches: LocalCaches, engine: Engine, soon: Soon, thread: IoThread

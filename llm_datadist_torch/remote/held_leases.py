@@ -43,7 +43,6 @@ class HeldLeases:
     """The leases that this process holds over one link. For the I/O thread.
 
     Args:
-        engine: The engine.
         metadata: How to reach the agent of the peer.
         release: Tells the peer that a lease has ended, with the tensors whose row has been read.
 

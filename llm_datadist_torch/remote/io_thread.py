@@ -92,8 +92,7 @@ class IoThread:
         if not self.runs_here:
             self._finish(task, None, _finalized())
         elif self.is_current:
-            self._tasks.append(task)
-            self._step(task)
+            self._begin(task)
         else:
             self.call(lambda: self._begin(task))
             if self._stopping:  # since the question above

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import TypeVar
 
 from ..datadist.log import logger
-from ..datadist.status import LLMException, LLMStatusCode, llm_error
+from ..datadist.status import LLMException, LLMStatusCode, llm_error, message_of
 from . import messages
 from .connection import Connection
 from .granted_leases import GrantedLeases
@@ -35,10 +35,7 @@ class Link:
     """A link to a peer. For the I/O thread.
 
     Args:
-        connection: The control connection.
-        engine: The engine.
         leases: What the peer holds of this process.
-        thread: The I/O thread.
         opened: Called when the peer is ready, or None if this process has called it.
         ended: Called once when the link ends, for whatever reason.
         closed: Called once when nothing is in flight or leased any more.
@@ -202,8 +199,7 @@ class Link:
             self._handle(message)
         except LLMException as error:
             assert isinstance(message, messages.Acquire)
-            text = str(error).removesuffix(f" [{error.status_code.name}]")
-            self._connection.send(messages.Failed(message.number, error.status_code.name, text))
+            self._fail(message, error.status_code, message_of(error))
         except (ValueError, OverflowError) as error:
             logger.warning("%s breaks the protocol: %s", self, error)
             self.drop()
@@ -222,9 +218,7 @@ class Link:
             self.drop()
         elif self.has_ended:
             if not isinstance(message, messages.Plan):
-                self._connection.send(
-                    messages.Failed(message.number, LLMStatusCode.LLM_NOT_YET_LINK.name, "it has unlinked")
-                )
+                self._fail(message, LLMStatusCode.LLM_NOT_YET_LINK, "it has unlinked")
         elif isinstance(message, messages.Ready) and self._opened is not None and self.state is LinkState.GREETING:
             self.state = LinkState.OPEN
             self._opened(self)
@@ -252,8 +246,7 @@ class Link:
         try:
             copied.get()
         except LLMException as error:
-            text = str(error).removesuffix(f" [{error.status_code.name}]")
-            self._connection.send(messages.Failed(message.number, error.status_code.name, text))
+            self._fail(message, error.status_code, message_of(error))
         else:
             self._connection.send(messages.Done(message.number))
 
@@ -263,10 +256,13 @@ class Link:
         yield (lambda: self.has_ended or not self.transfers), deadline
         if self.transfers and not self.has_ended:
             text = f"a call uses the link until after {message.timeout_ms} ms"
-            self._connection.send(messages.Failed(message.number, LLMStatusCode.LLM_LINK_BUSY.name, text))
+            self._fail(message, LLMStatusCode.LLM_LINK_BUSY, text)
         else:
             self.drop()  # first: once the peer knows, there is no link here
             self._connection.send(messages.Done(message.number))
+
+    def _fail(self, request: messages.Request, code: LLMStatusCode, text: str) -> None:
+        self._connection.send(messages.Failed(request.number, code.name, text))
 
     def _send_release(self, lease: int, pulled: list[int] | None) -> None:
         # After the call has returned: to send is to wake a thread of libzmq, and can take as long as a small transfer.

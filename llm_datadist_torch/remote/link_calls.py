@@ -35,11 +35,7 @@ def move(
 
     Args:
         operation: "READ" or "WRITE".
-        local: The ranges of this process.
-        remote: The ranges of the peer.
-        lease: The lease that they are of.
         owner: The owner of the local memory, kept alive until the request has ended.
-        deadline: When to give up.
 
     Raises:
         LLMException: LLM_TIMEOUT, or LLM_LINK_FAILED if the peer is gone. The link has ended then.

@@ -33,15 +33,7 @@ _SHORT_SECONDS = 5e-3
 
 
 class Links:
-    """The links of one process. For the I/O thread, unless a method says otherwise.
-
-    Args:
-        cluster_id: The cluster of this process.
-        registry: Its caches.
-
-    Raises:
-        LLMException: LLM_FEATURE_NOT_ENABLED without NIXL.
-    """
+    """The links of one process. For the I/O thread, unless a method says otherwise."""
 
     def __init__(self, cluster_id: int, registry: CacheRegistry) -> None:
         self.cluster_id, self._registry = cluster_id, registry

@@ -61,12 +61,7 @@ def keep(name: str, cache: Cache) -> KeptCache:
 
 
 class LocalCaches:
-    """Looks caches up and registers them, each once. For the I/O thread, but ``forget``.
-
-    Args:
-        engine: The engine to register them with.
-        soon: See ``Engine.register``.
-    """
+    """Looks caches up and registers them, each once. For the I/O thread, but ``forget``."""
 
     def __init__(self, engine: Engine, soon: Soon) -> None:
         self._engine, self._soon = engine, soon

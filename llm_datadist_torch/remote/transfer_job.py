@@ -54,9 +54,6 @@ class TransferJob:
     """The bytes of one call. For the I/O thread.
 
     Args:
-        link: The link.
-        remote: The cache of the peer.
-        what: What to move.
         write: Whether the peer's cache is written.
         deadline: When to give up, by ``time.monotonic``.
     """
@@ -71,10 +68,6 @@ class TransferJob:
 
     def run(self, thread: IoThread, make_staging: Callable[[], Staging]) -> Steps[None]:
         """Transfers all bytes.
-
-        Args:
-            thread: The I/O thread.
-            make_staging: Makes the staging buffer of a link.
 
         Raises:
             LLMException: LLM_TIMEOUT, LLM_LINK_FAILED, or LLM_FAILED if a device fails. What the destination holds is

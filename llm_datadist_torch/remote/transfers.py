@@ -35,13 +35,7 @@ AnyKey = CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey
 
 
 class Transfers:
-    """Transfers between caches of this process and caches of its peers, step by step. For the I/O thread.
-
-    Args:
-        links: The links.
-        timeout_ms: Milliseconds that a call may take.
-        counters: Counts what has been transferred.
-    """
+    """Transfers between caches of this process and caches of its peers, step by step. For the I/O thread."""
 
     def __init__(self, links: Links, timeout_ms: int, counters: Counters) -> None:
         self._links, self._timeout_ms, self._counters = links, timeout_ms, counters
