@@ -17,6 +17,7 @@ from .compile import register as _register_with_compilers
 _register_with_compilers()
 
 from ._native.warm_up import skipped_rows, warm_up
+from .blocks import copy_blocks, copy_tokens, swap_blocks
 from .datadist.cache import Cache
 from .datadist.cache_desc import CacheDesc, Placement
 from .datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
@@ -37,7 +38,7 @@ from .datadist.transfer_types import (
 )
 from .datadist.unserved import KvCache, KvCacheManager, MemInfo, Memtype, RegisterMemStatus, TensorDesc
 from .datadist.unserved import Tensor as Tensor  # not in __all__: it would hide torch's
-from .ops import copy_blocks, copy_cache, copy_cache_batch, copy_tokens, swap_blocks
+from .ops import copy_cache, copy_cache_batch
 
 __version__ = _version("llm_datadist_torch")
 

@@ -2,10 +2,9 @@
 """How often the NPU kernels of this process have called the runtime to copy."""
 
 import ctypes
-import functools
 from typing import NamedTuple
 
-from .library import NPU_LIBRARY
+from .library import npu_functions
 
 
 class RuntimeCalls(NamedTuple):
@@ -30,10 +29,5 @@ class RuntimeCalls(NamedTuple):
 def runtime_calls() -> RuntimeCalls:
     """The calls so far. Synchronize first: torch_npu's task queue makes the calls of an op after the op has returned."""
     counts = (ctypes.c_uint64 * 4)()
-    _library().llm_datadist_npu_calls(counts)
+    npu_functions().llm_datadist_npu_calls(counts)
     return RuntimeCalls(*counts)
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(NPU_LIBRARY))

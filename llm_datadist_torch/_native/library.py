@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds and loads the compiled libraries, and explains failures."""
 
+import ctypes
+import functools
 import json
 import platform
 import re
@@ -52,6 +54,16 @@ def release(version: str) -> str:
     What follows the + names a build of the same sources, and post releases of torch_npu keep the C++ API.
     """
     return re.sub(r"(\.post\d+)?(\+.*)?$", "", version, count=1)
+
+
+@functools.cache
+def npu_functions() -> ctypes.CDLL:
+    """The functions of the NPU library that are no ops."""
+    library = ctypes.CDLL(str(NPU_LIBRARY))
+    library.llm_datadist_npu_load_kernel.restype = ctypes.c_char_p
+    library.llm_datadist_npu_load_kernel.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    library.llm_datadist_npu_skipped_rows.restype = ctypes.c_int64
+    return library
 
 
 def environment() -> str:

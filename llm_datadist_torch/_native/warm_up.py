@@ -2,7 +2,6 @@
 """Makes the kernel of an NPU ready: compiles it, loads it, and checks what it copies before any op uses it."""
 
 import ctypes
-import functools
 import logging
 import os
 import time
@@ -10,7 +9,7 @@ from enum import IntEnum
 
 import torch
 
-from .library import NPU_LIBRARY
+from .library import npu_functions
 
 _logger = logging.getLogger("LLM_DATADIST")  # that of datadist/log.py
 
@@ -85,7 +84,7 @@ def _prepare(device: int | None, always: bool) -> None:
 def load_kernel(device: int, of_words: bytes, of_bytes: bytes, of_rows: bytes, tile_bytes: int) -> None:
     """Loads the two forms of `copy_pieces` and `copy_rows`, for the current device. No op uses them before `use_kernel`."""
     binaries = of_words, of_bytes, of_rows
-    error = _library().llm_datadist_npu_load_kernel(
+    error = npu_functions().llm_datadist_npu_load_kernel(
         device, (ctypes.c_char_p * 3)(*binaries), (ctypes.c_size_t * 3)(*map(len, binaries)), tile_bytes
     )
     if error is not None:
@@ -93,7 +92,7 @@ def load_kernel(device: int, of_words: bytes, of_bytes: bytes, of_rows: bytes, t
 
 
 def use_kernel(device: int, use: KernelUse) -> None:
-    _library().llm_datadist_npu_use_kernel(device, use)
+    npu_functions().llm_datadist_npu_use_kernel(device, use)
 
 
 def skipped_rows(device: int | None = None) -> int:
@@ -105,7 +104,7 @@ def skipped_rows(device: int | None = None) -> int:
         device: The index of the NPU; None for the current one.
     """
     device = torch.get_device_module("npu").current_device() if device is None else device
-    skipped: int = _library().llm_datadist_npu_skipped_rows(device)
+    skipped: int = npu_functions().llm_datadist_npu_skipped_rows(device)
     return skipped
 
 
@@ -127,12 +126,3 @@ def check_kernel(device: int) -> None:
     except BaseException:
         use_kernel(device, KernelUse.NEVER)
         raise
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(NPU_LIBRARY))
-    library.llm_datadist_npu_load_kernel.restype = ctypes.c_char_p
-    library.llm_datadist_npu_load_kernel.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-    library.llm_datadist_npu_skipped_rows.restype = ctypes.c_int64
-    return library

@@ -180,7 +180,7 @@ class LLMConfig:
             LLMException: LLM_PARAM_INVALID for local_comm_res with enable_cache_manager=False.
         """
         if "local_comm_res" not in vars(self):
-            # A process that listens has caches to lend.
+            # A process that listens has caches for its peers.
             return bool(vars(self).get("enable_cache_manager", self.listen_ip_info))
         if vars(self).get("enable_cache_manager") is False:
             raise param_invalid("enable_cache_manager (False) must be True or not set if local_comm_res is set")

@@ -9,7 +9,7 @@ from .cluster_info import LLMClusterInfo, parse_listen_ip_info
 from .config import LLMConfig
 from .log import error_context
 from .rank_table import checked_rank_table
-from .remote_api import TransferCounters
+from .remote_api import Remote, TransferCounters
 from .status import LLMStatusCode, llm_error, param_invalid
 from .unserved import RegisterMemStatus
 
@@ -22,7 +22,10 @@ _DEFAULT_GROUP_SECONDS = 120
 
 
 class LinkCalls:
-    """Links the process of a manager to other processes."""
+    """Links the process of a manager to other processes.
+
+    All methods raise TypeError or ValueError for an argument of the wrong type, and RuntimeError before ``init``.
+    """
 
     cluster_id: int
     _config: LLMConfig
@@ -47,8 +50,6 @@ class LinkCalls:
             transfer of the last link is in flight. The reason is logged.
 
         Raises:
-            TypeError, ValueError: An argument of the wrong type.
-            RuntimeError: Before ``init``.
             LLMException: LLM_PARAM_INVALID for a cluster without an address, LLM_FEATURE_NOT_ENABLED without NIXL.
         """
         with error_context("link_clusters"):
@@ -80,8 +81,6 @@ class LinkCalls:
             LLM_NOTIFY_PROMPT_UNLINK_FAILED if the peer does not answer; the link has ended on this side then.
 
         Raises:
-            TypeError, ValueError: An argument of the wrong type.
-            RuntimeError: Before ``init``.
             LLMException: LLM_PARAM_INVALID for a cluster without an id.
         """
         with error_context("unlink_clusters"):
@@ -98,10 +97,6 @@ class LinkCalls:
 
         Args:
             remote_cluster_id: The cluster, a uint64.
-
-        Raises:
-            TypeError, ValueError: An argument of the wrong type.
-            RuntimeError: Before ``init``.
         """
         with error_context("check_link_status"):
             remote_cluster_id = check_int("remote_cluster_id", remote_cluster_id, UINT64)
@@ -124,8 +119,6 @@ class LinkCalls:
             The id of the communicator in this process, from 1 on.
 
         Raises:
-            TypeError, ValueError: An argument of the wrong type.
-            RuntimeError: Before ``init``.
             LLMException: LLM_PARAM_INVALID for any other wrong argument, a server without an address, or a 513th
                 communicator; LLM_FAILED if the process cannot listen; LLM_FEATURE_NOT_ENABLED without NIXL.
         """
@@ -143,16 +136,11 @@ class LinkCalls:
             comm_id: What ``link`` has returned.
 
         Raises:
-            TypeError, ValueError: An argument of the wrong type.
-            RuntimeError: Before ``init``.
             LLMException: LLM_NOT_YET_LINK for an unknown id.
         """
         with error_context("unlink"):
             comm_id = check_int("comm_id", comm_id, UINT64)
-            remote = self.cache_manager.remote
-            if remote is None:
-                raise llm_error(LLMStatusCode.LLM_NOT_YET_LINK, f"there is no communicator {comm_id}")
-            remote.unlink_group(comm_id)
+            self._remote_with(comm_id).unlink_group(comm_id)
 
     def query_register_mem_status(self, comm_id: int) -> RegisterMemStatus:
         """How far ``link`` is: PREPARING, OK when all clusters are linked, or FAILED. OK and FAILED stay until ``unlink``.
@@ -161,19 +149,22 @@ class LinkCalls:
             comm_id: What ``link`` has returned.
 
         Raises:
-            TypeError, ValueError, RuntimeError, LLMException: As for ``unlink``.
+            LLMException: As for ``unlink``.
         """
         with error_context("query_register_mem_status"):
             comm_id = check_int("comm_id", comm_id, UINT64)
-            remote = self.cache_manager.remote
-            if remote is None:
-                raise llm_error(LLMStatusCode.LLM_NOT_YET_LINK, f"there is no communicator {comm_id}")
-            return remote.group_status(comm_id)
+            return self._remote_with(comm_id).group_status(comm_id)
 
     def transfer_counters(self) -> dict[int, TransferCounters]:
         """What has been transferred to and from each cluster since the first link. For metrics."""
         remote = self.cache_manager.remote
         return {} if remote is None else remote.counters()
+
+    def _remote_with(self, comm_id: int) -> Remote:
+        remote = self.cache_manager.remote
+        if remote is None:
+            raise llm_error(LLMStatusCode.LLM_NOT_YET_LINK, f"there is no communicator {comm_id}")
+        return remote
 
 
 class ClusterLinks(LinkCalls):

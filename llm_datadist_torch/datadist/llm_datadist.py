@@ -19,6 +19,7 @@ from .unserved import UnservedProperty
 class LLMDataDist(LinkCalls):
     """Creates the CacheManager of a process, and links it to other processes. See docs/remote.md.
 
+    All methods raise TypeError or ValueError for an argument of the wrong type, and those on links RuntimeError before ``init``.
     One instance per process can be initialised at a time. An instance that is dropped does not count, and its links end with
     its CacheManager.
 
@@ -114,8 +115,6 @@ class LLMDataDist(LinkCalls):
             switch_options: Options with "llm.listenIpInfo", where to listen from now on. Without it, nowhere.
 
         Raises:
-            TypeError: An argument of the wrong type.
-            RuntimeError: Before ``init``.
             LLMException: LLM_EXIST_LINK while there are links; LLM_PARAM_INVALID, LLM_FAILED and LLM_FEATURE_NOT_ENABLED as
                 for ``init``.
         """

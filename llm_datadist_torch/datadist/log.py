@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .checks import as_int
-from .status import LLMException, llm_error
+from .status import LLMException, llm_error, message_of
 
 _LEVELS = {"0": logging.DEBUG, "1": logging.INFO, "2": logging.WARNING, "3": logging.ERROR}
 
@@ -48,8 +48,7 @@ def error_context(call: str, req_id: Any = None) -> Iterator[None]:
     try:
         yield
     except LLMException as error:
-        text = str(error).removesuffix(f" [{error.status_code.name}]")
-        named = llm_error(error.status_code, _in_context(text, call, req_id))
+        named = llm_error(error.status_code, _in_context(message_of(error), call, req_id))
         # The text, not the error: a handler that keeps records would keep its traceback, and with it the caches.
         logger.error("%s", str(named))
         try:

@@ -22,8 +22,6 @@ class NewCache(NamedTuple):
     """A cache to be added to a registry.
 
     Attributes:
-        cache: The cache.
-        keys: Its keys.
         allocated: Whether its memory counts towards the limit. Registered memory belongs to the user.
         remote_accessible: Whether peers may use it.
     """
@@ -52,7 +50,6 @@ class CacheReference:
 
     Attributes:
         cache: The cache, which may have ended.
-        tensors: Its tensors.
         row: The row that was asked for.
         key: The key that is removed when all tensors of the row have been pulled, or None.
     """
@@ -144,7 +141,8 @@ class CacheRegistry:
     def end(self, cache_id: int) -> None:
         """Ends a cache: copies refuse it from now on. The memory of an allocated one stays until its last key is removed.
 
-        The keys of registered memory, which the user may free now, are removed, and so is the key of a blocks cache. Does nothing if there is no cache with this id, or it has ended.
+        The keys of registered memory, which the user may free now, are removed, and so is the key of a blocks cache. Does
+        nothing if there is no cache with this id, or it has ended.
         """
         with self._lock.current:
             entry = self._entries.get(cache_id)
@@ -219,7 +217,6 @@ class CacheRegistry:
         """Ends a reference. The last one releases the memory of an ended cache that has no keys left.
 
         Args:
-            reference: The reference.
             pulled: The indices of the tensors whose row was read, or None if the key has to stay. The key is removed when
                 all tensors have been read.
         """

@@ -5,6 +5,7 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .cache import Cache
 from .cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
@@ -16,6 +17,23 @@ from .status import LLMStatusCode, llm_error
 from .transfer_types import CacheTask, LayerSynchronizer, TransferConfig, TransferWithCacheKeyConfig
 from .unserved import RegisterMemStatus
 
+NIXL = ("nixl_cu12", "nixl_cu13", "nixl")
+"""The packages that NIXL comes in. The name of the last one is for messages."""
+
+
+class Row(NamedTuple):
+    """A row of the cache of this process, and the bytes of it, or -1."""
+
+    batch_index: int
+    size: int
+
+
+class Blocks(NamedTuple):
+    """The blocks to read, and those to write."""
+
+    src: list[int]
+    dst: list[int]
+
 
 @dataclass(frozen=True)
 class TransferCall:
@@ -25,14 +43,14 @@ class TransferCall:
         method: Its name: pull_cache, pull_blocks, push_cache or push_blocks.
         key: The cache of the peer.
         cache: The cache of this process.
-        arguments: The row and the size, or the blocks to read and those to write.
+        what: What to transfer.
         layers: src_layer_range, dst_layer_range, tensor_num_per_layer.
     """
 
     method: str
     key: CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey
     cache: Cache
-    arguments: tuple[int, int] | tuple[list[int], list[int]]
+    what: Row | Blocks
     layers: tuple[range | None, range | None, int]
 
 
@@ -118,7 +136,7 @@ class Remote(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Ends all links. Waits for what is in flight or lent, at most the timeout of transfers."""
+        """Ends all links. Waits for what is in flight or leased, at most the timeout of transfers."""
 
     @abstractmethod
     def close_in_thread(self) -> None:
@@ -144,7 +162,7 @@ def open_remote(cluster_id: int, registry: CacheRegistry, timeout_ms: int) -> Re
 
 def check_installed() -> None:
     """Raises LLM_FEATURE_NOT_ENABLED unless everything that ``remote`` needs is installed."""
-    for names in (("nixl_cu12", "nixl_cu13", "nixl"), ("zmq",), ("msgspec",)):
+    for names in (NIXL, ("zmq",), ("msgspec",)):
         if not any(importlib.util.find_spec(name) for name in names):
             raise llm_error(
                 LLMStatusCode.LLM_FEATURE_NOT_ENABLED,

@@ -96,6 +96,11 @@ def llm_error(status_code: LLMStatusCode, message: str) -> LLMException:
     return kind(f"{message} [{status_code.name}]", status_code=status_code)
 
 
+def message_of(error: LLMException) -> str:
+    """The message that ``llm_error`` was given."""
+    return str(error).removesuffix(f" [{error.status_code.name}]")
+
+
 def param_invalid(message: str) -> LLMException:
     """An LLM_PARAM_INVALID of this package."""
     return llm_error(LLMStatusCode.LLM_PARAM_INVALID, message)

@@ -135,7 +135,7 @@ class CacheTask:
         Raises:
             TypeError, ValueError: A timeout that is not one.
         """
-        if not self._wait(timeout_in_millis):
+        if not _wait(self._ended, timeout_in_millis):
             return LLMStatusCode.LLM_TIMEOUT
         return next((code for code in self._results if code), LLMStatusCode.LLM_SUCCESS)
 
@@ -144,7 +144,7 @@ class CacheTask:
 
         LLM_TIMEOUT is that of a config that has not ended yet, None that of one of which nothing has been written.
         """
-        self._wait(timeout_in_millis)
+        _wait(self._ended, timeout_in_millis)
         going = not self._ended.done
         return [
             LLMStatusCode.LLM_TIMEOUT if going and left and code is LLMStatusCode.LLM_SUCCESS else code
@@ -170,14 +170,6 @@ class CacheTask:
     def finish(self) -> None:
         """Ends the transfer."""
         self._ended.set(None)
-
-    def _wait(self, timeout_in_millis: int | None) -> bool:
-        if timeout_in_millis is None:
-            return self._ended.wait()
-        timeout_in_millis = check_int("timeout_in_millis", timeout_in_millis, INT32)
-        if timeout_in_millis < 0:
-            raise ValueError(f"timeout_in_millis ({timeout_in_millis}) must not be negative")
-        return self._ended.wait(timeout_in_millis / 1000)
 
 
 class TransferHandle:
@@ -205,9 +197,7 @@ class TransferHandle:
         Returns:
             Whether the transfer has ended.
         """
-        if timeout_in_millis is not None:
-            timeout_in_millis = check_int("timeout_in_millis", timeout_in_millis, (0, INT32[1]))
-        return self._outcome.wait(None if timeout_in_millis is None else timeout_in_millis / 1000)
+        return _wait(self._outcome, timeout_in_millis)
 
     def result(self) -> None:
         """Waits for the end of the transfer. Raises what the call that blocks raises."""
@@ -217,6 +207,12 @@ class TransferHandle:
     def cancel(self) -> None:
         """Ends the transfer with LLM_FAILED, unless it has ended. A request in flight, of at most 16 MiB, may still complete."""
         self._cancel(self._outcome)
+
+
+def _wait(result: Result[None], timeout_in_millis: int | None) -> bool:
+    if timeout_in_millis is None:
+        return result.wait()
+    return result.wait(check_int("timeout_in_millis", timeout_in_millis, (0, INT32[1])) / 1000)
 
 
 def check_layer_range(name: str, layers: range | None) -> None:

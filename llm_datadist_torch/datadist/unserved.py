@@ -8,11 +8,11 @@ from .checks import UINT64, check_int, check_type
 from .status import LLMStatusCode, llm_error
 
 
-class UnservedCall:
-    """Takes the place of a method of LLM-DataDist. Raises LLM_FEATURE_NOT_ENABLED.
+class _Unserved:
+    """Knows the name that it is assigned to.
 
     Args:
-        why: The rest of the error text after the name of the method: what it does, and what to use instead.
+        why: The rest of the error text after the name: what it does, and what to use instead.
     """
 
     def __init__(self, why: str) -> None:
@@ -21,27 +21,24 @@ class UnservedCall:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def _refuse(self) -> NoReturn:
         raise llm_error(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, f"{self._name} {self._why}")
 
 
-class UnservedProperty:
-    """Takes the place of a property of LLM-DataDist. Reading it raises LLM_FEATURE_NOT_ENABLED.
+class UnservedCall(_Unserved):
+    """Takes the place of a method of LLM-DataDist. Raises LLM_FEATURE_NOT_ENABLED."""
 
-    Args:
-        why: As for ``UnservedCall``.
-    """
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._refuse()
 
-    def __init__(self, why: str) -> None:
-        self._why = why
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
+class UnservedProperty(_Unserved):
+    """Takes the place of a property of LLM-DataDist. Reading it raises LLM_FEATURE_NOT_ENABLED."""
 
     def __get__(self, instance: object, owner: type) -> "UnservedProperty":
         if instance is None:
             return self
-        raise llm_error(LLMStatusCode.LLM_FEATURE_NOT_ENABLED, f"{self._name} {self._why}")
+        self._refuse()
 
 
 class RegisterMemStatus(Enum):

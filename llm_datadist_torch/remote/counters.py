@@ -17,17 +17,13 @@ class Counters:
         """Counts a transfer that has succeeded."""
         of = self._of.setdefault(cluster_id, TransferCounters())
         if write:
-            of.pushes, of.pushed_bytes, of.pushing_seconds = (
-                of.pushes + 1,
-                of.pushed_bytes + nbytes,
-                of.pushing_seconds + seconds,
-            )
+            of.pushes += 1
+            of.pushed_bytes += nbytes
+            of.pushing_seconds += seconds
         else:
-            of.pulls, of.pulled_bytes, of.pulling_seconds = (
-                of.pulls + 1,
-                of.pulled_bytes + nbytes,
-                of.pulling_seconds + seconds,
-            )
+            of.pulls += 1
+            of.pulled_bytes += nbytes
+            of.pulling_seconds += seconds
 
     def failed(self, cluster_id: int, code: LLMStatusCode) -> None:
         """Counts a transfer that has failed."""

@@ -32,11 +32,7 @@ class _Group:
 
 
 class Groups:
-    """The communicators of a process. For the I/O thread, but ``begin`` and ``status``.
-
-    Args:
-        links: The links.
-    """
+    """The communicators of a process. For the I/O thread, but ``begin`` and ``status``."""
 
     def __init__(self, links: Links) -> None:
         self._links = links

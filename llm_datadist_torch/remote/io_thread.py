@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The I/O thread: it owns all sockets and links, and runs every transfer.
 
-Note [One thread]: links, loans and transfers are touched by the I/O thread alone, so they need no lock. Other threads hand it
+Note [One thread]: links, leases and transfers are touched by the I/O thread alone, so they need no lock. Other threads hand it
 functions, and wait for a ``Result``. A signal handler runs in the main thread, and cannot interrupt a transfer half way. No
 thread waits for the I/O thread while it holds a lock: the I/O thread may run a destructor that takes the same lock.
 """
@@ -92,8 +92,7 @@ class IoThread:
         if not self.runs_here:
             self._finish(task, None, _finalized())
         elif self.is_current:
-            self._tasks.append(task)
-            self._step(task)
+            self._begin(task)
         else:
             self.call(lambda: self._begin(task))
             if self._stopping:  # since the question above

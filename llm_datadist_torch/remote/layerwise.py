@@ -11,7 +11,7 @@ from ..datadist.remote_api import LayerwiseCall
 from ..datadist.status import LLMException, LLMStatusCode, param_invalid
 from ..datadist.transfer_types import CacheTask, TransferConfig, TransferWithCacheKeyConfig
 from .io_thread import IoThread, Steps
-from .local_caches import hold
+from .local_caches import keep
 from .transfers import Transfers
 
 _TENSORS_PER_LAYER = 2  # LLM-DataDist's number in this call
@@ -84,7 +84,7 @@ class _Transfer:
 
     def _steps(self, layer: int, config: Config, layers: range) -> Steps[None]:
         call, number, transfers = self._call, layer - layers.start, self._transfers
-        cache = hold("src_cache", call.cache)
+        cache = keep("src_cache", call.cache)
         src_blocks, dst_blocks = (np.array(blocks, dtype=np.int64) for blocks in (call.src_blocks, call.dst_blocks))
         if isinstance(config, TransferConfig):
             addresses = config.dst_addrs[_TENSORS_PER_LAYER * number : _TENSORS_PER_LAYER * (number + 1)]
@@ -98,12 +98,12 @@ class _Transfer:
             )
         which = range(layer, layer + 1), target[number : number + 1], _TENSORS_PER_LAYER
         if call.src_blocks:
-            return transfers.push_blocks(config.cache_key, cache, src_blocks, dst_blocks, which)
+            return transfers.copy_blocks(config.cache_key, cache, src_blocks, dst_blocks, which, write=True)
         if call.dst_blocks:
             return transfers.push_row_to_blocks(config.cache_key, cache, config.src_batch_index, dst_blocks, which)
         if isinstance(config.cache_key, BlocksCacheKey):
             raise param_invalid("dst_block_indices must be given with a BlocksCacheKey")
-        return transfers.push_cache(config.cache_key, cache, config.src_batch_index, -1, which)
+        return transfers.copy_row(config.cache_key, cache, config.src_batch_index, -1, which, write=True)
 
 
 def _layers(config: Config, count: int) -> range:

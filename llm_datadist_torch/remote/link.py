@@ -8,15 +8,15 @@ from enum import Enum, auto
 from typing import TypeVar
 
 from ..datadist.log import logger
-from ..datadist.status import LLMException, LLMStatusCode, llm_error
+from ..datadist.status import LLMException, LLMStatusCode, llm_error, message_of
 from . import messages
-from .borrowed import Borrowings
 from .connection import Connection
+from .granted_leases import GrantedLeases
+from .held_leases import HeldLeases
 from .io_thread import IoThread, Steps
-from .loans import Loans
 from .nixl import Engine
 
-R = TypeVar("R", messages.Welcome, messages.Done, messages.Lent)
+R = TypeVar("R", messages.Welcome, messages.Done, messages.Granted)
 
 _DRAIN_SECONDS = 0.2
 _PARTING_SECONDS = 0.2
@@ -27,7 +27,7 @@ class LinkState(Enum):
 
     GREETING = auto()
     OPEN = auto()
-    ENDED = auto()  # neither side asks for anything more; what is in flight or lent is waited for
+    ENDED = auto()  # neither side asks for anything more; what is in flight or leased is waited for
     CLOSED = auto()
 
 
@@ -35,13 +35,10 @@ class Link:
     """A link to a peer. For the I/O thread.
 
     Args:
-        connection: The control connection.
-        engine: The engine.
-        loans: What the peer borrows.
-        thread: The I/O thread.
+        leases: What the peer holds of this process.
         opened: Called when the peer is ready, or None if this process has called it.
         ended: Called once when the link ends, for whatever reason.
-        closed: Called once when nothing is in flight or lent any more.
+        closed: Called once when nothing is in flight or leased any more.
         group: The name of the communicator that the link belongs to, or "".
 
     Attributes:
@@ -56,7 +53,7 @@ class Link:
         self,
         connection: Connection,
         engine: Engine,
-        loans: Loans,
+        leases: GrantedLeases,
         thread: IoThread,
         opened: Callable[["Link"], None] | None,
         ended: Callable[["Link"], None],
@@ -67,11 +64,11 @@ class Link:
         self.state = LinkState.GREETING
         self.transfers = 0
         self.unlinking = self.staging_in_use = False
-        self._connection, self._engine, self._loans, self._thread = connection, engine, loans, thread
+        self._connection, self._engine, self._granted, self._thread = connection, engine, leases, thread
         self._opened, self._ended, self._closed = opened, ended, closed
         self._numbers = itertools.count(1)
         self._replies: dict[int, messages.Reply | None] = {}  # None until it has come
-        self._borrowings: Borrowings | None = None  # None until the peer is known
+        self._held: HeldLeases | None = None  # None until the peer is known
         self._lost = self._said_bye = self._parted = False
         connection.received, connection.refused, connection.lost = self._receive, self.drop, self._lose
 
@@ -81,7 +78,7 @@ class Link:
         Raises:
             ValueError: Its NIXL agent cannot be reached.
         """
-        self._borrowings = Borrowings(self._engine, agent_metadata, self._give_back)
+        self._held = HeldLeases(self._engine, agent_metadata, self._send_release)
         self.cluster_id = cluster_id
         self._connection.is_stranger = False
 
@@ -92,28 +89,28 @@ class Link:
 
     @property
     def is_active(self) -> bool:
-        """Whether the engine has to make progress: a request is in flight, or the peer has borrowed a cache."""
-        return bool(self._borrowings or self._loans)
+        """Whether the engine has to make progress: a request is in flight, or the peer holds a lease."""
+        return bool(self._held or self._granted)
 
     @property
     def is_in_flight(self) -> bool:
         """Whether a request of this process is in flight."""
-        return bool(self._borrowings)
+        return bool(self._held)
 
     @property
-    def borrowings(self) -> Borrowings:
-        """What this process has borrowed.
+    def held_leases(self) -> HeldLeases:
+        """The leases that this process holds.
 
         Raises:
             LLMException: LLM_LINK_FAILED after the end of the link.
         """
-        if self.has_ended or self._borrowings is None:
+        if self.has_ended or self._held is None:
             raise self.failure()
-        return self._borrowings
+        return self._held
 
-    def uses(self, loan: int) -> bool:
-        """Whether a request for a loan is in flight."""
-        return self._borrowings is not None and self._borrowings.uses(loan)
+    def uses(self, lease: int) -> bool:
+        """Whether a request for a lease is in flight."""
+        return self._held is not None and self._held.uses(lease)
 
     def has_reply(self, number: int) -> bool:
         """Whether the reply to a request has come."""
@@ -158,17 +155,17 @@ class Link:
 
     def check_in_flight(self) -> None:
         """Notes which requests have ended, for the end of the link."""
-        if self._borrowings is not None:
-            self._borrowings.check_in_flight()
+        if self._held is not None:
+            self._held.check_in_flight()
             self._close_if_unused()
 
     def keep_for_ever(self) -> None:
         """Keeps what is in flight until the process ends."""
-        if self._borrowings is not None:
-            self._borrowings.keep_for_ever()
+        if self._held is not None:
+            self._held.keep_for_ever()
 
     def drop(self) -> None:
-        """Ends the link at once. The connection closes when no request is in flight and nothing is lent: Note [Loans]."""
+        """Ends the link at once. The connection closes when no request is in flight and nothing is leased: Note [Leases]."""
         if not self.has_ended:
             greeted = self.state is LinkState.OPEN
             self.state = LinkState.ENDED
@@ -202,29 +199,26 @@ class Link:
             self._handle(message)
         except LLMException as error:
             assert isinstance(message, messages.Acquire)
-            text = str(error).removesuffix(f" [{error.status_code.name}]")
-            self._connection.send(messages.Failed(message.number, error.status_code.name, text))
+            self._fail(message, error.status_code, message_of(error))
         except (ValueError, OverflowError) as error:
             logger.warning("%s breaks the protocol: %s", self, error)
             self.drop()
 
     def _handle(self, message: messages.Message) -> None:
         if isinstance(message, messages.Reply):
-            if isinstance(message, messages.Lent) and self.state is LinkState.OPEN:
-                self.borrowings.learn(message)
+            if isinstance(message, messages.Granted) and self.state is LinkState.OPEN:
+                self.held_leases.learn(message)
             if message.number in self._replies:  # and not of a call that has given up
                 self._replies[message.number] = message
         elif isinstance(message, messages.Release):
-            self._loans.release(message.loan, message.pulled)
+            self._granted.release(message.lease, message.pulled)
             self._close_if_unused()
         elif isinstance(message, messages.Bye):
             self._said_bye = True
             self.drop()
         elif self.has_ended:
             if not isinstance(message, messages.Plan):
-                self._connection.send(
-                    messages.Failed(message.number, LLMStatusCode.LLM_NOT_YET_LINK.name, "it has unlinked")
-                )
+                self._fail(message, LLMStatusCode.LLM_NOT_YET_LINK, "it has unlinked")
         elif isinstance(message, messages.Ready) and self._opened is not None and self.state is LinkState.GREETING:
             self.state = LinkState.OPEN
             self._opened(self)
@@ -232,9 +226,9 @@ class Link:
         elif self.state is not LinkState.OPEN:
             raise ValueError(f"{type(message).__name__} before the link is open")
         elif isinstance(message, messages.Acquire):
-            self._connection.send(self._loans.acquire(message))
+            self._connection.send(self._granted.grant(message))
         elif isinstance(message, messages.Plan):
-            self._loans.plan(message)
+            self._granted.plan(message)
         elif isinstance(message, messages.Stage):
             self._thread.start(self._stage(message))
         elif isinstance(message, messages.Unlink):
@@ -244,7 +238,7 @@ class Link:
 
     def _stage(self, message: messages.Stage) -> Steps[None]:
         try:
-            copied = self._loans.stage(message)
+            copied = self._granted.stage(message)
         except ValueError as error:
             logger.warning("%s breaks the protocol: %s", self, error)
             return self.drop()
@@ -252,8 +246,7 @@ class Link:
         try:
             copied.get()
         except LLMException as error:
-            text = str(error).removesuffix(f" [{error.status_code.name}]")
-            self._connection.send(messages.Failed(message.number, error.status_code.name, text))
+            self._fail(message, error.status_code, message_of(error))
         else:
             self._connection.send(messages.Done(message.number))
 
@@ -263,35 +256,38 @@ class Link:
         yield (lambda: self.has_ended or not self.transfers), deadline
         if self.transfers and not self.has_ended:
             text = f"a call uses the link until after {message.timeout_ms} ms"
-            self._connection.send(messages.Failed(message.number, LLMStatusCode.LLM_LINK_BUSY.name, text))
+            self._fail(message, LLMStatusCode.LLM_LINK_BUSY, text)
         else:
             self.drop()  # first: once the peer knows, there is no link here
             self._connection.send(messages.Done(message.number))
 
-    def _give_back(self, loan: int, pulled: list[int] | None) -> None:
+    def _fail(self, request: messages.Request, code: LLMStatusCode, text: str) -> None:
+        self._connection.send(messages.Failed(request.number, code.name, text))
+
+    def _send_release(self, lease: int, pulled: list[int] | None) -> None:
         # After the call has returned: to send is to wake a thread of libzmq, and can take as long as a small transfer.
         if not self._lost:
-            self._thread.call(lambda: self._connection.send(messages.Release(loan, pulled)))
+            self._thread.call(lambda: self._connection.send(messages.Release(lease, pulled)))
 
     def _lose(self) -> None:
         """The connection has ended, and with it the process of the peer, or its side of the link."""
         self._lost = True
         self.drop()
-        self._thread.start(self._release_loans())
+        self._thread.start(self._end_granted())
 
-    def _release_loans(self) -> Steps[None]:
-        if self._loans.any_written:
+    def _end_granted(self) -> Steps[None]:
+        if self._granted.any_written:
             # Over TCP, UCX may hold bytes of a peer that has died. Its next calls write them, so let it do that first.
             yield (lambda: False), time.monotonic() + _DRAIN_SECONDS
-        self._loans.release_all()
+        self._granted.release_all()
         self._close_if_unused()
 
     def _close_if_unused(self) -> None:
         if self.state is LinkState.ENDED and self._parted and not self.is_active:
             self.state = LinkState.CLOSED
             self._connection.close()
-            if self._borrowings is not None:
-                self._borrowings.close(ended=self._lost and not self._said_bye)
+            if self._held is not None:
+                self._held.close(ended=self._lost and not self._said_bye)
             self._closed(self)
 
 

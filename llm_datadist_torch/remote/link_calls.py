@@ -5,48 +5,44 @@ import time
 
 from ..datadist.log import logger
 from ..datadist.status import LLMException, LLMStatusCode, llm_error
-from .borrowed import Borrowed
+from .held_leases import Lease
 from .io_thread import Steps
 from .link import Link
-from .messages import Done, Key, Lent, Unlink
+from .messages import Done, Granted, Key, Unlink
 from .nixl import Addresses
 
 
-def borrow(link: Link, key: Key, deadline: float, *, write: bool) -> Steps[Borrowed]:
-    """Borrows a cache of the peer. ``borrowings`` gives it back. Raises the errors of ``reply``."""
-    number, borrowings = link.next_number(), link.borrowings
-    link.send(borrowings.request(number, key, write=write))
+def acquire(link: Link, key: Key, deadline: float, *, write: bool) -> Steps[Lease]:
+    """Acquires a lease, which ``HeldLeases.release`` ends. Raises the errors of ``reply``."""
+    number, leases = link.next_number(), link.held_leases
+    link.send(leases.request(number, key, write=write))
     try:
-        reply = yield from link.reply(number, Lent, deadline)
+        reply = yield from link.reply(number, Granted, deadline)
         try:
-            return borrowings.received(reply)
+            return leases.received(reply)
         except ValueError as error:
             link.drop()
             raise llm_error(LLMStatusCode.LLM_LINK_FAILED, f"{link}: {error}") from error
     except BaseException:
-        borrowings.give_back(number, None)
+        leases.release(number, None)
         raise
 
 
 def move(
-    link: Link, operation: str, local: Addresses, remote: Addresses, loan: int, owner: object, deadline: float
+    link: Link, operation: str, local: Addresses, remote: Addresses, lease: int, owner: object, deadline: float
 ) -> Steps[None]:
     """Reads or writes.
 
     Args:
         operation: "READ" or "WRITE".
-        local: The ranges of this process.
-        remote: The ranges of the peer.
-        loan: The loan that they are of.
         owner: The owner of the local memory, kept alive until the request has ended.
-        deadline: When to give up.
 
     Raises:
         LLMException: LLM_TIMEOUT, or LLM_LINK_FAILED if the peer is gone. The link has ended then.
     """
-    borrowings = link.borrowings
+    leases = link.held_leases
     try:
-        request = borrowings.start(operation, local, remote, loan, owner)
+        request = leases.start(operation, local, remote, lease, owner)
     except Exception as error:  # NIXL's errors have no base of their own
         link.drop()
         raise link.failure() from error
@@ -57,7 +53,7 @@ def move(
     elif request.failed:
         failure = link.failure()
     else:
-        borrowings.check_in_flight()
+        leases.check_in_flight()
         return
     link.drop()
     link.check_in_flight()

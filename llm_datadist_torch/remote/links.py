@@ -17,11 +17,11 @@ from ..datadist.log import logger
 from ..datadist.registry import CacheRegistry
 from ..datadist.status import LLMException, LLMStatusCode, llm_error
 from .connection import Connection
+from .granted_leases import GrantedLeases
 from .io_thread import LONGEST_WAIT_MS, IoThread, Steps
 from .link import Link, LinkState
 from .link_calls import unlink
 from .listener import Address
-from .loans import Loans
 from .local_caches import LocalCaches
 from .messages import PROTOCOL, Done, Failed, Hello, Message, Ready, Welcome
 from .nixl import engine_of_process
@@ -33,15 +33,7 @@ _SHORT_SECONDS = 5e-3
 
 
 class Links:
-    """The links of one process. For the I/O thread, unless a method says otherwise.
-
-    Args:
-        cluster_id: The cluster of this process.
-        registry: Its caches.
-
-    Raises:
-        LLMException: LLM_FEATURE_NOT_ENABLED without NIXL.
-    """
+    """The links of one process. For the I/O thread, unless a method says otherwise."""
 
     def __init__(self, cluster_id: int, registry: CacheRegistry) -> None:
         self.cluster_id, self._registry = cluster_id, registry
@@ -51,7 +43,7 @@ class Links:
         self.sockets = Sockets(self.thread, self._accept)
         self.caches = LocalCaches(self._engine, self.soon)
         registry.call_on_release(self.caches.forget)
-        self._lent_since: float | None = None
+        self._leased_since: float | None = None
         self._ever: set[int] = set()
         self._calling: set[int] = set()  # the clusters that this process calls
         self.opened: list[Callable[[Link], None]] = []
@@ -161,7 +153,7 @@ class Links:
         return link
 
     def close(self, deadline: float) -> None:
-        """Ends all links. Waits until nothing is in flight or lent, at most until the deadline. For any thread."""
+        """Ends all links. Waits until nothing is in flight or leased, at most until the deadline. For any thread."""
         self._registry.call_on_release(lambda cache: None)
         closing = self.thread.start(self._close(deadline))
         if not self.thread.is_current:
@@ -185,13 +177,13 @@ class Links:
         for link in active:
             link.check_in_flight()
         if not active:
-            self._lent_since = None
+            self._leased_since = None
             return LONGEST_WAIT_MS
         self._engine.progress()
         now = time.monotonic()
-        self._lent_since = self._lent_since or now
+        self._leased_since = self._leased_since or now
         # The peer of a short transfer gives the cache back before it needs this process.
-        return 1 if now < self._lent_since + _SHORT_SECONDS and not any(link.is_in_flight for link in active) else 0
+        return 1 if now < self._leased_since + _SHORT_SECONDS and not any(link.is_in_flight for link in active) else 0
 
     def _linked(self, cluster_id: int, *states: LinkState) -> bool:
         """Whether there is a link to a cluster in one of the states, but for those of communicators."""
@@ -280,8 +272,8 @@ class Links:
             link.drop()
 
     def _make(self, connection: Connection, opened: Callable[[Link], None] | None, group: str) -> Link:
-        loans = Loans(self._registry, self.caches, self._engine, self.soon, self.thread)
-        link = Link(connection, self._engine, loans, self.thread, opened, self._ended, self._links.remove, group)
+        leases = GrantedLeases(self._registry, self.caches, self._engine, self.soon, self.thread)
+        link = Link(connection, self._engine, leases, self.thread, opened, self._ended, self._links.remove, group)
         self._links.append(link)
         return link
 

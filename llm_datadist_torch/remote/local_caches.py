@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..datadist.cache import Cache
 from ..datadist.memory import check_served
+from ..datadist.registry import CacheReference
 from ..datadist.status import LLMStatusCode, llm_error, param_invalid
 from .layout import Layout, layout_of
 from .nixl import Engine, Memory, Soon
@@ -34,15 +35,20 @@ class LocalCache:
 
 
 @dataclass(frozen=True)
-class HeldCache:
-    """A cache that a call was given, and its tensors, which it may lose while the call waits for the I/O thread."""
+class KeptCache:
+    """A cache that a call was given, and its tensors, which it may lose while the call waits for the I/O thread.
 
+    Attributes:
+        name: The argument that it was given for.
+    """
+
+    name: str
     cache: Cache
     tensors: Sequence[Tensor]
 
 
-def hold(name: str, cache: Cache) -> HeldCache:
-    """Keeps the memory of a cache. ``name``: the argument, for messages.
+def keep(name: str, cache: Cache) -> KeptCache:
+    """Keeps the memory of a cache.
 
     Raises:
         LLMException: LLM_KV_CACHE_NOT_EXIST for a cache that has ended.
@@ -51,29 +57,25 @@ def hold(name: str, cache: Cache) -> HeldCache:
     if not tensors:
         text = f"{name}: cache {cache.cache_id} was deallocated or unregistered"
         raise llm_error(LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, text)
-    return HeldCache(cache, tensors)
+    return KeptCache(name, cache, tensors)
 
 
 class LocalCaches:
-    """Looks caches up and registers them, each once. For the I/O thread, but ``forget``.
-
-    Args:
-        engine: The engine to register them with.
-        soon: See ``Engine.register``.
-    """
+    """Looks caches up and registers them, each once. For the I/O thread, but ``forget``."""
 
     def __init__(self, engine: Engine, soon: Soon) -> None:
         self._engine, self._soon = engine, soon
         # By the identity of the cache. Without the tensors: an ended cache must not keep its memory.
         self._known: dict[int, tuple[list[int], Layout, Memory | None, weakref.ref[Cache]]] = {}
 
-    def of(self, cache: Cache, tensors: Sequence[Tensor]) -> LocalCache:
-        """A cache that may have ended, whose tensors the caller has kept.
+    def of(self, kept: KeptCache | CacheReference) -> LocalCache:
+        """A cache that may have ended, with the tensors that were kept.
 
         Raises:
             LLMException: LLM_PARAM_INVALID for tensors that the ops refuse, LLM_FEATURE_NOT_ENABLED on a chip that is not
                 served.
         """
+        cache, tensors = kept.cache, kept.tensors
         addresses = [tensor.data_ptr() for tensor in tensors]
         known = self._known.get(id(cache))
         if known is None or known[0] != addresses:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-PROTOCOL = 3
+PROTOCOL = 4
 """To be raised with every change of a message, or of the size of a staging slot."""
 
 Uint64 = Annotated[int, msgspec.Meta(ge=0)]  # msgpack has no larger numbers
@@ -37,7 +37,11 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     agent: bytes = b""
 
 
-class Welcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """A message between processes of the same version."""
+
+
+class Welcome(_Strict, frozen=True):
     """The reply to ``Hello``."""
 
     number: int
@@ -45,26 +49,26 @@ class Welcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
     agent: bytes
 
 
-class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Ready(_Strict, frozen=True):
     """The sender uses the link from now on, and so may the receiver, which replies with ``Done``."""
 
     number: int
 
 
-class Unlink(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Unlink(_Strict, frozen=True):
     """Ends the link. The receiver waits at most ``timeout_ms`` for its own transfers, and replies with ``Done``."""
 
     number: int
     timeout_ms: int
 
 
-class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Done(_Strict, frozen=True):
     """The reply to a request that succeeded."""
 
     number: int
 
 
-class Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Failed(_Strict, frozen=True):
     """The reply to any request that failed: the name of an LLMStatusCode, and the text of the error."""
 
     number: int
@@ -72,21 +76,21 @@ class Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     text: str
 
 
-class NamedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class NamedKey(_Strict, frozen=True):
     """The identity of a CacheKey or BlocksCacheKey."""
 
     kind: Literal["request", "prefix", "blocks"]
     numbers: tuple[Uint64, ...]
 
 
-class IdKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class IdKey(_Strict, frozen=True):
     """A row of the cache with this id."""
 
     cache: int
     row: Uint64
 
 
-class AddressKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class AddressKey(_Strict, frozen=True):
     """Memory in caches: ``rows`` rows of ``row_bytes`` bytes at each address, of this element type."""
 
     addresses: list[Uint64]
@@ -95,7 +99,7 @@ class AddressKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=Tr
     dtype: str
 
 
-class LayoutMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class LayoutMessage(_Strict, frozen=True):
     """``layout.Layout``. Planes at equal distances, as in a stacked cache, are sent as the first address, step and count."""
 
     bases: list[int]
@@ -109,15 +113,14 @@ class LayoutMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     on_host: bool
 
 
-class Acquire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """Borrows a cache. The number of the request is the number of the loan.
+class Acquire(_Strict, frozen=True):
+    """Asks for a lease of a cache. The number of the request is that of the lease.
 
     Attributes:
-        number: The number.
         key: The cache, and the row where the key names one.
         write: Whether the cache will be written.
         known: The id of the cache whose layout the sender knows, or 0.
-        forgotten: Whether the sender has forgotten all registrations. See ``Lent.registrations``.
+        forgotten: Whether the sender has forgotten all registrations. See ``Granted.registrations``.
     """
 
     number: int
@@ -127,17 +130,16 @@ class Acquire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
     forgotten: bool
 
 
-class Lent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Granted(_Strict, frozen=True):
     """The reply to ``Acquire``.
 
     Attributes:
-        number: The number.
         cache: The id of the cache, or 0 for a range of memory.
         row: The row that the key names.
-        layout: Where the cache is, unless the borrower knows.
+        layout: Where the cache is, unless the holder knows.
         memory: The number of the registration of each tensor, or one number for all.
         slots: The addresses of the staging slots, if NIXL does not reach the cache.
-        registrations: The descriptions of registrations that the borrower has not been told yet.
+        registrations: The descriptions of registrations that the holder has not been told yet.
     """
 
     number: int
@@ -149,43 +151,43 @@ class Lent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     registrations: list[bytes]
 
 
-class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """The bytes that the ``Stage`` requests of a loan will move: arrays of int64. No reply."""
+class Plan(_Strict, frozen=True):
+    """The bytes that the ``Stage`` requests of a lease will move: arrays of int64. No reply."""
 
-    loan: int
+    lease: int
     planes: tuple[Uint64, Uint64]
     rows: bytes
     offsets: bytes
     lengths: bytes
 
 
-class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Stage(_Strict, frozen=True):
     """Copies a piece of the plan between the device and its slot. The reply is ``Done``."""
 
     number: int
-    loan: int
+    lease: int
     piece: Uint64
     timeout_ms: int
 
 
-class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """Gives a cache back.
+class Release(_Strict, frozen=True):
+    """Ends a lease.
 
     Attributes:
-        loan: The number of the ``Acquire``.
+        lease: The number of the ``Acquire``.
         pulled: The tensors whose row has been read, or None if the transfer failed.
     """
 
-    loan: int
+    lease: int
     pulled: list[int] | None
 
 
-class Bye(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """The sender has ended the link. It still gives back what it has borrowed."""
+class Bye(_Strict, frozen=True):
+    """The sender has ended the link. It still releases the leases that it holds."""
 
 
 Request = Hello | Ready | Unlink | Acquire | Stage
-Reply = Welcome | Done | Failed | Lent
+Reply = Welcome | Done | Failed | Granted
 Message = Request | Reply | Plan | Release | Bye
 Key = NamedKey | IdKey | AddressKey
 

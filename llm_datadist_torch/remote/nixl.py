@@ -2,7 +2,7 @@
 """The transfer engine NIXL. Another engine would have the same interface.
 
 Note [Progress]: NIXL's own progress thread polls without a pause, which costs a core for as long as the process lives. So it is
-off, and NIXL makes progress only when it is called. The I/O thread calls it while a transfer is in flight or a cache is lent.
+off, and NIXL makes progress only when it is called. The I/O thread calls it while a transfer is in flight or a cache is leased.
 
 Note [Registrations]: each registration has a number, which NIXL takes as the number of a device. NIXL looks a range up among the
 registrations of one device. So memory that is registered again, or overlaps what a peer has not forgotten yet, is no other
@@ -21,23 +21,24 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ..datadist.status import LLMStatusCode, llm_error
+from ..datadist.remote_api import NIXL
 
 Addresses = npt.NDArray[np.int64]
 """``[n, 3]``: the address of each range, its length in bytes, and the number of the registration that it is in."""
 
 Soon = Callable[[Callable[[], None]], object]
 
-_WHEELS = ("nixl_cu12", "nixl_cu13", "nixl")
 _IDLE_PEERS = 16
 
 
+@dataclass(eq=False, frozen=True)
 class Memory:
     """Memory that is registered with the engine, as long as this object is referenced.
 
@@ -46,16 +47,12 @@ class Memory:
         metadata: What a peer has to know to reach the memory.
     """
 
-    def __init__(self, number: int, metadata: bytes) -> None:
-        self.number, self.metadata = number, metadata
+    number: int
+    metadata: bytes
 
 
 class Engine:
-    """One NIXL agent over UCX. Every method is thread-safe, but those for peers and requests are for the I/O thread.
-
-    Raises:
-        LLMException: LLM_FEATURE_NOT_ENABLED without NIXL.
-    """
+    """One NIXL agent over UCX. Every method is thread-safe, but those for peers and requests are for the I/O thread."""
 
     def __init__(self) -> None:
         nixl = _import_nixl()
@@ -127,7 +124,6 @@ class Engine:
         """Registers the memory of host tensors: from the first to the last byte of each. Ranges that touch become one.
 
         Args:
-            tensors: The tensors.
             soon: Runs a function that ends the registration, in the I/O thread. Takes no lock: a destructor calls it.
         """
         number = next(self._numbers)
@@ -206,13 +202,8 @@ def extent(tensor: Tensor) -> int:
 
 
 def _import_nixl() -> Any:
-    for wheel in _WHEELS:
-        if importlib.util.find_spec(wheel) is not None:
-            return importlib.import_module(f"{wheel}._api")
-    raise llm_error(
-        LLMStatusCode.LLM_FEATURE_NOT_ENABLED,
-        "caches of other processes need NIXL: pip install 'llm_datadist_torch[remote]'",
-    )
+    wheel = next(name for name in NIXL if importlib.util.find_spec(name) is not None)
+    return importlib.import_module(f"{wheel}._api")
 
 
 @functools.cache

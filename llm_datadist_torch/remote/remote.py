@@ -5,7 +5,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..datadist.cluster_info import Address, LLMClusterInfo
 from ..datadist.fork import ForkSafeLock
 from ..datadist.rank_table import RankTable
 from ..datadist.registry import CacheRegistry
-from ..datadist.remote_api import LayerwiseCall, Remote, TransferCall, TransferCounters
+from ..datadist.remote_api import LayerwiseCall, Remote, Row, TransferCall, TransferCounters
 from ..datadist.result import Result
 from ..datadist.status import LLMStatusCode, llm_error, param_invalid
 from ..datadist.transfer_types import CacheTask, cluster_of
@@ -25,7 +25,7 @@ from .counters import Counters
 from .groups import Groups
 from .io_thread import Steps
 from .links import Links
-from .local_caches import hold
+from .local_caches import keep
 from .transfers import Transfers
 
 T = TypeVar("T")
@@ -105,21 +105,27 @@ class RemoteCaches(Remote):
 
     def start(self, call: TransferCall) -> Result[None]:
         name = _CACHE_ARGUMENTS[call.method]
-        held = hold(name, call.cache)
-        is_pull = call.method.startswith("pull")
-        if is_pull and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in held.tensors):
+        kept = keep(name, call.cache)
+        write = call.method.startswith("push")
+        if not write and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in kept.tensors):
             raise param_invalid(
                 f"{name} requires grad, and a copy into it would be lost to autograd: detach it, or call under torch.no_grad()"
             )
-        arguments = [np.array(each, np.int64) if isinstance(each, list) else each for each in call.arguments]
-        steps: Callable[..., Steps[None]] = getattr(self._transfers, call.method)
-        return self._start(steps(call.key, held, *arguments, call.layers))
+        if isinstance(call.what, Row):
+            steps = self._transfers.copy_row(call.key, kept, *call.what, call.layers, write=write)
+        else:
+            src, dst = (np.array(blocks, np.int64) for blocks in call.what)
+            if write or len(src):
+                steps = self._transfers.copy_blocks(call.key, kept, src, dst, call.layers, write=write)
+            else:
+                steps = self._transfers.pull_row_to_blocks(call.key, kept, dst, call.layers)
+        return self._start(steps)
 
     def cancel(self, result: Result[None]) -> None:
         self._links.thread.cancel(result, llm_error(LLMStatusCode.LLM_FAILED, "the transfer was cancelled"))
 
     def start_layerwise(self, call: LayerwiseCall) -> CacheTask:
-        hold("src_cache", call.cache)
+        keep("src_cache", call.cache)
         for config in call.configs:
             self._links.find(cluster_of(config))
         return layerwise.start(self._links.thread, self._transfers, call, self._timeout_ms)

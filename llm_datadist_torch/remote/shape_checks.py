@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of a call against the caches of both processes. All raise LLM_PARAM_INVALID, before any byte is transferred."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from ..datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
@@ -11,46 +9,37 @@ from ..datadist.status import param_invalid
 from .layout import Layout, Numbers
 from .messages import IdKey, NamedKey
 
+LayerArguments = tuple[range | None, range | None, int]
+"""src_layer_range, dst_layer_range, tensor_num_per_layer. None means all layers. Layer ``i`` is tensors
+``[i * tensor_num_per_layer, (i + 1) * tensor_num_per_layer)``."""
 
-@dataclass(frozen=True)
-class Layers:
-    """The layers that a call transfers. Layer ``i`` is tensors ``[i * tensor_num_per_layer, (i + 1) * tensor_num_per_layer)``.
-
-    Args:
-        src: The layers to read, or None for all.
-        dst: The layers to write, or None for all.
-        tensor_num_per_layer: The tensors of a layer.
-    """
-
-    src: range | None
-    dst: range | None
-    tensor_num_per_layer: int
-
-    def planes(self, *, dst: Layout, src: Layout) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The planes to write and those to read. See ``Layout``."""
-        if dst.dtype != src.dtype:
-            raise param_invalid(f"both caches must have the same element type, got {dst.dtype} and {src.dtype}")
-        per_tensor = {len(side.bases) // side.num_tensors for side in (dst, src)}
-        if len(per_tensor) > 1:
-            raise param_invalid("both caches must have the same sizes before batch_dim_index")
-        tensors = [
-            _tensors(name, layers, self.tensor_num_per_layer, side)
-            for name, layers, side in (("dst_layer_range", self.dst, dst), ("src_layer_range", self.src, src))
-        ]
-        counts = [end - begin for begin, end in tensors]
-        if counts[0] != counts[1]:
-            what = "num_tensors" if self.src is None and self.dst is None else "number of tensors in the layers"
-            raise param_invalid(
-                f"both caches must have the same {what}, got {counts[0]} to write and {counts[1]} to read"
-            )
-        [each] = per_tensor
-        into, out_of = ((begin * each, end * each) for begin, end in tensors)
-        return into, out_of
+Planes = tuple[int, int]
+"""The first plane of a range, and the one after the last. See ``Layout``."""
 
 
-def _tensors(name: str, layers: range | None, per_layer: int, layout: Layout) -> tuple[int, int]:
+def checked_planes(layers: LayerArguments, local: Layout, remote: Layout, *, write: bool) -> tuple[Planes, Planes]:
+    """The planes of the cache of this process and those of the peer's that a call transfers."""
+    src_layers, dst_layers, per_layer = layers
+    src, dst = (local, remote) if write else (remote, local)
+    if dst.dtype != src.dtype:
+        raise param_invalid(f"both caches must have the same element type, got {dst.dtype} and {src.dtype}")
+    per_tensor = len(src.bases) // src.num_tensors
+    if per_tensor != len(dst.bases) // dst.num_tensors:
+        raise param_invalid("both caches must have the same sizes before batch_dim_index")
+    into = _tensors("dst_layer_range", dst_layers, per_layer, dst)
+    out_of = _tensors("src_layer_range", src_layers, per_layer, src)
+    if len(into) != len(out_of):
+        what = "num_tensors" if src_layers is dst_layers is None else "number of tensors in the layers"
+        raise param_invalid(
+            f"both caches must have the same {what}, got {len(into)} to write and {len(out_of)} to read"
+        )
+    written, read = ((each.start * per_tensor, each.stop * per_tensor) for each in (into, out_of))
+    return (read, written) if write else (written, read)
+
+
+def _tensors(name: str, layers: range | None, per_layer: int, layout: Layout) -> range:
     if layers is None:
-        return 0, layout.num_tensors
+        return range(layout.num_tensors)
     if layout.num_tensors % per_layer != 0:
         raise param_invalid(
             f"tensor_num_per_layer ({per_layer}) must divide num_tensors, {layout.num_tensors}, if {name} is given"
@@ -58,7 +47,7 @@ def _tensors(name: str, layers: range | None, per_layer: int, layout: Layout) ->
     count = layout.num_tensors // per_layer
     if layers.stop > count:
         raise param_invalid(f"{name} ({layers}) out of range [0, {count}), the layers of the cache")
-    return layers.start * per_layer, layers.stop * per_layer
+    return range(layers.start * per_layer, layers.stop * per_layer)
 
 
 def check_row(name: str, index: int, layout: Layout, cache: str) -> None:
@@ -109,7 +98,7 @@ def row_in_blocks(row_bytes: int, block_bytes: int, blocks: int, name: str) -> t
 
 
 def key_in_message(key: CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey) -> NamedKey | IdKey:
-    """A key as a peer looks it up: ``Loans``."""
+    """A key as a peer looks it up: ``GrantedLeases``."""
     if isinstance(key, CacheKeyByIdAndIndex):
         return IdKey(key.cache_id, key.batch_index)
     if not isinstance(key.identity, tuple):

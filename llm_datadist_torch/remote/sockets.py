@@ -3,7 +3,7 @@
 
 Note [Lost peers]: a connection ends when the kernel says so: the process of the peer has ended, or its machine has not answered
 for some 25 seconds. ZeroMQ's heartbeats would also end the connection to a process that is stopped (SIGSTOP), which may go on
-and write to the memory that it has borrowed.
+and write to the memory that it has leased.
 """
 
 import contextlib

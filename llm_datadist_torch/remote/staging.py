@@ -74,32 +74,22 @@ class Staged:
         """The copies of a piece: for each call, tensors of the cache, as many of the slot, and ``copies`` of the op."""
         cut = self._cuts[piece]
         owner, copies = self._owner[cut], self._copies[cut]
-        first = np.flatnonzero(np.diff(owner, prepend=-1))
-        if len(first) < len(owner) or len(first) == 1:
-            ends = [*first[1:].tolist(), len(owner)]
-            return [([self._wholes[owner[b]]], [slot], copies[b:e]) for b, e in zip(first.tolist(), ends, strict=True)]
+        runs = _runs(owner)
+        if len(runs) < len(owner) or len(runs) == 1:
+            return [([self._wholes[owner[run.start]]], [slot], copies[run]) for run in runs]
         # One range of each storage: a call for all that have one size.
+        calls = []
         sizes, at, in_slot = self._sizes[cut], self._at[cut], self._in_slot[cut]
-        first = np.flatnonzero(np.diff(sizes, prepend=-1))
-        ends = [*first[1:].tolist(), len(owner)]
-        return [
-            (
-                [self._wholes[o][:, i : i + size] for o, i in zip(owner[b:e], at[b:e], strict=True)],
-                [slot[:, i : i + size] for i in in_slot[b:e]],
-                torch.tensor([[0, 0, 0, size]], dtype=torch.int64, device="cpu"),
-            )
-            for b, e in zip(first.tolist(), ends, strict=True)
-            for size in [int(sizes[b])]
-        ]
+        for run in _runs(sizes):
+            size = int(sizes[run.start])
+            own = [self._wholes[o][:, i : i + size] for o, i in zip(owner[run], at[run], strict=True)]
+            slots = [slot[:, i : i + size] for i in in_slot[run]]
+            calls.append((own, slots, torch.tensor([[0, 0, 0, size]], dtype=torch.int64, device="cpu")))
+        return calls
 
 
 class Staging:
-    """The pinned buffer of one direction of a link: ``SLOTS`` slots of ``SLOT_BYTES`` each.
-
-    Args:
-        engine: The engine to register it with.
-        soon: See ``Engine.register``.
-    """
+    """The pinned buffer of one direction of a link: ``SLOTS`` slots of ``SLOT_BYTES`` each."""
 
     def __init__(self, engine: Engine, soon: Soon) -> None:
         self._buffer = _memory.allocate((SLOTS, 1, SLOT_BYTES), torch.uint8, torch.device("cpu"))
@@ -122,6 +112,12 @@ class Staging:
                 raise llm_error(LLMStatusCode.LLM_FAILED, str(error)) from error
             if not done:
                 raise llm_error(LLMStatusCode.LLM_TIMEOUT, f"the device has not copied a piece within {timeout_ms} ms")
+
+
+def _runs(numbers: Numbers) -> list[slice]:
+    """The runs of equal numbers, none of which is negative."""
+    first = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+    return [slice(begin, end) for begin, end in zip(first, [*first[1:], len(numbers)], strict=True)]
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

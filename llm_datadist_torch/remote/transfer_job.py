@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..datadist.result import Result
-from .borrowed import Borrowed
+from .held_leases import Lease
 from .io_thread import IoThread, Steps
 from .layout import Numbers, Part, groups, merged, of_planes, split
 from .link import Link
@@ -54,14 +54,11 @@ class TransferJob:
     """The bytes of one call. For the I/O thread.
 
     Args:
-        link: The link.
-        remote: The cache of the peer.
-        what: What to move.
         write: Whether the peer's cache is written.
         deadline: When to give up, by ``time.monotonic``.
     """
 
-    def __init__(self, link: Link, remote: Borrowed, what: Move, *, write: bool, deadline: float) -> None:
+    def __init__(self, link: Link, remote: Lease, what: Move, *, write: bool, deadline: float) -> None:
         self.link, self.remote, self.what, self.write, self.deadline = link, remote, what, write, deadline
         self.local_starts = what.local_part.addresses(what.local.layout)
         self.remote_starts = what.remote_part.addresses(remote.layout)
@@ -71,10 +68,6 @@ class TransferJob:
 
     def run(self, thread: IoThread, make_staging: Callable[[], Staging]) -> Steps[None]:
         """Transfers all bytes.
-
-        Args:
-            thread: The I/O thread.
-            make_staging: Makes the staging buffer of a link.
 
         Raises:
             LLMException: LLM_TIMEOUT, LLM_LINK_FAILED, or LLM_FAILED if a device fails. What the destination holds is
@@ -89,7 +82,7 @@ class TransferJob:
             raise self.link.timeout()
         self.link.staging_in_use = True
         try:
-            staging = self.link.borrowings.staging(make_staging) if memory is None else None
+            staging = self.link.held_leases.staging(make_staging) if memory is None else None
             yield from _StagedRun(self, thread, staging).run()
         finally:
             self.link.staging_in_use = False
@@ -100,7 +93,7 @@ class TransferJob:
             self.link.drop()
             raise self.link.timeout()
         operation = "WRITE" if self.write else "READ"
-        yield from move(self.link, operation, local, remote, self.remote.loan, owner, self.deadline)
+        yield from move(self.link, operation, local, remote, self.remote.number, owner, self.deadline)
 
     def _run_directly(self, memory: int) -> Steps[None]:
         lengths = of_planes(self.what.lengths, self.what.planes)
@@ -133,7 +126,7 @@ class _StagedRun:
         if job.remote.slots:
             numbers = (what.remote_part.rows, what.remote_part.offsets, what.lengths)
             rows, offsets, lengths = (np.ascontiguousarray(each, np.int64).tobytes() for each in numbers)
-            job.link.send_plan(Plan(job.remote.loan, what.remote_part.planes, rows, offsets, lengths))
+            job.link.send_plan(Plan(job.remote.number, what.remote_part.planes, rows, offsets, lengths))
         try:
             yield from self._push() if job.write else self._pull()
         except GeneratorExit:
@@ -204,7 +197,7 @@ class _StagedRun:
         """Asks the peer to copy a piece between its device and its slot."""
         if self._job.remote.slots:
             self._asked[piece] = number = self._job.link.next_number()
-            self._job.link.send(Stage(number, self._job.remote.loan, piece, self._milliseconds_left()))
+            self._job.link.send(Stage(number, self._job.remote.number, piece, self._milliseconds_left()))
 
     def _answer(self, piece: int) -> Steps[None]:
         """Waits until the peer has."""
@@ -213,7 +206,7 @@ class _StagedRun:
 
     def _is_quiet(self) -> bool:
         link = self._job.link
-        return not link.uses(self._job.remote.loan) and all(map(link.has_reply, self._asked.values()))
+        return not link.uses(self._job.remote.number) and all(map(link.has_reply, self._asked.values()))
 
     def _milliseconds_left(self) -> int:
         return max(1, int((self._job.deadline - time.monotonic()) * 1000))

@@ -11,134 +11,110 @@ from ..datadist.cache_keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from ..datadist.checks import check_kind
 from ..datadist.status import LLMException, param_invalid
 from ..datadist.transfer_types import TransferConfig
-from .borrowed import Borrowed
 from .counters import Counters
+from .held_leases import Lease
 from .io_thread import Steps
 from .layout import Numbers, Part
-from .link_calls import borrow
+from .link_calls import acquire
 from .links import Links
-from .local_caches import HeldCache
+from .local_caches import KeptCache
 from .messages import AddressKey, Key
-from .shape_checks import Layers, check_block_lists, check_blocks, check_row, check_size, key_in_message, row_in_blocks
+from .shape_checks import (
+    LayerArguments,
+    check_block_lists,
+    check_blocks,
+    check_row,
+    check_size,
+    checked_planes,
+    key_in_message,
+    row_in_blocks,
+)
 from .transfer_job import Move, TransferJob
 
-LayerArguments = tuple[range | None, range | None, int]
-"""src_layer_range, dst_layer_range, tensor_num_per_layer."""
+AnyKey = CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey
 
 
 class Transfers:
-    """Transfers between caches of this process and caches of its peers, step by step. For the I/O thread.
-
-    Args:
-        links: The links.
-        timeout_ms: Milliseconds that a call may take.
-        counters: Counts what has been transferred.
-    """
+    """Transfers between caches of this process and caches of its peers, step by step. For the I/O thread."""
 
     def __init__(self, links: Links, timeout_ms: int, counters: Counters) -> None:
         self._links, self._timeout_ms, self._counters = links, timeout_ms, counters
 
-    def pull_cache(
-        self, key: CacheKey | CacheKeyByIdAndIndex, held: HeldCache, batch_index: int, size: int, layers: LayerArguments
+    def copy_row(
+        self, key: AnyKey, kept: KeptCache, index: int, size: int, layers: LayerArguments, *, write: bool
     ) -> Steps[None]:
-        """Reads one row of a peer's cache into one row of a cache."""
-        local = self._links.caches.of(held.cache, held.tensors)
-        check_row("batch_index", batch_index, local.layout, "cache")
-        nbytes = check_size(size, local.layout, "cache")
+        """Reads one row of a peer's cache into one row of a cache, or writes one row to one row of a peer's cache."""
+        key_name, index_name = ("dst_cache_key", "src_batch_index") if write else ("cache_key", "batch_index")
+        local = self._links.caches.of(kept)
+        check_row(index_name, index, local.layout, kept.name)
+        nbytes = check_size(size, local.layout, kept.name)
 
-        def plan(remote: Borrowed) -> Move:
-            check_kind("the cache of cache_key", remote.layout.is_blocks, blocks=False)
-            check_row("the batch index of cache_key", remote.row, remote.layout, "its cache")
-            check_size(nbytes, remote.layout, "the cache of cache_key")
-            dst, src = Layers(*layers).planes(dst=local.layout, src=remote.layout)
-            pulled = _tensors(remote, src)
-            return Move(local, _row(dst, batch_index), _row(src, remote.row), np.array([nbytes]), pulled)
+        def plan(remote: Lease) -> Move:
+            check_kind(f"the cache of {key_name}", remote.layout.is_blocks, blocks=False)
+            check_row(f"the batch index of {key_name}", remote.row, remote.layout, "its cache")
+            check_size(nbytes, remote.layout, f"the cache of {key_name}")
+            mine, theirs = checked_planes(layers, local.layout, remote.layout, write=write)
+            pulled = [] if write else _tensors(remote, theirs)
+            return Move(local, _row(mine, index), _row(theirs, remote.row), np.array([nbytes]), pulled)
 
-        yield from self._run(key.cluster_id, key_in_message(key), plan, write=False)
+        yield from self._run(key.cluster_id, key_in_message(key), plan, write=write)
 
-    def pull_blocks(
+    def copy_blocks(
         self,
-        key: CacheKey | CacheKeyByIdAndIndex | BlocksCacheKey,
-        held: HeldCache,
+        key: AnyKey,
+        kept: KeptCache,
         src_blocks: Numbers,
         dst_blocks: Numbers,
         layers: LayerArguments,
+        *,
+        write: bool,
     ) -> Steps[None]:
-        """Reads blocks, or one row, of a peer's cache into blocks of a cache."""
-        local = self._links.caches.of(held.cache, held.tensors)
-        check_blocks("dst_blocks", dst_blocks, local.layout, "dst_cache", distinct=True)
+        """Reads blocks of a peer's cache into blocks of a cache, or writes them to blocks of a peer's cache."""
+        local = self._links.caches.of(kept)
+        mine, theirs = (src_blocks, dst_blocks) if write else (dst_blocks, src_blocks)
+        check_blocks("src_blocks" if write else "dst_blocks", mine, local.layout, kept.name, distinct=not write)
 
-        def plan(remote: Borrowed) -> Move:
-            check_kind("the cache of src_cache_key", remote.layout.is_blocks, blocks=len(src_blocks) > 0)
-            dst, src = Layers(*layers).planes(dst=local.layout, src=remote.layout)
-            if len(src_blocks):
-                check_block_lists(src_blocks, dst_blocks, remote.layout, local.layout)
-                lengths = np.full_like(src_blocks, local.layout.row_bytes)
-                return Move(local, _rows(dst, dst_blocks), _rows(src, src_blocks), lengths, [])
+        def plan(remote: Lease) -> Move:
+            check_kind(f"the cache of {'dst' if write else 'src'}_cache_key", remote.layout.is_blocks, blocks=True)
+            src, dst = (local.layout, remote.layout) if write else (remote.layout, local.layout)
+            check_block_lists(src_blocks, dst_blocks, src, dst)
+            planes = checked_planes(layers, local.layout, remote.layout, write=write)
+            lengths = np.full_like(mine, local.layout.row_bytes)
+            return Move(local, _rows(planes[0], mine), _rows(planes[1], theirs), lengths, [])
+
+        yield from self._run(key.cluster_id, key_in_message(key), plan, write=write)
+
+    def pull_row_to_blocks(
+        self, key: AnyKey, kept: KeptCache, dst_blocks: Numbers, layers: LayerArguments
+    ) -> Steps[None]:
+        """Reads one row of a peer's cache into blocks of a cache."""
+        local = self._links.caches.of(kept)
+        check_blocks("dst_blocks", dst_blocks, local.layout, kept.name, distinct=True)
+
+        def plan(remote: Lease) -> Move:
+            check_kind("the cache of src_cache_key", remote.layout.is_blocks, blocks=False)
+            mine, theirs = checked_planes(layers, local.layout, remote.layout, write=False)
             check_row("the batch index of src_cache_key", remote.row, remote.layout, "its cache")
             sizes = remote.layout.row_bytes, local.layout.row_bytes
             offsets, lengths = row_in_blocks(*sizes, len(dst_blocks), "dst_blocks")
-            row = Part(src, np.full_like(offsets, remote.row), offsets)
-            return Move(local, _rows(dst, dst_blocks), row, lengths, _tensors(remote, src))
+            row = Part(theirs, np.full_like(offsets, remote.row), offsets)
+            return Move(local, _rows(mine, dst_blocks), row, lengths, _tensors(remote, theirs))
 
         yield from self._run(key.cluster_id, key_in_message(key), plan, write=False)
 
-    def push_cache(
-        self, key: CacheKeyByIdAndIndex, held: HeldCache, batch_index: int, size: int, layers: LayerArguments
-    ) -> Steps[None]:
-        """Writes one row of a cache to one row of a peer's cache."""
-        local = self._links.caches.of(held.cache, held.tensors)
-        check_row("src_batch_index", batch_index, local.layout, "src_cache")
-        nbytes = check_size(size, local.layout, "src_cache")
-
-        def plan(remote: Borrowed) -> Move:
-            check_kind("the cache of dst_cache_key", remote.layout.is_blocks, blocks=False)
-            check_row("the batch index of dst_cache_key", remote.row, remote.layout, "its cache")
-            check_size(nbytes, remote.layout, "the cache of dst_cache_key")
-            dst, src = Layers(*layers).planes(dst=remote.layout, src=local.layout)
-            return Move(local, _row(src, batch_index), _row(dst, remote.row), np.array([nbytes]), [])
-
-        yield from self._run(key.cluster_id, key_in_message(key), plan, write=True)
-
-    def push_blocks(
-        self,
-        key: BlocksCacheKey | CacheKeyByIdAndIndex,
-        held: HeldCache,
-        src_blocks: Numbers,
-        dst_blocks: Numbers,
-        layers: LayerArguments,
-    ) -> Steps[None]:
-        """Writes blocks of a cache to blocks of a peer's cache."""
-        local = self._links.caches.of(held.cache, held.tensors)
-        check_blocks("src_blocks", src_blocks, local.layout, "src_cache")
-
-        def plan(remote: Borrowed) -> Move:
-            check_kind("the cache of dst_cache_key", remote.layout.is_blocks, blocks=True)
-            check_block_lists(src_blocks, dst_blocks, local.layout, remote.layout)
-            dst, src = Layers(*layers).planes(dst=remote.layout, src=local.layout)
-            lengths = np.full_like(src_blocks, local.layout.row_bytes)
-            return Move(local, _rows(src, src_blocks), _rows(dst, dst_blocks), lengths, [])
-
-        yield from self._run(key.cluster_id, key_in_message(key), plan, write=True)
-
     def push_row_to_blocks(
-        self,
-        key: BlocksCacheKey | CacheKeyByIdAndIndex,
-        held: HeldCache,
-        row: int,
-        dst_blocks: Numbers,
-        layers: LayerArguments,
+        self, key: AnyKey, kept: KeptCache, row: int, dst_blocks: Numbers, layers: LayerArguments
     ) -> Steps[None]:
         """Writes one row of a cache to blocks of a peer's cache. For ``layerwise``, which names the arguments."""
-        local = self._links.caches.of(held.cache, held.tensors)
-        check_row("src_batch_index", row, local.layout, "src_cache")
+        local = self._links.caches.of(kept)
+        check_row("src_batch_index", row, local.layout, kept.name)
 
-        def plan(remote: Borrowed) -> Move:
+        def plan(remote: Lease) -> Move:
             check_blocks("dst_block_indices", dst_blocks, remote.layout, "the cache of cache_key", distinct=True)
             sizes = local.layout.row_bytes, remote.layout.row_bytes
             offsets, lengths = row_in_blocks(*sizes, len(dst_blocks), "dst_block_indices")
-            dst, src = Layers(*layers).planes(dst=remote.layout, src=local.layout)
-            return Move(local, Part(src, np.full_like(offsets, row), offsets), _rows(dst, dst_blocks), lengths, [])
+            mine, theirs = checked_planes(layers, local.layout, remote.layout, write=True)
+            return Move(local, Part(mine, np.full_like(offsets, row), offsets), _rows(theirs, dst_blocks), lengths, [])
 
         yield from self._run(key.cluster_id, key_in_message(key), plan, write=True)
 
@@ -146,25 +122,25 @@ class Transfers:
         self,
         config: TransferConfig,
         addresses: Sequence[int],
-        held: HeldCache,
+        kept: KeptCache,
         layer: int,
         src_blocks: Numbers,
         dst_blocks: Numbers,
         block_bytes: int | None,
     ) -> Steps[None]:
         """Writes one layer of a cache to memory of a peer. For ``layerwise``, which names the arguments."""
-        local = self._links.caches.of(held.cache, held.tensors)
+        local = self._links.caches.of(kept)
         layout, row = local.layout, config.src_batch_index
         size = (block_bytes or layout.row_bytes) if len(dst_blocks) else layout.row_bytes
         if len(layout.bases) > layout.num_tensors:
             raise param_invalid("addresses need a cache whose batch_dim_index is 0")
         if len(src_blocks):
-            check_blocks("src_block_indices", src_blocks, layout, "src_cache")
+            check_blocks("src_block_indices", src_blocks, layout, kept.name)
             if size != layout.row_bytes:
                 raise param_invalid(f"dst_block_memory_size ({size}) must be that of src_cache, {layout.row_bytes}")
             rows, offsets, lengths = src_blocks, np.zeros_like(src_blocks), np.full_like(src_blocks, size)
         else:
-            check_row("src_batch_index", row, layout, "src_cache")
+            check_row("src_batch_index", row, layout, kept.name)
             offsets, lengths = row_in_blocks(layout.row_bytes, size, max(len(dst_blocks), 1), "dst_block_indices")
             rows = np.full_like(offsets, row)
         written = dst_blocks if len(dst_blocks) else np.zeros(1, np.int64)
@@ -172,13 +148,13 @@ class Transfers:
             raise param_invalid(f"dst_block_indices: block {written.min()} must not be negative")
         key = AddressKey(list(addresses), size, int(written.max()) + 1, layout.dtype)
 
-        def plan(remote: Borrowed) -> Move:
+        def plan(remote: Lease) -> Move:
             return Move(local, Part((2 * layer, 2 * layer + 2), rows, offsets), _rows((0, 2), written), lengths, [])
 
         yield from self._run(config.dst_cluster_id, key, plan, write=True)
 
-    def _run(self, cluster_id: int, key: Key, plan: Callable[[Borrowed], Move], *, write: bool) -> Steps[None]:
-        """Borrows a cache of a peer, transfers what the plan says, and gives it back."""
+    def _run(self, cluster_id: int, key: Key, plan: Callable[[Lease], Move], *, write: bool) -> Steps[None]:
+        """Acquires a lease of a cache of a peer, transfers what the plan says, and releases the lease."""
         begin = time.monotonic()
         deadline = begin + self._timeout_ms / 1000
         link = self._links.find(cluster_id)
@@ -188,8 +164,8 @@ class Transfers:
                 link = self._links.find(cluster_id)
             link.transfers += 1
             try:
-                borrowings = link.borrowings
-                remote = yield from borrow(link, key, deadline, write=write)
+                leases = link.held_leases
+                remote = yield from acquire(link, key, deadline, write=write)
                 pulled = None
                 try:
                     what = plan(remote)
@@ -200,7 +176,7 @@ class Transfers:
                         torch.autograd.graph.increment_version(what.local.tensors)
                     pulled = what.pulled
                 finally:
-                    borrowings.give_back(remote.loan, pulled)
+                    leases.release(remote.number, pulled)
             finally:
                 link.transfers -= 1
         except LLMException as error:
@@ -217,7 +193,7 @@ def _rows(planes: tuple[int, int], rows: Numbers) -> Part:
     return Part(planes, rows, np.zeros_like(rows))
 
 
-def _tensors(remote: Borrowed, planes: tuple[int, int]) -> list[int]:
+def _tensors(remote: Lease, planes: tuple[int, int]) -> list[int]:
     """The tensors that planes of a row are of."""
     each = len(remote.layout.bases) // remote.layout.num_tensors
     return list(range(planes[0] // each, planes[1] // each))

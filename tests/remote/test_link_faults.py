@@ -84,10 +84,10 @@ def test_private_caches_are_not_shown(pair: Pair) -> None:
     code = pair.peer.get(f"code_of(manager.pull_cache, {theirs!r}, own)")
     assert code is LLMStatusCode.LLM_PARAM_INVALID
     pair.peer.do("link = manager.remote._links._links[0]")
-    assert pair.peer.get("link.borrowings._registrations") == 0
+    assert pair.peer.get("link.held_leases._registrations") == 0
     shared = pair.manager.allocate_cache(desc(1, 1, 8))
     pair.peer.do(f"manager.pull_cache(CacheKeyByIdAndIndex({SELF}, {shared.cache_id}), own)")
-    assert pair.peer.get("link.borrowings._registrations") == 1
+    assert pair.peer.get("link.held_leases._registrations") == 1
 
 
 def test_the_side_that_listens_pulls_as_soon_as_it_has_a_link(peer: Peer) -> None:

@@ -15,7 +15,7 @@ import pytest
 from remote_utils import PEER, SELF, Pair, Peer, code_of, desc, linked, wait_until
 
 from llm_datadist_torch import CacheKey, CacheKeyByIdAndIndex, LLMStatusCode
-from llm_datadist_torch.remote.borrowed import Borrowings
+from llm_datadist_torch.remote.held_leases import HeldLeases
 
 ELEMENTS = 64 << 20  # 256 MiB in one row
 DONE, FAILED = LLMStatusCode.LLM_SUCCESS, LLMStatusCode.LLM_LINK_FAILED
@@ -40,7 +40,7 @@ def in_the_middle(pair: Pair, act: Callable[[], object], *, write: bool = False)
     codes, key = [], pair.key(1)
     transfer = pair.manager.push_cache if write else pair.manager.pull_cache
     thread = threading.Thread(target=lambda: codes.append(code_of(transfer, key, own, 1)))
-    started, start_request = threading.Event(), Borrowings.start
+    started, start_request = threading.Event(), HeldLeases.start
 
     def start(*args: object) -> object:
         request = start_request(*args)
@@ -48,7 +48,7 @@ def in_the_middle(pair: Pair, act: Callable[[], object], *, write: bool = False)
         return request
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Borrowings, "start", start)
+        patch.setattr(HeldLeases, "start", start)
         thread.start()
         assert started.wait(30)
     assert thread.is_alive(), "the transfer was over before anything happened"

@@ -41,7 +41,7 @@ def any_message(rng: random.Random) -> m.Message:
             m.Done(number),
             m.Failed(number, rng.choice(["LLM_TIMEOUT", "nonsense"]), "text"),
             m.Acquire(number, key, rng.random() < 0.5, small(), rng.random() < 0.5),
-            m.Lent(number, small(), small(), rng.choice([None, LAYOUT]), [small()], [], [b"memory"]),
+            m.Granted(number, small(), small(), rng.choice([None, LAYOUT]), [small()], [], [b"memory"]),
             m.Plan(number, (small(), small()), NUMBERS, NUMBERS[: rng.randrange(24)], NUMBERS),
             m.Stage(number, number, small(), 10),
             m.Release(number, rng.choice([None, [small()]])),
@@ -178,11 +178,11 @@ WELCOME = m.Welcome(0, PEER, b"no agent")
         (m.Acquire, lambda q: [], DONE, LLMStatusCode.LLM_TIMEOUT),
         (m.Acquire, lambda q: [m.Done(q.number)], DONE, FAILED),
         (m.Acquire, lambda q: [m.Done(q.number + 5), m.Failed(q.number, "LLM_KV_CACHE_NOT_EXIST", "")], DONE, LLMStatusCode.LLM_KV_CACHE_NOT_EXIST),
-        (m.Acquire, lambda q: [m.Lent(q.number, 1, 0, None, [1], [], [])], DONE, FAILED),  # a layout that was never sent
-        (m.Acquire, lambda q: [m.Lent(q.number, 1, 0, LAYOUT, [1], [], [b"no memory"])], DONE, FAILED),
-        (m.Acquire, lambda q: [m.Lent(q.number, 1, 0, LAYOUT, [1, 2, 3], [], [])], DONE, FAILED),
-        (m.Acquire, lambda q: [m.Lent(q.number, 1, 0, LAYOUT, [99], [], [])], DONE, FAILED),  # memory of no registration
-        (m.Acquire, lambda q: [m.Lent(q.number, 1, 7, LAYOUT, [1], [], [])], DONE, LLMStatusCode.LLM_PARAM_INVALID),
+        (m.Acquire, lambda q: [m.Granted(q.number, 1, 0, None, [1], [], [])], DONE, FAILED),  # a layout that was never sent
+        (m.Acquire, lambda q: [m.Granted(q.number, 1, 0, LAYOUT, [1], [], [b"no memory"])], DONE, FAILED),
+        (m.Acquire, lambda q: [m.Granted(q.number, 1, 0, LAYOUT, [1, 2, 3], [], [])], DONE, FAILED),
+        (m.Acquire, lambda q: [m.Granted(q.number, 1, 0, LAYOUT, [99], [], [])], DONE, FAILED),  # memory of no registration
+        (m.Acquire, lambda q: [m.Granted(q.number, 1, 7, LAYOUT, [1], [], [])], DONE, LLMStatusCode.LLM_PARAM_INVALID),
         (m.Acquire, lambda q: [m.Bye()], DONE, FAILED),
         (m.Acquire, lambda q: [m.Unlink(1, 2**31)] * 2, DONE, LLMStatusCode.LLM_TIMEOUT),
         (m.Acquire, lambda q: [m.Stage(1, 1, 1, 1)], DONE, FAILED),
