@@ -95,7 +95,7 @@ class Runtime:
     def strided(self, dst, dpitch: int, src, spitch: int, width: int, height: int, kind: int) -> int:
         return acl("aclrtMemcpy2dAsync", dst, dpitch, src, spitch, width, height, int(kind), self.stream)
 
-    def batch(self, dsts, srcs, kinds, size=8, dest_max=64, starts=None, reserved=0, v2=False) -> tuple[int, int]:
+    def batch(self, dsts, srcs, kinds, size=8, dest_max=64, starts=None, reserved=0) -> tuple[int, int]:
         """One attribute for each copy. Returns the code and failIndex."""
         count = len(dsts)
         numbers = ctypes.c_uint64 * count
@@ -105,18 +105,9 @@ class Runtime:
             attributes[8 * i + 1], attributes[8 * i + 3] = kind in (H2D, D2D), kind in (D2H, D2D)
             attributes[8 * i + 7] = reserved
         dest_maxs, sizes, fail_index = numbers(*[dest_max] * count), numbers(*[size] * count), ctypes.c_uint64(NOWHERE)
-        arguments = [
-            numbers(*dsts),
-            dest_maxs,
-            numbers(*srcs),
-            sizes,
-            count,
-            attributes,
-            numbers(*starts or range(count)),
-        ]
-        if v2:
-            return acl("aclrtMemcpyBatchAsyncV2", *arguments, count, self.stream), NOWHERE
-        code = acl("aclrtMemcpyBatchAsync", *arguments, count, ctypes.byref(fail_index), self.stream)
+        places = numbers(*dsts), dest_maxs, numbers(*srcs), sizes, count
+        described = attributes, numbers(*starts or range(count)), count
+        code = acl("aclrtMemcpyBatchAsync", *places, *described, ctypes.byref(fail_index), self.stream)
         return code, fail_index.value
 
     def fill(self, value: int = 0, device: int | None = None) -> int:

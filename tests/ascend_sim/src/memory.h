@@ -34,15 +34,7 @@ struct Region {
   std::byte* At(uintptr_t address) const;
 };
 
-struct Usage {
-  std::size_t bytes = 0;
-  std::size_t allocations = 0;
-};
-
 /// The region that holds `ptr`, freed ones included; nothing for pageable host memory.
 std::optional<Region> FindRegion(const void* ptr);
-
-Usage DeviceUsage(int device);
-Usage PinnedUsage();
 
 }  // namespace ascend_sim

@@ -4,19 +4,20 @@
 #include <unistd.h>
 
 #include <cstdarg>
-#include <cstdint>
 #include <cstdio>
 
 #include "call.h"
 
-#define SUCCEEDS(name) \
-  extern "C" aclError name() { return ascend_sim::EnterCall(#name); }
+using namespace ascend_sim;
 
-#define NOT_SIMULATED(name)                                                              \
-  extern "C" aclError name() {                                                           \
-    ACL_CALL();                                                                          \
-    std::fprintf(stderr, "ascend_sim: " #name " is not simulated\n");                    \
-    return ascend_sim::Refuse(ACL_ERROR_FEATURE_UNSUPPORTED, #name " is not simulated"); \
+#define SUCCEEDS(name) \
+  extern "C" aclError name() { return EnterCall(#name); }
+
+#define NOT_SIMULATED(name)                                                  \
+  extern "C" aclError name() {                                               \
+    ACL_CALL();                                                              \
+    std::fprintf(stderr, "ascend_sim: " #name " is not simulated\n");        \
+    return Refuse(ACL_ERROR_FEATURE_UNSUPPORTED, #name " is not simulated"); \
   }
 
 #define RETURNS_HANDLE(name)      \
@@ -25,6 +26,7 @@
     return &handle;               \
   }
 
+SUCCEEDS(aclFinalize)
 SUCCEEDS(aclmdlFinalizeDump)
 SUCCEEDS(aclmdlInitDump)
 SUCCEEDS(aclmdlSetDump)
@@ -92,7 +94,8 @@ extern "C" int32_t MsprofReportCompactInfo() { return 0; }
 extern "C" uint64_t MsprofGetHashId() { return 0; }
 extern "C" uint64_t MsprofSysCycleTime() { return 0; }
 
-// Kernels, virtual memory.
+// Access between devices, kernels, virtual memory.
+NOT_SIMULATED(aclrtDeviceEnablePeerAccess)
 NOT_SIMULATED(aclrtGetFunctionAddr)
 NOT_SIMULATED(rtDevBinaryRegister)
 NOT_SIMULATED(rtFunctionRegister)
@@ -110,8 +113,45 @@ NOT_SIMULATED(aclrtMemImportFromShareableHandle)
 NOT_SIMULATED(aclrtMemSetPidToShareableHandle)
 NOT_SIMULATED(aclrtProcessReport)
 
-// torch_npu calls these where it finds no aclnn function.
-extern "C" aclError aclopCompileAndExecute(const char* op) {
-  ACL_CALL();
-  return ascend_sim::RefuseOperator(op);
+// Collectives: torch_npu up to 2.9 binds them when it is loaded.
+NOT_SIMULATED(HcclAllGather)
+NOT_SIMULATED(HcclAllReduce)
+NOT_SIMULATED(HcclBroadcast)
+NOT_SIMULATED(HcclCommDestroy)
+NOT_SIMULATED(HcclCommInitAll)
+NOT_SIMULATED(HcclCommInitRootInfo)
+NOT_SIMULATED(HcclGetRootInfo)
+NOT_SIMULATED(HcclRecv)
+NOT_SIMULATED(HcclReduceScatter)
+NOT_SIMULATED(HcclSend)
+
+// The compiler of operators.
+SUCCEEDS(aclSetCompileopt)
+SUCCEEDS(aclopSetCompileFlag)
+SUCCEEDS(aclrtGetSysParamOpt)
+SUCCEEDS(aclrtSetSysParamOpt)
+SUCCEEDS(aclrtCtxGetSysParamOpt)
+SUCCEEDS(aclrtCtxSetSysParamOpt)
+
+// torch_npu allocates this many bytes for an option's value, and refuses 0.
+extern "C" size_t aclGetCompileoptSize() { return 16; }
+
+extern "C" int aclGetCompileopt(int, char* value, size_t) {
+  value[0] = '\0';
+  return 0;
 }
+
+// torch_npu calls these where it finds no aclnn function, and the second where the result's shape depends on the data.
+// Only its log names the missing function.
+#define NO_OPERATOR(name)                                                                           \
+  extern "C" aclError name(const char* op) {                                                        \
+    ACL_CALL();                                                                                     \
+    std::fprintf(stderr,                                                                            \
+                 "ascend_sim: the compute operator %s is not simulated; run with "                  \
+                 "ASCEND_GLOBAL_LOG_LEVEL=2 to see the aclnn function it wants\n",                  \
+                 op);                                                                               \
+    return Refuse(ACL_ERROR_FEATURE_UNSUPPORTED, "the compute operator ", op, " is not simulated"); \
+  }
+
+NO_OPERATOR(aclopCompileAndExecute)
+NO_OPERATOR(aclopCompileAndExecuteV2)
