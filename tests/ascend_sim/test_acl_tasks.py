@@ -88,7 +88,7 @@ def test_a_batch_is_a_loop_or_one_task(soc: str, link: str, tasks: int, queries:
 def check_batch(tasks: int, queries: int) -> None:
     runtime = Runtime()
     dsts, srcs = ([base + 8 * i for i in range(5)] for base in (runtime.device, runtime.pinned))
-    assert runtime.batch(dsts, srcs, [H2D] * 5)[0] == 0
+    assert runtime.batch(dsts, srcs, H2D)[0] == 0
     assert ascend_sim.work() == Work(calls=1, tasks=tasks, queries=queries)
     assert runtime.synchronize() == 0
 
@@ -97,7 +97,7 @@ def test_a_refused_batch_is_half_done(runtime):
     """The runtime looks at an element, submits it, and only then looks at the next one."""
     dsts = [runtime.device, runtime.device + 8, runtime.device + SIZE - 4]
     ctypes.memmove(runtime.pinned, b"first...second..third...", 24)
-    assert runtime.batch(dsts, [runtime.pinned + 8 * i for i in range(3)], [H2D] * 3) == (107000, 2)
+    assert runtime.batch(dsts, [runtime.pinned + 8 * i for i in range(3)], H2D) == (107000, 2)
     assert "runs past the allocation" in reason()
     assert ascend_sim.work("aclrtMemcpyBatch") == Work(calls=1, tasks=2, queries=18)
     assert runtime.synchronize() == 0

@@ -66,4 +66,4 @@ def check_strided(code: int) -> None:
 def test_batches_need_a_digit_after_ascend910b():
     """The chip of that name is of the first generation."""
     runtime = Runtime()
-    assert runtime.batch([runtime.device], [runtime.pinned], [H2D])[0] == 207000
+    assert runtime.batch([runtime.device], [runtime.pinned], H2D)[0] == 207000

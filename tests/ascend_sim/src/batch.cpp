@@ -31,32 +31,26 @@ aclError BatchAsync(void** dsts, size_t* dest_maxs, void** srcs, size_t* sizes, 
   *fail_index = SIZE_MAX;
   if (!GetMachine().a2_or_later)
     return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, kName, ": ", GetMachine().soc, " has no batch copies");
-  bool covered = attr_count > 0 && attr_count <= count && attr_starts[0] == 0;
-  for (size_t i = 1; covered && i < attr_count; ++i)
-    covered = attr_starts[i] > attr_starts[i - 1] && attr_starts[i] < count;
-  if (!covered)
-    return Refuse(ACL_ERROR_INVALID_PARAM, kName, ": attrsIndexes must start at 0 and rise within the batch");
+  if (count == 0 || attr_count != 1 || attr_starts[0] != 0)
+    return Refuse(ACL_ERROR_INVALID_PARAM, kName, ": here, one attribute must be that of all copies");
   for (size_t i = 0; i < count; ++i) {
     if (sizes[i] > dest_maxs[i])
       return Refuse(ACL_ERROR_INVALID_PARAM, kName, ": copy ", i, " is larger than its destMax");
   }
-  if (!std::all_of(attrs, attrs + attr_count, ReservedBytesAreZero))
+  if (!ReservedBytesAreZero(attrs[0]))
     return Refuse(ACL_ERROR_INVALID_PARAM, kName, ": the rsv bytes of attrs must be zero");
 
   aclError error;
   const auto stream = Stream::Find(handle, &error);
   if (!stream) return error;
+  const aclrtMemcpyKind kind = KindOf(attrs[0]);
+  if (kind != ACL_MEMCPY_HOST_TO_DEVICE && kind != ACL_MEMCPY_DEVICE_TO_HOST)
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, kName, ": the batch is not between host and device");
   std::vector<Copy> copies;  // up to the first one that is wrong
-  for (size_t i = 0, attr = 0; i < count && !error; ++i) {
-    if (attr + 1 < attr_count && attr_starts[attr + 1] == i) ++attr;
-    Copy copy{kName, KindOf(attrs[attr]), dsts[i], sizes[i], srcs[i], sizes[i], sizes[i], 1};
-    if (copy.kind != ACL_MEMCPY_HOST_TO_DEVICE && copy.kind != ACL_MEMCPY_DEVICE_TO_HOST) {
-      error = Refuse(ACL_ERROR_RT_PARAM_INVALID, kName, ": copy ", i, " is not between host and device");
-    } else if (i > 0 && copy.kind != copies.front().kind) {
-      error = Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, kName, ": copy ", i, " has another direction than the first");
-    } else if (!(error = CheckCopyOn(*stream, &copy))) {
-      copies.push_back(copy);
-    }
+  for (size_t i = 0; i < count && !error; ++i) {
+    const Copy copy{kName, kind, dsts[i], sizes[i], srcs[i], sizes[i], sizes[i], 1};
+    error = CheckCopyOn(*stream, copy);
+    if (!error) copies.push_back(copy);
   }
   const std::string why = TakeErrorText();
   const bool together = GetMachine().unified_bus;

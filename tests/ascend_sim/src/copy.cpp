@@ -149,21 +149,15 @@ aclError CopyInCall(Stream& stream, const std::vector<Copy>& copies) {
   return RunTask(command, 0);
 }
 
-// Checks the copy against the allocation table, and turns ACL_MEMCPY_DEFAULT into the kind the pointers mean.
-aclError CheckCopy(Copy* copy, int device) {
-  if (!copy->dst || !copy->src || copy->width == 0 || copy->height == 0)
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID, copy->name, ": a null pointer or a copy of 0 bytes");
-  if (copy->kind == ACL_MEMCPY_DEFAULT) {
-    const bool to_device = IsDevice(FindRegion(copy->dst));
-    const bool from_device = IsDevice(FindRegion(copy->src));
-    copy->kind = to_device ? (from_device ? ACL_MEMCPY_DEVICE_TO_DEVICE : ACL_MEMCPY_HOST_TO_DEVICE)
-                           : (from_device ? ACL_MEMCPY_DEVICE_TO_HOST : ACL_MEMCPY_HOST_TO_HOST);
-  }
-  if (copy->kind < ACL_MEMCPY_HOST_TO_HOST || copy->kind > ACL_MEMCPY_DEVICE_TO_DEVICE)
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID, copy->name, ": kind ", copy->kind);
+// Checks the copy against the allocation table.
+aclError CheckCopy(const Copy& copy, int device) {
+  if (!copy.dst || !copy.src || copy.width == 0 || copy.height == 0)
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, copy.name, ": a null pointer or a copy of 0 bytes");
+  if (copy.kind < ACL_MEMCPY_HOST_TO_HOST || copy.kind > ACL_MEMCPY_DEVICE_TO_DEVICE)
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, copy.name, ": kind ", copy.kind);
   std::optional<Region> region;
-  if (const aclError error = CheckSide(Destination(*copy), *copy, device, &region)) return error;
-  return CheckSide(Source(*copy), *copy, device, &region);
+  if (const aclError error = CheckSide(Destination(copy), copy, device, &region)) return error;
+  return CheckSide(Source(copy), copy, device, &region);
 }
 
 aclError CheckCount(const char* name, std::size_t dest_max, std::size_t count) {
@@ -206,21 +200,21 @@ aclError Fill(void* ptr, int value, std::size_t count) {
 
 }  // namespace
 
-aclError CheckCopyOn(Stream& stream, Copy* copy) {
+aclError CheckCopyOn(Stream& stream, const Copy& copy) {
   int device;
   if (const aclError error = CurrentDevice(&device)) return error;
   if (device != stream.device())
     return Refuse(ACL_ERROR_RT_STREAM_CONTEXT, "a stream of device ", stream.device(), " is used while device ", device,
                   " is current");
   if (const aclError error = CheckCopy(copy, device)) return error;
-  if (copy->kind != ACL_MEMCPY_HOST_TO_HOST) return ACL_SUCCESS;
-  return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, copy->name, ": host to host is not supported");
+  if (copy.kind != ACL_MEMCPY_HOST_TO_HOST) return ACL_SUCCESS;
+  return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, copy.name, ": host to host is not supported");
 }
 
 aclError SubmitCopies(Stream& stream, std::vector<Copy> copies) {
   std::size_t work_elements = 0;
-  for (Copy& copy : copies) {
-    if (const aclError error = CheckCopyOn(stream, &copy)) return error;
+  for (const Copy& copy : copies) {
+    if (const aclError error = CheckCopyOn(stream, copy)) return error;
     if (GetMachine().unified_bus && copy.kind != ACL_MEMCPY_DEVICE_TO_DEVICE) work_elements += copy.height;
   }
   if (std::any_of(copies.begin(), copies.end(), CopiedInCall)) return CopyInCall(stream, copies);
@@ -242,12 +236,12 @@ extern "C" {
 
 aclError aclrtMemcpy(void* dst, size_t dest_max, const void* src, size_t count, aclrtMemcpyKind kind) {
   ACL_CALL();
-  Copy copy{__func__, kind, dst, count, src, count, count, 1};
+  const Copy copy{__func__, kind, dst, count, src, count, count, 1};
   int device;
   if (const aclError error = CurrentDevice(&device)) return error;
   if (const aclError error = CheckCount(__func__, dest_max, count)) return error;
   if (const aclError error = CheckUnsafeCallAllowed(__func__)) return error;
-  if (const aclError error = CheckCopy(&copy, device)) return error;
+  if (const aclError error = CheckCopy(copy, device)) return error;
   LogCopy(copy, nullptr, device);
   return RunCopy(copy, device);
 }
@@ -270,13 +264,6 @@ aclError aclrtMemcpy2dAsync(void* dst, size_t dpitch, const void* src, size_t sp
   if ((error = CheckStrided(copy))) return error;
   CountWork(__func__, 0, 2);
   return SubmitCopies(*stream, {copy});
-}
-
-aclError aclrtMemset(void* ptr, size_t max_count, int32_t value, size_t count) {
-  ACL_CALL();
-  if (const aclError error = CheckUnsafeCallAllowed(__func__)) return error;
-  if (const aclError error = CheckFill(ptr, max_count, count)) return error;
-  return Fill(ptr, value, count);
 }
 
 aclError aclrtMemsetAsync(void* ptr, size_t max_count, int32_t value, size_t count, aclrtStream handle) {

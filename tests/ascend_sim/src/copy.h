@@ -22,7 +22,7 @@ struct Copy {
 
 /// Checks a copy for a stream. 107000 with a reason when a pointer is not what the kind says, or a row leaves its
 /// allocation.
-aclError CheckCopyOn(Stream& stream, Copy* copy);
+aclError CheckCopyOn(Stream& stream, const Copy& copy);
 
 /// Checks copies, logs them, and puts them on the stream: a single one as its tasks, several as one task, which is what
 /// a batch is where UB connects host and device.

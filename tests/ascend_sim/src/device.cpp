@@ -210,12 +210,6 @@ aclError aclrtGetPrimaryCtxState(int32_t device, uint32_t*, int32_t* active) {
   return CheckDevice(device);
 }
 
-aclError aclrtDeviceCanAccessPeer(int32_t* can_access, int32_t, int32_t) {
-  ACL_CALL();
-  *can_access = 0;
-  return ACL_SUCCESS;
-}
-
 // torch_npu asks while it is imported. That must not settle the machine yet, so that a process that is forked later can
 // choose another one.
 aclError aclsysGetCANNVersion(aclCANNPackageName name, aclCANNPackageVersion* version) {

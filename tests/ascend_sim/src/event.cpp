@@ -114,13 +114,6 @@ aclError aclrtStreamWaitEvent(aclrtStream stream_handle, aclrtEvent handle) {
   return stream->Submit(std::move(command));
 }
 
-// Events can be recorded again at any time, so that there is nothing to reset.
-aclError aclrtResetEvent(aclrtEvent handle, aclrtStream) {
-  ACL_CALL();
-  std::shared_ptr<Marker> marker;
-  return GetMarker(handle, &marker);
-}
-
 // Note [Events and errors]
 // Where streams go on after a failure, neither a query nor a wait reports that a task before the event failed: only a
 // synchronise of the stream or the device does. A plugin that trusts an event alone takes a failed copy for a finished

@@ -65,18 +65,14 @@ void Insert(Region region) {
   table->regions.insert_or_assign(region.base, std::move(region));
 }
 
-// Freed memory stays in the table, marked dead; see Note [Stale pointers]. Registered memory is the caller's own.
+// Freed memory stays in the table, marked dead; see Note [Stale pointers].
 aclError Remove(const void* ptr, Place place, const char* what) {
   const Locked<Table> table;
   const auto found = table->regions.find(reinterpret_cast<uintptr_t>(ptr));
   if (found == table->regions.end() || !found->second.live || found->second.place != place)
     return Refuse(ACL_ERROR_RT_PARAM_INVALID, ptr, " is not the start of live ", what);
-  if (found->second.storage) {
-    found->second.live = false;
-    found->second.storage.reset();
-  } else {
-    table->regions.erase(found);
-  }
+  found->second.live = false;
+  found->second.storage.reset();
   return ACL_SUCCESS;
 }
 
@@ -115,10 +111,6 @@ aclError AllocatePinned(void** ptr, std::size_t size) {
 }
 
 }  // namespace
-
-std::byte* Region::At(uintptr_t address) const {
-  return storage ? storage.get() + (address - base) : reinterpret_cast<std::byte*>(address);
-}
 
 std::optional<Region> FindRegion(const void* ptr) {
   const auto address = reinterpret_cast<uintptr_t>(ptr);
@@ -164,24 +156,6 @@ aclError aclrtMallocHostWithCfg(void** ptr, uint64_t size, aclrtMallocConfig*) {
 aclError aclrtFreeHost(void* ptr) {
   ACL_CALL();
   return Remove(ptr, Place::kPinnedHost, "pinned host memory");
-}
-
-aclError aclrtHostRegister(void* ptr, uint64_t size, aclrtHostRegisterType, void** device_ptr) {
-  ACL_CALL();
-  Insert({reinterpret_cast<uintptr_t>(ptr), size, Place::kPinnedHost, -1, true, nullptr});
-  *device_ptr = ptr;
-  return ACL_SUCCESS;
-}
-
-aclError aclrtHostRegisterV2(void* ptr, uint64_t size, uint32_t) {
-  ACL_CALL();
-  Insert({reinterpret_cast<uintptr_t>(ptr), size, Place::kPinnedHost, -1, true, nullptr});
-  return ACL_SUCCESS;
-}
-
-aclError aclrtHostUnregister(void* ptr) {
-  ACL_CALL();
-  return Remove(ptr, Place::kPinnedHost, "registered host memory");
 }
 
 aclError aclrtGetMemInfo(aclrtMemAttr, size_t* free, size_t* total) {

@@ -70,17 +70,12 @@ at::Tensor OnHost(const aclTensor& tensor, int device) {
       region->At(begin), tensor.sizes, tensor.strides, tensor.offset, [storage = region->storage](void*) {}, options);
 }
 
-std::vector<at::Tensor> AllOnHost(const std::vector<aclTensor>& tensors, int device) {
-  std::vector<at::Tensor> on_host;
-  for (const aclTensor& tensor : tensors) on_host.push_back(OnHost(tensor, device));
-  return on_host;
-}
-
 aclError Compute(const char* name, const aclOpExecutor& executor, int device) {
   const c10::InferenceMode no_autograd;
   const at::DisableRecordFunctionGuard not_in_the_hosts_traces;
   try {
-    auto tensors = AllOnHost(executor.tensors, device);
+    std::vector<at::Tensor> tensors;
+    for (const aclTensor& tensor : executor.tensors) tensors.push_back(OnHost(tensor, device));
     executor.compute(tensors);
   } catch (const c10::Error& error) {
     return Refuse(ACL_ERROR_RT_AICORE_EXCEPTION, name, ": at execution, ", error.what_without_backtrace());
@@ -104,11 +99,6 @@ aclError Submit(const char* name, aclOpExecutor* executor, aclrtStream handle) {
   const auto stream = Stream::Find(handle, &error);
   if (!stream) return error;
   const int device = stream->device();
-  try {
-    AllOnHost(owned->tensors, device);
-  } catch (const c10::Error& refusal) {
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID, name, ": ", refusal.what_without_backtrace());
-  }
   return stream->Submit({name, [name, owned, device](std::size_t) { return Compute(name, *owned, device); }});
 }
 
@@ -172,18 +162,6 @@ aclError aclnnAddsGetWorkspaceSize(const aclTensor* self, const aclScalar* other
                                    const aclTensor* out, uint64_t* workspace_size, aclOpExecutor** executor) {
   const auto add = [other = other->value, alpha = alpha->value](auto& t) { t[1].copy_(at::add(t[0], other, alpha)); };
   return Prepare(__func__, {{*self, *out}, add}, workspace_size, executor);
-}
-
-SECOND_CALL(aclnnInplaceAdd)
-aclError aclnnInplaceAddGetWorkspaceSize(const aclTensor* self, const aclTensor* other, const aclScalar* alpha,
-                                         uint64_t* workspace_size, aclOpExecutor** executor) {
-  return aclnnAddGetWorkspaceSize(self, other, alpha, self, workspace_size, executor);
-}
-
-SECOND_CALL(aclnnInplaceAdds)
-aclError aclnnInplaceAddsGetWorkspaceSize(const aclTensor* self, const aclScalar* other, const aclScalar* alpha,
-                                          uint64_t* workspace_size, aclOpExecutor** executor) {
-  return aclnnAddsGetWorkspaceSize(self, other, alpha, self, workspace_size, executor);
 }
 
 }  // extern "C"

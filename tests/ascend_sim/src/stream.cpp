@@ -221,7 +221,7 @@ void Stream::set_graph(std::shared_ptr<Graph> graph) {
   graph_ = std::move(graph);
 }
 
-aclError Stream::Retire(bool drop_queued_tasks) {
+aclError Stream::Retire() {
   int device;
   if (const aclError error = CurrentDevice(&device)) return error;
   if (device_ != device)
@@ -234,11 +234,8 @@ aclError Stream::Retire(bool drop_queued_tasks) {
   {
     std::lock_guard lock(mutex_);
     retired_ = true;
-    // The front command is running; its worker takes it off itself.
-    if (drop_queued_tasks && queue_.size() > 1) Drop(1);
     changed_.notify_all();
   }
-  if (!drop_queued_tasks) Synchronize(-1);
   return ACL_SUCCESS;
 }
 
@@ -247,16 +244,6 @@ void Stream::Abandon() {
   for (const Queued& queued : queue_) {
     if (queued.command.completes) queued.command.completes->Settle(Marker::State::kLost);
   }
-  changed_.notify_all();
-}
-
-// Forgets the commands from `first` on.
-void Stream::Drop(std::size_t first) {
-  for (std::size_t i = first; i < queue_.size(); ++i) {
-    outstanding_ -= queue_[i].submitted - queue_[i].done;
-    if (queue_[i].command.completes) queue_[i].command.completes->Settle(Marker::State::kLost);
-  }
-  queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(first), queue_.end());
   changed_.notify_all();
 }
 
@@ -279,8 +266,10 @@ void Stream::Work() {
     const bool last = front.done + 1 == command.tasks;
     if (last && !dropped && command.completes) command.completes->Settle(Marker::State::kDone);
     lock.lock();
-    if (dropped) {
-      Drop(0);
+    if (dropped) {  // what Abandon has told of
+      queue_.clear();
+      outstanding_ = 0;
+      changed_.notify_all();
       continue;
     }
     if (error && !error_ && !context_.stops_on_failure()) {
@@ -339,12 +328,15 @@ aclError aclrtCreateStreamWithConfig(aclrtStream* handle, uint32_t, uint32_t) {
 
 aclError aclrtDestroyStream(aclrtStream handle) {
   ACL_CALL_ON(stream, handle);
-  return stream->Retire(false);
+  if ((error = stream->Retire())) return error;
+  stream->Synchronize(-1);
+  return ACL_SUCCESS;
 }
 
+// The real one drops what is queued. torch_npu calls it at the end of the process.
 aclError aclrtDestroyStreamForce(aclrtStream handle) {
   ACL_CALL_ON(stream, handle);
-  return stream->Retire(true);
+  return stream->Retire();
 }
 
 aclError aclrtSynchronizeStream(aclrtStream handle) {
@@ -385,20 +377,6 @@ aclError aclrtStreamQuery(aclrtStream handle, aclrtStreamStatus* status) {
   if ((error = Context::Of(stream->device()).Check())) return error;
   *status = stream->Idle() ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY;
   return ACL_SUCCESS;
-}
-
-aclError aclrtStreamGetId(aclrtStream handle, int32_t* id) {
-  ACL_CALL_ON(stream, handle);
-  *id = stream->id();
-  return ACL_SUCCESS;
-}
-
-aclError aclrtLaunchHostFunc(aclrtStream handle, aclrtHostFunc function, void* argument) {
-  ACL_CALL_ON(stream, handle);
-  return stream->Submit({__func__, [function, argument](std::size_t) {
-                           function(argument);
-                           return ACL_SUCCESS;
-                         }});
 }
 
 // For tests, through ../__init__.py. Tasks do not start once `after` more have started; SIZE_MAX for never.

@@ -85,7 +85,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   void set_graph(std::shared_ptr<Graph> graph);
 
   /// Lets the worker end once the queue is empty, and forgets the handle. 107003 from another device.
-  aclError Retire(bool drop_queued_tasks);
+  aclError Retire();
   /// Ends all waits for what is queued. Called when the context is lost.
   void Abandon();
 
@@ -99,7 +99,6 @@ class Stream : public std::enable_shared_from_this<Stream> {
   Stream(int device, int id) : device_(device), id_(id) {}
   static aclError Start(int device, std::shared_ptr<Stream>* stream);
   void Work();
-  void Drop(std::size_t first);
 
   const int device_;
   const int id_;
