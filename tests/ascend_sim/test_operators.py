@@ -26,6 +26,8 @@ AICORE_EXCEPTION = 507015
         ("aclnnInplaceZero", lambda x, y: x.clone().zero_()),
         ("aclnnAdd", lambda x, y: torch.add(x, y, alpha=2)),
         ("aclnnAdds", lambda x, y: torch.add(x, 1.5, alpha=2)),
+        ("aclnnInplaceAdd", lambda x, y: x.clone().add_(y, alpha=2)),
+        ("aclnnInplaceAdds", lambda x, y: x.clone().add_(1.5, alpha=2)),
     ],
 )
 def test_results(name: str, compute: Callable[[Tensor, Tensor], Tensor]) -> None:

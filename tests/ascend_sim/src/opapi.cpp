@@ -164,4 +164,16 @@ aclError aclnnAddsGetWorkspaceSize(const aclTensor* self, const aclScalar* other
   return Prepare(__func__, {{*self, *out}, add}, workspace_size, executor);
 }
 
+SECOND_CALL(aclnnInplaceAdd)
+aclError aclnnInplaceAddGetWorkspaceSize(const aclTensor* self, const aclTensor* other, const aclScalar* alpha,
+                                         uint64_t* workspace_size, aclOpExecutor** executor) {
+  return aclnnAddGetWorkspaceSize(self, other, alpha, self, workspace_size, executor);
+}
+
+SECOND_CALL(aclnnInplaceAdds)
+aclError aclnnInplaceAddsGetWorkspaceSize(const aclTensor* self, const aclScalar* other, const aclScalar* alpha,
+                                          uint64_t* workspace_size, aclOpExecutor** executor) {
+  return aclnnAddsGetWorkspaceSize(self, other, alpha, self, workspace_size, executor);
+}
+
 }  // extern "C"
