@@ -162,7 +162,7 @@ aclError Stream::Submit(Command command) {
   std::size_t left = command.tasks;
   std::lock_guard turn(submitting_);
   std::unique_lock lock(mutex_);
-  queue_.push_back({std::move(command)});
+  queue_.push_back({std::move(command), losses});
   while (left > 0) {
     const std::size_t depth = GetMachine().stream_depth;
     const auto ended = [&] { return retired_ || context_.losses() != losses; };
@@ -249,7 +249,9 @@ void Stream::Abandon() {
 
 void Stream::Work() {
   const auto has_work = [this] {
-    return queue_.empty() ? retired_ : context_.lost() || queue_.front().done < queue_.front().submitted;
+    if (queue_.empty()) return retired_;
+    const Queued& front = queue_.front();
+    return context_.losses() != front.losses || front.done < front.submitted;
   };
   std::unique_lock lock(mutex_);
   while (true) {
@@ -259,7 +261,7 @@ void Stream::Work() {
     const Command& command = front.command;
     lock.unlock();
     Throttle(*this);
-    const bool dropped = context_.lost();  // a stalled stream drops its tasks after the stall
+    const bool dropped = context_.losses() != front.losses;  // a stalled stream drops its tasks after the stall
     aclError error = dropped ? ACL_SUCCESS : WaitForEvent(command);
     if (!error && !dropped) error = RunTask(command, front.done);
     if (error && context_.stops_on_failure()) context_.Lose(error, TakeErrorText());

@@ -92,6 +92,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
  private:
   struct Queued {
     Command command;
+    uint64_t losses;            // of the context, when it was submitted: a loss since then drops it
     std::size_t submitted = 0;  // tasks that had room in the queue so far
     std::size_t done = 0;
   };
