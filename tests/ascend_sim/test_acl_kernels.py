@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels that a plugin brings along. See Note [Kernel binaries] in src/kernel_api.cpp."""
+"""Kernels that a plugin brings along. See Note [Kernel binaries] in src/kernel.cpp."""
 
 import ctypes
 import struct
