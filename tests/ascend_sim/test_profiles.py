@@ -3,6 +3,7 @@
 
 import ctypes
 import signal
+import tempfile
 
 import pytest
 from fresh_process import run_code
@@ -67,3 +68,15 @@ def test_batches_need_a_digit_after_ascend910b():
     """The chip of that name is of the first generation."""
     runtime = Runtime()
     assert runtime.batch([runtime.device], [runtime.pinned], H2D)[0] == 207000
+
+
+@in_process()
+def test_a_default_device():
+    """Since CANN 8.3, torch_npu names one, and sets none."""
+    device = ctypes.c_int()
+    assert acl("aclrtGetDevice", ctypes.byref(device)) == 107002
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write('{"defaultDevice": {"default_device": "0"}}')
+        file.flush()
+        assert acl("aclInit", file.name.encode()) == 0
+    assert (acl("aclrtGetDevice", ctypes.byref(device)), device.value) == (0, 0)
