@@ -8,7 +8,7 @@ import atexit
 import ctypes
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
 from typing import NamedTuple
@@ -29,11 +29,9 @@ def _load() -> ctypes.CDLL | _NoHandle:
     library = ctypes.CDLL("libascendcl.so")
     if not hasattr(library, "ascend_sim_reset") or os.environ.get("ASCEND_SIM_HIDDEN") == "1":
         return _NoHandle()
-    library.ascend_sim_work.restype = ctypes.c_char_p
-    library.ascend_sim_copy_log.restype = library.ascend_sim_launch_log.restype = ctypes.c_char_p
-    library.ascend_sim_armed_faults.restype = library.ascend_sim_pinned_allocations.restype = ctypes.c_uint64
-    library.ascend_sim_fail_call.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
-    library.ascend_sim_fail_task.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
+    library.ascend_sim_work.restype = library.ascend_sim_log.restype = ctypes.c_char_p
+    library.ascend_sim_armed_faults.restype = ctypes.c_uint64
+    library.ascend_sim_arm_fault.argtypes = [ctypes.c_bool, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
     library.ascend_sim_stall_stream.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
     library.ascend_sim_stall_device.argtypes = [ctypes.c_int, ctypes.c_uint64]
     return library
@@ -47,9 +45,7 @@ available = not isinstance(library, _NoHandle)
 
 
 PROFILES: dict[str, dict[str, str]] = {
-    **{f"CANN {cann}": {"ASCEND_SIM_CANN": cann} for cann in ("8.1", "8.3", "8.5", "9.0", "9.1")},
-    "A3": {"ASCEND_SIM_CANN": "9.1", "ASCEND_SIM_SOC": "Ascend910_9391"},
-    "950 on PCIe": {"ASCEND_SIM_CANN": "9.1", "ASCEND_SIM_SOC": "Ascend950PR_9589", "ASCEND_SIM_LINK": "pcie"},
+    **{f"CANN {cann}": {"ASCEND_SIM_CANN": cann} for cann in ("8.1", "8.3", "8.5", "9.0")},
     "950 with UB": {"ASCEND_SIM_CANN": "9.1", "ASCEND_SIM_SOC": "Ascend950PR_9589", "ASCEND_SIM_LINK": "ub"},
 }
 """Environments of processes whose runtimes differ in what a plugin can see, for tests that are to pass on all."""
@@ -116,17 +112,20 @@ def call_counts() -> Counter[str]:
     return Counter({name: work.calls for name, work in _work().items()})
 
 
+def _logged(what: str) -> list[list[str]]:
+    lines = map(str.split, library.ascend_sim_log().decode().splitlines())
+    return [fields for kind, *fields in lines if kind == what]
+
+
 def copies() -> list[Copy]:
     """The copies submitted since the last reset, oldest first. Replays of a graph add none."""
-    fields = [line.split() for line in library.ascend_sim_copy_log().decode().splitlines()]
-    return [Copy(name, MemcpyKind(int(kind)), *map(int, rest)) for name, kind, *rest in fields]
+    return [Copy(name, MemcpyKind(int(kind)), *map(int, rest)) for name, kind, *rest in _logged("copy")]
 
 
 def launches() -> list[Launch]:
     """The launches of kernels since the last reset, oldest first. Replays of a graph add none."""
     found = []
-    for line in library.ascend_sim_launch_log().decode().splitlines():
-        kernel, function, blocks, arguments, *offsets = line.split()
+    for kernel, function, blocks, arguments, *offsets in _logged("launch"):
         numbers = list(map(int, offsets))
         pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
         found.append(Launch(kernel, int(function), int(blocks), bytes.fromhex(arguments), pairs))
@@ -135,7 +134,7 @@ def launches() -> list[Launch]:
 
 def fail_call(name: str, code: int, nth: int = 1) -> None:
     """Makes the n-th call of ``name`` from now return ``code`` and do nothing else."""
-    library.ascend_sim_fail_call(name.encode(), nth, code)
+    library.ascend_sim_arm_fault(False, name.encode(), nth, code)
 
 
 def fail_task(name: str, code: int, nth: int = 1) -> None:
@@ -145,7 +144,7 @@ def fail_task(name: str, code: int, nth: int = 1) -> None:
     synchronise returns the code, until ``reset()``. Otherwise the next synchronise of the stream or the device returns
     it. A copy of pageable memory that is done in its call has no task, so there the call returns it.
     """
-    library.ascend_sim_fail_task(name.encode(), nth, code)
+    library.ascend_sim_arm_fault(True, name.encode(), nth, code)
 
 
 def armed_faults() -> int:
@@ -161,37 +160,32 @@ def stall_stream(stream: int, after: int = 0) -> AbstractContextManager[None]:
 
     ``stream`` is the handle, ``torch.npu.Stream.npu_stream``.
     """
-    return _while(("ascend_sim_stall_stream", stream, after), ("ascend_sim_stall_stream", stream, _NEVER))
+    return _while(library.ascend_sim_stall_stream, (stream, after), (stream, _NEVER))
 
 
 def stall_device(device: int = 0, after: int = 0) -> AbstractContextManager[None]:
     """The same for all streams of a device together, those made later too."""
-    return _while(("ascend_sim_stall_device", device, after), ("ascend_sim_stall_device", device, _NEVER))
+    return _while(library.ascend_sim_stall_device, (device, after), (device, _NEVER))
 
 
 def delay_tasks(milliseconds: int) -> AbstractContextManager[None]:
     """Makes each task of each stream wait that long before it starts."""
-    return _while(("ascend_sim_delay_tasks", milliseconds), ("ascend_sim_delay_tasks", 0))
+    return _while(library.ascend_sim_slow_tasks, (1000 * milliseconds, 0), (0, 0))
 
 
 def jitter_tasks(microseconds: int) -> AbstractContextManager[None]:
     """Makes each task of each stream wait for a random time, at most that long, before it starts."""
-    return _while(("ascend_sim_jitter_tasks", microseconds), ("ascend_sim_jitter_tasks", 0))
+    return _while(library.ascend_sim_slow_tasks, (0, microseconds), (0, 0))
 
 
 def unbounded_synchronize() -> AbstractContextManager[None]:
     """Makes a synchronise that finds a failed task wait for the running tasks of all streams, whatever its timeout."""
-    return _while(("ascend_sim_unbounded_synchronize", True), ("ascend_sim_unbounded_synchronize", False))
+    return _while(library.ascend_sim_unbounded_synchronize, (True,), (False,))
 
 
 def blocked_submitters() -> int:
     """How many threads wait in a call, because a stream is full or all events are in use."""
     return library.ascend_sim_blocked_submitters()
-
-
-def pinned_allocations() -> int:
-    """How many pieces of host memory are allocated or registered as pinned. torch's caching allocator keeps blocks."""
-    return library.ascend_sim_pinned_allocations()
 
 
 def reset() -> None:
@@ -203,17 +197,13 @@ def reset() -> None:
 
 
 @contextmanager
-def _while(begin: tuple[str | int, ...], end: tuple[str | int, ...]) -> Iterator[None]:
+def _while(call: Callable[..., None], begin: tuple[int, ...], end: tuple[int, ...]) -> Iterator[None]:
     # torch_npu synchronises its devices at exit, which a stall left behind would block for ever. Exit handlers run
     # last-registered first, so registering anew keeps this one ahead of torch_npu's.
     atexit.unregister(reset)
     atexit.register(reset)
-    _call(*begin)
+    call(*begin)
     try:
         yield
     finally:
-        _call(*end)
-
-
-def _call(name: str, *arguments: int) -> None:
-    getattr(library, name)(*arguments)
+        call(*end)

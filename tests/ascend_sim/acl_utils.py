@@ -95,29 +95,16 @@ class Runtime:
     def strided(self, dst, dpitch: int, src, spitch: int, width: int, height: int, kind: int) -> int:
         return acl("aclrtMemcpy2dAsync", dst, dpitch, src, spitch, width, height, int(kind), self.stream)
 
-    def batch(self, dsts, srcs, kinds, size=8, dest_max=64, starts=None, reserved=0, v2=False) -> tuple[int, int]:
-        """One attribute for each copy. Returns the code and failIndex."""
+    def batch(self, dsts, srcs, kind: int, size=8, dest_max=64, start=0, reserved=0) -> tuple[int, int]:
+        """Returns the code and failIndex."""
         count = len(dsts)
         numbers = ctypes.c_uint64 * count
         # aclrtMemcpyBatchAttr: {id, type} of dst, {id, type} of src, 16 reserved bytes; type 1 is a device
-        attributes = (ctypes.c_uint32 * (8 * count))()
-        for i, kind in enumerate(kinds):
-            attributes[8 * i + 1], attributes[8 * i + 3] = kind in (H2D, D2D), kind in (D2H, D2D)
-            attributes[8 * i + 7] = reserved
-        dest_maxs, sizes, fail_index = numbers(*[dest_max] * count), numbers(*[size] * count), ctypes.c_uint64(NOWHERE)
-        arguments = [
-            numbers(*dsts),
-            dest_maxs,
-            numbers(*srcs),
-            sizes,
-            count,
-            attributes,
-            numbers(*starts or range(count)),
-        ]
-        if v2:
-            return acl("aclrtMemcpyBatchAsyncV2", *arguments, count, self.stream), NOWHERE
-        code = acl("aclrtMemcpyBatchAsync", *arguments, count, ctypes.byref(fail_index), self.stream)
-        return code, fail_index.value
+        attribute = (ctypes.c_uint32 * 8)(0, kind in (H2D, D2D), 0, kind in (D2H, D2D), 0, 0, 0, reserved)
+        fail_index = ctypes.c_uint64(NOWHERE)
+        places = numbers(*dsts), numbers(*[dest_max] * count), numbers(*srcs), numbers(*[size] * count), count
+        described = attribute, ctypes.byref(ctypes.c_uint64(start)), 1, ctypes.byref(fail_index)
+        return acl("aclrtMemcpyBatchAsync", *places, *described, self.stream), fail_index.value
 
     def fill(self, value: int = 0, device: int | None = None) -> int:
         """One task."""

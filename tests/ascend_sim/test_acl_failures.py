@@ -4,7 +4,6 @@
 import ctypes
 
 import pytest
-import torch
 
 import ascend_sim
 from ascend_sim.acl_utils import D2D, H2D, SIZE, Caller, Runtime, acl, in_process, made, reason, wait_until
@@ -59,10 +58,6 @@ class TestStopOnFailure:
                 assert acl("aclrtStreamWaitEvent", stream, self.before) == CODE
             assert acl("aclrtSynchronizeDevice") == CODE
 
-    def test_what_was_queued_does_not_run(self, runtime: Runtime) -> None:
-        ascend_sim.reset()
-        assert runtime.read(runtime.device) == bytes(SIZE)
-
     def test_events_tell_what_they_saw(self, runtime: Runtime) -> None:
         status = ctypes.c_uint64()
         assert acl("aclrtSynchronizeEvent", self.before) == 0
@@ -70,19 +65,13 @@ class TestStopOnFailure:
         assert acl("aclrtSynchronizeEvent", self.after) == CODE
         assert acl("aclrtQueryEventStatus", self.after, ctypes.byref(status)) == CODE
 
-    def test_other_devices_go_on(self, runtime: Runtime) -> None:
-        assert acl("aclrtSetDevice", 1) == 0
-        try:
-            assert acl("aclrtSynchronizeDevice") == 0
-        finally:
-            assert acl("aclrtSetDevice", 0) == 0
-
     def test_only_a_reset_of_the_simulation_revives_it(self, runtime: Runtime) -> None:
         assert acl("aclrtDestroyStream", runtime.side) == 0
         assert acl("aclrtResetDevice", 0) == 0
         assert acl("aclrtSetDevice", 0) == 0
         assert runtime.fill() == CODE
         ascend_sim.reset()
+        assert runtime.read(runtime.device) == bytes(SIZE)  # what was queued on either stream has not run
         assert runtime.fill(7) == 0
         assert runtime.synchronize() == 0
         assert runtime.read(runtime.device, 1) == b"\7"
@@ -118,19 +107,3 @@ def test_a_failure_ends_waits(runtime):
         ascend_sim.fail_task("aclrtMemcpyAsync", CODE)
         assert runtime.copy(runtime.other, runtime.device, D2D) == 0
         assert blocked.result() == waiting.result() == CODE
-
-
-@in_process()
-def test_torch_npu_cannot_go_on_after_a_failed_task():
-    numbers = torch.arange(8).npu()
-    torch.npu.synchronize()
-    ascend_sim.fail_task("aclnnInplaceCopy", CODE)
-    torch.empty_like(numbers).copy_(numbers)
-    streams = [torch.npu.current_stream(), torch.npu.Stream(), torch.npu.default_stream()]
-    for wait in (torch.npu.synchronize, *(stream.synchronize for stream in streams)):
-        for _ in range(2):
-            with pytest.raises(RuntimeError, match=f"error code is {CODE}"):
-                wait()
-    ascend_sim.reset()
-    torch.npu.synchronize()
-    assert numbers.tolist() == list(range(8))

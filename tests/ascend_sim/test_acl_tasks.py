@@ -7,19 +7,7 @@ import pytest
 
 import ascend_sim
 from ascend_sim import Work
-from ascend_sim.acl_utils import (
-    D2D,
-    D2H,
-    H2D,
-    SIZE,
-    Caller,
-    Runtime,
-    acl,
-    in_process,
-    made,
-    reason,
-    wait_until,
-)
+from ascend_sim.acl_utils import D2D, D2H, H2D, SIZE, Caller, Runtime, acl, in_process, made, reason, wait_until
 
 MIB = 2**20
 DEPTH = 2013
@@ -89,19 +77,18 @@ def test_a_fault_strikes_one_row():
     assert [content[at : at + 8] == bytes(8) for at in range(0, 128, 16)].count(False) == 1
 
 
-@pytest.mark.parametrize("function", ["aclrtMemcpyBatchAsync", "aclrtMemcpyBatchAsyncV2"])
 @pytest.mark.parametrize(
-    ("profile", "tasks", "queries"), [("A3", 5, 30), ("950 on PCIe", 5, 30), ("950 with UB", 1, 10)]
+    ("soc", "link", "tasks", "queries"),
+    [("Ascend910_9391", "ub", 5, 30), ("Ascend950PR_9589", "pcie", 5, 30), ("Ascend950PR_9589", "ub", 1, 10)],
 )
-def test_a_batch_is_a_loop_or_one_task(function: str, profile: str, tasks: int, queries: int) -> None:
-    check = in_process(**ascend_sim.PROFILES[profile])(check_batch)
-    check(v2=function.endswith("V2"), tasks=tasks, queries=queries)
+def test_a_batch_is_a_loop_or_one_task(soc: str, link: str, tasks: int, queries: int) -> None:
+    in_process(ASCEND_SIM_SOC=soc, ASCEND_SIM_LINK=link)(check_batch)(tasks=tasks, queries=queries)
 
 
-def check_batch(v2: bool, tasks: int, queries: int) -> None:
+def check_batch(tasks: int, queries: int) -> None:
     runtime = Runtime()
     dsts, srcs = ([base + 8 * i for i in range(5)] for base in (runtime.device, runtime.pinned))
-    assert runtime.batch(dsts, srcs, [H2D] * 5, v2=v2)[0] == 0
+    assert runtime.batch(dsts, srcs, H2D)[0] == 0
     assert ascend_sim.work() == Work(calls=1, tasks=tasks, queries=queries)
     assert runtime.synchronize() == 0
 
@@ -110,7 +97,7 @@ def test_a_refused_batch_is_half_done(runtime):
     """The runtime looks at an element, submits it, and only then looks at the next one."""
     dsts = [runtime.device, runtime.device + 8, runtime.device + SIZE - 4]
     ctypes.memmove(runtime.pinned, b"first...second..third...", 24)
-    assert runtime.batch(dsts, [runtime.pinned + 8 * i for i in range(3)], [H2D] * 3) == (107000, 2)
+    assert runtime.batch(dsts, [runtime.pinned + 8 * i for i in range(3)], H2D) == (107000, 2)
     assert "runs past the allocation" in reason()
     assert ascend_sim.work("aclrtMemcpyBatch") == Work(calls=1, tasks=2, queries=18)
     assert runtime.synchronize() == 0

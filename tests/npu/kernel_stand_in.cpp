@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stands in for the functions that triton-ascend compiles from llm_datadist_torch/_native/kernel.py, as a binary of the
-// simulated runtime (tests/ascend_sim/src/kernel_api.cpp). UNIT is the size of an element of the form of copy_pieces.
+// simulated runtime (tests/ascend_sim/src/kernel.cpp). UNIT is the size of an element of the form of copy_pieces.
 // The pieces of a program run last first: no piece may read what another one writes.
 #include <algorithm>
 #include <cstdint>

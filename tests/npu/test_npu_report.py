@@ -25,10 +25,10 @@ RUN = "import runpy, sys; sys.argv[1:] = []; runpy.run_module('llm_datadist_torc
     ],
 )
 def test_working_installation(soc: str, text: str) -> None:
-    report = run_forked(RUN, ASCEND_SIM_SOC=soc, ASCEND_SIM_DEVICES="3").stdout
+    report = run_forked(RUN, ASCEND_SIM_SOC=soc).stdout
     for part in (
         f"{library.NPU_LIBRARY}, built with {BUILT_WITH}\n",
-        "NPUs: 3\n",
+        "NPUs: 2\n",
         text,
         "kernels of llm_datadist::copy_cache: CPU, PrivateUse1, ",
         "copy_cache on npu:0: the bytes are right\n",

@@ -15,7 +15,7 @@ from versions import NPUGRAPH_EX
 
 from llm_datadist_torch import Cache
 
-STEPS, ROWS, WIDTH = 600, 3, 32
+STEPS, ROWS, WIDTH = 300, 3, 32
 JITTER = 40  # microseconds
 
 Copy = Callable[[list[Tensor], int, int], None]

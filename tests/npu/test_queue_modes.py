@@ -5,7 +5,8 @@ import os
 
 import ascend_sim
 import pytest
-from utils import TESTS, run
+from fresh_process import run_code
+from utils import TESTS
 
 
 @pytest.mark.parametrize(("mode", "selection"), [("0", "not task_queue"), ("2", "not capture")])
@@ -13,7 +14,7 @@ def test_mode(mode: str, selection: str) -> None:
     """The test run itself uses mode 1, the default."""
     assert os.environ.get("TASK_QUEUE_ENABLE", "1") == "1"
     selection += "" if ascend_sim.available else " and not simulated"
-    files = [f"test_{name}.py" for name in ("streams", "busy_streams", "order", "directions")]
-    pytest_ = ("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", selection)
-    done = run(*pytest_, *files, cwd=TESTS / "npu", TASK_QUEUE_ENABLE=mode)
-    assert "skipped" not in done.stdout
+    files = [str(TESTS / "npu" / f"test_{name}.py") for name in ("streams", "busy_streams", "order", "directions")]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", selection]
+    done = run_code(f"import pytest, sys; sys.exit(pytest.main({options + files!r}))", TASK_QUEUE_ENABLE=mode)
+    assert "passed" in done.stdout and "skipped" not in done.stdout

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "call.h"
 
-#include <cstdio>
 #include <list>
 #include <map>
-#include <mutex>
-#include <sstream>
+#include <utility>
 
-namespace ascend_sim {
+using namespace ascend_sim;
+
 namespace {
 
 struct Fault {
-  FaultPoint point;
+  bool in_task;  // else in the call
   std::string name;
   uint64_t remaining;  // strikes at that call or task from now on
   aclError code;
@@ -27,15 +26,14 @@ struct Book {
   std::mutex mutex;
   std::map<std::string, Work> work;
   std::list<Fault> faults;
+  std::string log;
 };
 
-thread_local std::string error_text;
-
 // Counts down every fault of the name, so that several can be armed at once.
-TaskFault TakeFault(const Locked<Book>& book, FaultPoint point, const std::string& name, std::size_t count) {
+TaskFault TakeFault(const Locked<Book>& book, bool in_task, const std::string& name, std::size_t count) {
   TaskFault taken;
   for (auto fault = book->faults.begin(); fault != book->faults.end();) {
-    const bool met = fault->point == point && fault->name == name;
+    const bool met = fault->in_task == in_task && fault->name == name;
     const bool strikes = met && fault->remaining <= count;
     if (strikes) taken = {fault->code, fault->remaining - 1};
     if (met) fault->remaining -= strikes ? 0 : count;
@@ -44,13 +42,22 @@ TaskFault TakeFault(const Locked<Book>& book, FaultPoint point, const std::strin
   return taken;
 }
 
+// The text stays valid until this thread's next call.
+const char* Keep(std::string text) {
+  thread_local std::string kept;
+  kept = std::move(text);
+  return kept.c_str();
+}
+
 }  // namespace
+
+namespace ascend_sim {
 
 aclError EnterCall(const char* name) {
   const Locked<Book> book;
   ++book->work[name].calls;
-  const aclError code = TakeFault(book, FaultPoint::kCall, name, 1).code;
-  return code ? Refuse(code, std::string(name) + ": failure injected by a test") : ACL_SUCCESS;
+  const aclError code = TakeFault(book, false, name, 1).code;
+  return code ? Refuse(code, name, ": failure injected by a test") : ACL_SUCCESS;
 }
 
 void CountWork(const char* name, std::size_t tasks, std::size_t queries) {
@@ -61,62 +68,59 @@ void CountWork(const char* name, std::size_t tasks, std::size_t queries) {
 
 TaskFault TakeTaskFault(const char* name, std::size_t tasks) {
   const Locked<Book> book;
-  return TakeFault(book, FaultPoint::kTask, name, tasks);
+  return TakeFault(book, true, name, tasks);
 }
 
-aclError Refuse(aclError code, std::string why) {
-  error_text = std::move(why);
-  return code;
-}
-
-aclError RefuseOperator(const char* op) {
-  const std::string why = std::string("the compute operator ") + op +
-                          " is not simulated; run with ASCEND_GLOBAL_LOG_LEVEL=2 to see the aclnn function it wants";
-  std::fprintf(stderr, "ascend_sim: %s\n", why.c_str());
-  return Refuse(ACL_ERROR_FEATURE_UNSUPPORTED, why);
-}
-
-std::string TakeErrorText() {
-  std::string text;
-  text.swap(error_text);
-  return text;
-}
-
-void ArmFault(FaultPoint point, const char* name, uint64_t nth, aclError code) {
+void Log(const std::string& line) {
   const Locked<Book> book;
-  book->faults.push_back({point, name, nth, code});
-}
-
-uint64_t ArmedFaults() {
-  const Locked<Book> book;
-  return book->faults.size();
-}
-
-std::string AllWork() {
-  const Locked<Book> book;
-  std::ostringstream text;
-  for (const auto& [name, work] : book->work)
-    text << name << ' ' << work.calls << ' ' << work.tasks << ' ' << work.queries << '\n';
-  return text.str();
+  book->log += line + '\n';
 }
 
 void ResetCalls() {
   const Locked<Book> book;
   book->work.clear();
   book->faults.clear();
+  book->log.clear();
 }
 
-std::string Hex(const void* ptr) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%p", ptr);
+std::string& ErrorText() {
+  thread_local std::string text;
   return text;
 }
 
+std::string TakeErrorText() { return std::exchange(ErrorText(), {}); }
+
 }  // namespace ascend_sim
 
-extern "C" const char* aclGetRecentErrMsg() {
-  thread_local std::string shown;
-  shown = ascend_sim::TakeErrorText();
-  if (!shown.empty()) shown = "ascend_sim: " + shown;
-  return shown.c_str();
+extern "C" {
+
+const char* aclGetRecentErrMsg() {
+  const std::string text = TakeErrorText();
+  return Keep(text.empty() ? text : "ascend_sim: " + text);
 }
+
+// For tests, through ../__init__.py. "name calls tasks queries" for every function called so far.
+const char* ascend_sim_work() {
+  const Locked<Book> book;
+  std::ostringstream text;
+  for (const auto& [name, work] : book->work)
+    text << name << ' ' << work.calls << ' ' << work.tasks << ' ' << work.queries << '\n';
+  return Keep(text.str());
+}
+
+const char* ascend_sim_log() {
+  const Locked<Book> book;
+  return Keep(book->log);
+}
+
+void ascend_sim_arm_fault(bool in_task, const char* name, uint64_t nth, int code) {
+  const Locked<Book> book;
+  book->faults.push_back({in_task, name, nth, code});
+}
+
+uint64_t ascend_sim_armed_faults() {
+  const Locked<Book> book;
+  return book->faults.size();
+}
+
+}  // extern "C"

@@ -4,15 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <sstream>
 #include <string>
 
 #include "acl/acl_base_rt.h"
 #include "acl/error_codes/rt_error_codes.h"
 
 namespace ascend_sim {
-
-/// Where an injected fault strikes: the call itself, or the task it put on a stream.
-enum class FaultPoint { kCall, kTask };
 
 /// Counts a call. Returns the code a test asked this call to fail with, else 0.
 aclError EnterCall(const char* name);
@@ -28,20 +26,24 @@ struct TaskFault {
 /// The failure that a test asked for among the next `tasks` tasks of `name`.
 TaskFault TakeTaskFault(const char* name, std::size_t tasks);
 
-/// Remembers `why` for aclGetRecentErrMsg on this thread, and returns `code`.
-aclError Refuse(aclError code, std::string why);
+/// Adds a line to the log of accepted copies and launches, which ../__init__.py reads.
+void Log(const std::string& line);
 
-/// Refuses an operator and prints its name on stderr. Only torch_npu's log names the missing aclnn function.
-aclError RefuseOperator(const char* op);
+/// Forgets the counts, the log and the faults.
+void ResetCalls();
 
 /// The text of this thread's last refusal. Reading clears it, as the real runtime does.
+std::string& ErrorText();
 std::string TakeErrorText();
 
-void ArmFault(FaultPoint point, const char* name, uint64_t nth, aclError code);
-uint64_t ArmedFaults();
-/// "name calls tasks queries\n" for every function called so far.
-std::string AllWork();
-void ResetCalls();
+/// Remembers why, for aclGetRecentErrMsg on this thread, and returns `code`.
+template <typename... Parts>
+aclError Refuse(aclError code, const Parts&... why) {
+  std::ostringstream text;
+  (text << ... << why);
+  ErrorText() = text.str();
+  return code;
+}
 
 /// The one object of its type. Never destroyed: worker threads and torch_npu's exit handlers call in while the process
 /// exits.
@@ -61,9 +63,6 @@ class Locked {
   T& object_ = Immortal<T>();
   const std::lock_guard<std::mutex> lock_{object_.mutex};
 };
-
-/// "0x7f.." for error texts.
-std::string Hex(const void* ptr);
 
 }  // namespace ascend_sim
 

@@ -5,10 +5,6 @@
 #include <map>
 #include <set>
 
-#include "call.h"
-#include "device.h"
-#include "throttle.h"
-
 namespace ascend_sim {
 namespace {
 
@@ -26,13 +22,11 @@ std::shared_ptr<Graph> FindGraph(aclmdlRI handle, aclError* error) {
   const auto found = graphs->by_handle.find(handle);
   *error = ACL_SUCCESS;
   if (found != graphs->by_handle.end()) return found->second;
-  *error = Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live captured model");
+  *error = Refuse(ACL_ERROR_RT_PARAM_INVALID, handle, " is not a live captured model");
   return nullptr;
 }
 
 }  // namespace
-
-Graph::Graph(Stream* origin, aclmdlRICaptureMode mode) : origin_(origin), mode_(mode) {}
 
 bool Graph::active() {
   std::lock_guard lock(mutex_);
@@ -48,11 +42,9 @@ aclError Graph::Append(Stream* stream, Command command) {
   if (!valid_) return Refuse(ACL_ERROR_RT_STREAM_CAPTURE_INVALIDATED, "the capture failed before");
   const auto is_lane = [stream](const Lane& lane) { return lane.stream.get() == stream; };
   Lane& lane = *std::find_if(lanes_.begin(), lanes_.end(), is_lane);
-  if (command.work_elements > kWorkElements - work_elements_) {
-    return Refuse(ACL_ERROR_RT_NO_STREAM_RESOURCE, std::string(command.name) + ": a graph holds " +
-                                                       std::to_string(kWorkElements) + " work elements, and has " +
-                                                       std::to_string(work_elements_) + " already");
-  }
+  if (command.work_elements > kWorkElements - work_elements_)
+    return Refuse(ACL_ERROR_RT_NO_STREAM_RESOURCE, command.name, ": a graph holds ", kWorkElements,
+                  " work elements, and has ", work_elements_, " already");
   const std::size_t tasks = lane.tasks + command.tasks;
   const std::size_t streams = (tasks - 1) / GetMachine().stream_depth + 1;
   if (const aclError error = Context::Of(stream->device()).TakeStreams(streams - lane.streams)) {
@@ -76,13 +68,6 @@ aclError Graph::Join(Stream& stream) {
   return ACL_SUCCESS;
 }
 
-std::vector<std::shared_ptr<Stream>> Graph::CapturedStreams() {
-  std::lock_guard lock(mutex_);
-  std::vector<std::shared_ptr<Stream>> streams;
-  for (const Lane& lane : lanes_) streams.push_back(lane.stream);
-  return streams;
-}
-
 bool Graph::WaitedFor(const Marker* marker) const {
   for (const Lane& lane : lanes_) {
     for (const Command& command : lane.commands) {
@@ -93,8 +78,8 @@ bool Graph::WaitedFor(const Marker* marker) const {
 }
 
 aclError Graph::End() {
-  for (const auto& stream : CapturedStreams()) stream->set_graph(nullptr);
   std::lock_guard lock(mutex_);
+  for (const Lane& lane : lanes_) lane.stream->set_graph(nullptr);
   active_ = false;
   if (!valid_) return Refuse(ACL_ERROR_RT_STREAM_CAPTURE_INVALIDATED, "a call of the capture failed");
   bool joined = true;
@@ -150,8 +135,8 @@ aclError CheckUnsafeCallAllowed(const char* name) {
     const bool global =
         graph->mode() == ACL_MODEL_RI_CAPTURE_MODE_GLOBAL && thread_mode == ACL_MODEL_RI_CAPTURE_MODE_GLOBAL;
     if (own || global) {
-      return Refuse(ACL_ERROR_RT_CAPTURE_MODE_NOT_SUPPORT,
-                    std::string(name) + " is not permitted while a stream is captured in a mode that is not relaxed");
+      return Refuse(ACL_ERROR_RT_CAPTURE_MODE_NOT_SUPPORT, name,
+                    " is not permitted while a stream is captured in a mode that is not relaxed");
     }
   }
   return ACL_SUCCESS;

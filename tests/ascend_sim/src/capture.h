@@ -5,8 +5,6 @@
 #include <thread>
 #include <vector>
 
-#include "acl/acl_rt.h"
-#include "context.h"
 #include "stream.h"
 
 namespace ascend_sim {
@@ -19,14 +17,13 @@ namespace ascend_sim {
 /// was forgotten.
 class Graph : public std::enable_shared_from_this<Graph> {
  public:
-  Graph(Stream* origin, aclmdlRICaptureMode mode);
+  Graph(Stream* origin, aclmdlRICaptureMode mode) : origin_(origin), mode_(mode) {}
+  ~Graph();
 
   bool active();
   aclmdlRICaptureMode mode() const { return mode_; }
   std::thread::id owner() const { return owner_; }
   Stream* origin() const { return origin_; }
-
-  ~Graph();
 
   /// Adds a command of a captured stream. 207005 when the device has no streams left to hold its tasks, which also
   /// invalidates the capture; 207008 when the graph has no work elements left, which copies by UB take.
@@ -45,7 +42,6 @@ class Graph : public std::enable_shared_from_this<Graph> {
     std::size_t tasks = 0;
     std::size_t streams = 1;  // of the hardware: as many as it takes to hold the tasks
   };
-  std::vector<std::shared_ptr<Stream>> CapturedStreams();
   bool WaitedFor(const Marker* marker) const;
 
   Stream* const origin_;

@@ -4,14 +4,15 @@
 #include <algorithm>
 #include <cstring>
 
-#include "call.h"
 #include "capture.h"
-#include "device.h"
 #include "memory.h"
-#include "throttle.h"
 
 namespace ascend_sim {
 namespace {
+
+// Of strided copies.
+constexpr std::size_t kMaxWidth = 5000000;
+constexpr std::size_t kMaxHeight = 5 * 1024 * 1024;
 
 // One end of a copy.
 struct Side {
@@ -19,20 +20,17 @@ struct Side {
   const void* ptr;
   std::size_t pitch;
   bool on_device;
-
-  uintptr_t begin() const { return reinterpret_cast<uintptr_t>(ptr); }
 };
 
-bool SourceOnDevice(aclrtMemcpyKind kind) {
-  return kind == ACL_MEMCPY_DEVICE_TO_HOST || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
+Side Destination(const Copy& copy) {
+  const bool on_device = copy.kind == ACL_MEMCPY_HOST_TO_DEVICE || copy.kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
+  return {"dst", copy.dst, copy.dpitch, on_device};
 }
 
-bool DestinationOnDevice(aclrtMemcpyKind kind) {
-  return kind == ACL_MEMCPY_HOST_TO_DEVICE || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
+Side Source(const Copy& copy) {
+  const bool on_device = copy.kind == ACL_MEMCPY_DEVICE_TO_HOST || copy.kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
+  return {"src", copy.src, copy.spitch, on_device};
 }
-
-Side Destination(const Copy& copy) { return {"dst", copy.dst, copy.dpitch, DestinationOnDevice(copy.kind)}; }
-Side Source(const Copy& copy) { return {"src", copy.src, copy.spitch, SourceOnDevice(copy.kind)}; }
 
 std::byte* BytesAt(const std::optional<Region>& region, uintptr_t address) {
   return region ? region->At(address) : reinterpret_cast<std::byte*>(address);
@@ -42,41 +40,26 @@ bool IsDevice(const std::optional<Region>& region) { return region && region->pl
 
 // Checks that all bytes of a side lie in one live allocation of the right place, or in no allocation at all when they
 // are pageable host memory.
-aclError CheckSide(const Side& side, const Copy& copy, std::optional<Region>* region) {
+aclError CheckSide(const Side& side, const Copy& copy, int device, std::optional<Region>* region) {
   std::size_t extent;
   if (__builtin_mul_overflow(copy.height - 1, side.pitch, &extent) ||
-      __builtin_add_overflow(extent, copy.width, &extent)) {
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID,
-                  std::string(copy.name) + ": the rows of " + side.name + " do not fit in the address space");
-  }
+      __builtin_add_overflow(extent, copy.width, &extent))
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, copy.name, ": the rows of ", side.name,
+                  " do not fit in the address space");
   *region = FindRegion(side.ptr);
-  const std::string what =
-      std::string(copy.name) + ": " + side.name + " " + Hex(side.ptr) + " + " + std::to_string(extent);
-  if (side.on_device != IsDevice(*region)) {
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID, what + " is " + (side.on_device ? "not " : "") +
-                                                  "device memory, which kind " + std::to_string(copy.kind) +
-                                                  (side.on_device ? " needs" : " forbids") + " there");
-  }
+  const auto refuse = [&](const auto&... why) {
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, copy.name, ": ", side.name, " ", side.ptr, " + ", extent, why...);
+  };
+  if (side.on_device != IsDevice(*region))
+    return refuse(" is ", side.on_device ? "not " : "", "device memory, which kind ", copy.kind,
+                  side.on_device ? " needs" : " forbids", " there");
   if (!*region) return ACL_SUCCESS;
-  if (!(*region)->live) return Refuse(ACL_ERROR_RT_PARAM_INVALID, what + " is freed memory");
-  if (extent > (*region)->end() - side.begin()) {
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID, what + " runs past the allocation of " + std::to_string((*region)->size) +
-                                                  " bytes at " + Hex(reinterpret_cast<void*>((*region)->base)));
-  }
+  if (!(*region)->live) return refuse(" is freed memory");
+  if (extent > (*region)->end() - reinterpret_cast<uintptr_t>(side.ptr))
+    return refuse(" runs past the allocation of ", (*region)->size, " bytes at 0x", std::hex, (*region)->base);
+  if (side.on_device && (*region)->device != device)
+    return refuse(" is memory of device ", (*region)->device, ", not of device ", device);
   return ACL_SUCCESS;
-}
-
-aclError CheckDevices(const Copy& copy, int device) {
-  const bool to_device = DestinationOnDevice(copy.kind);
-  const bool from_device = SourceOnDevice(copy.kind);
-  const int to = to_device ? FindRegion(copy.dst)->device : device;
-  const int from = from_device ? FindRegion(copy.src)->device : device;
-  if (to == device && from == device) return ACL_SUCCESS;
-  const bool peers = to_device && from_device && (to == device || from == device);
-  if (peers && (CanReach(to, from) || CanReach(from, to))) return ACL_SUCCESS;
-  return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(copy.name) + ": a copy from device " + std::to_string(from) +
-                                                " to device " + std::to_string(to) + " for device " +
-                                                std::to_string(device) + (peers ? " without peer access" : ""));
 }
 
 void CopyRange(std::byte* dst, const std::byte* src, std::size_t bytes, bool last_first) {
@@ -90,11 +73,11 @@ void CopyRange(std::byte* dst, const std::byte* src, std::size_t bytes, bool las
   }
 }
 
-aclError RunCopy(const Copy& copy) {
+aclError RunCopy(const Copy& copy, int device) {
   std::optional<Region> to, from;  // hold the memory while it is read and written
-  aclError error = CheckSide(Destination(copy), copy, &to);
-  if (!error) error = CheckSide(Source(copy), copy, &from);
-  if (error) return Refuse(ACL_ERROR_RT_SYS_DMA, "at execution, " + TakeErrorText());
+  aclError error = CheckSide(Destination(copy), copy, device, &to);
+  if (!error) error = CheckSide(Source(copy), copy, device, &from);
+  if (error) return Refuse(ACL_ERROR_RT_SYS_DMA, "at execution, ", TakeErrorText());
   const auto dst = reinterpret_cast<uintptr_t>(copy.dst);
   const auto src = reinterpret_cast<uintptr_t>(copy.src);
   // ACL leaves overlapping copies undefined. This starts at the end that overwrites bytes before they are read, so that
@@ -108,9 +91,9 @@ aclError RunCopy(const Copy& copy) {
 }
 
 // Copies of one task are unordered. The last one runs first, so that a test of code that relies on their order fails.
-aclError RunCopies(const std::vector<Copy>& copies) {
+aclError RunCopies(const std::vector<Copy>& copies, int device) {
   for (auto copy = copies.rbegin(); copy != copies.rend(); ++copy) {
-    if (const aclError error = RunCopy(*copy)) return error;
+    if (const aclError error = RunCopy(*copy, device)) return error;
   }
   return ACL_SUCCESS;
 }
@@ -126,7 +109,7 @@ std::size_t UnitsPerTask(const Copy& copy) {
 
 std::size_t TasksOf(const Copy& copy) { return (UnitsOf(copy) - 1) / UnitsPerTask(copy) + 1; }
 
-aclError RunTaskOf(const Copy& whole, std::size_t index) {
+aclError RunTaskOf(const Copy& whole, int device, std::size_t index) {
   // As in RunCopy, the order is the one that exposes an overlap.
   if (whole.height > 1 && whole.dst < whole.src) index = TasksOf(whole) - 1 - index;
   const std::size_t begin = index * UnitsPerTask(whole);
@@ -137,11 +120,16 @@ aclError RunTaskOf(const Copy& whole, std::size_t index) {
   (whole.height > 1 ? part.height : part.width) = units;
   // The length of a task on the device has 32 bits, in which 4 GiB is 0.
   if (whole.kind == ACL_MEMCPY_DEVICE_TO_DEVICE) part.width = static_cast<uint32_t>(part.width);
-  return RunCopy(part);
+  return RunCopy(part, device);
 }
 
-std::size_t WorkElementsOf(const Copy& copy) {
-  return GetMachine().unified_bus && copy.kind != ACL_MEMCPY_DEVICE_TO_DEVICE ? copy.height : 0;
+void LogCopy(const Copy& copy, aclrtStream stream, int device) {
+  const auto number = [](const void* ptr) { return reinterpret_cast<uintptr_t>(ptr); };
+  std::ostringstream line;
+  line << "copy " << copy.name << ' ' << copy.kind << ' ' << number(copy.dst) << ' ' << copy.dpitch << ' '
+       << number(copy.src) << ' ' << copy.spitch << ' ' << copy.width << ' ' << copy.height << ' ' << number(stream)
+       << ' ' << device;
+  Log(line.str());
 }
 
 // See Note [Pageable memory].
@@ -151,86 +139,137 @@ bool CopiedInCall(const Copy& copy) {
 
 aclError CopyInCall(Stream& stream, const std::vector<Copy>& copies) {
   const char* name = copies.front().name;
-  if (stream.graph())
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(name) + ": pageable memory while the stream is captured");
+  if (stream.graph()) return Refuse(ACL_ERROR_RT_PARAM_INVALID, name, ": pageable memory while the stream is captured");
   if (const aclError error = stream.Synchronize(-1)) return error;
   if (CheckUnsafeCallAllowed(name)) return Refuse(ACL_ERROR_RT_CAPTURE_MODE_BLOCK_ASYNC, TakeErrorText());
   for (const Copy& copy : copies) LogCopy(copy, stream.handle(), stream.device());
-  Command command{name, [&copies](std::size_t) { return RunCopies(copies); }};
+  Command command{name, [&](std::size_t) { return RunCopies(copies, stream.device()); }};
   command.fault = TakeTaskFault(name, 1);
   Throttle(stream);
   return RunTask(command, 0);
 }
 
-// Checks the copy against the allocation table, and turns ACL_MEMCPY_DEFAULT into the kind the pointers mean.
-aclError CheckCopy(Copy* copy, int device) {
-  if (!copy->dst || !copy->src || copy->width == 0 || copy->height == 0)
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(copy->name) + ": a null pointer or a copy of 0 bytes");
-  if (copy->kind == ACL_MEMCPY_DEFAULT) {
-    const bool to_device = IsDevice(FindRegion(copy->dst));
-    const bool from_device = IsDevice(FindRegion(copy->src));
-    copy->kind = to_device ? (from_device ? ACL_MEMCPY_DEVICE_TO_DEVICE : ACL_MEMCPY_HOST_TO_DEVICE)
-                           : (from_device ? ACL_MEMCPY_DEVICE_TO_HOST : ACL_MEMCPY_HOST_TO_HOST);
-  }
-  if (copy->kind < ACL_MEMCPY_HOST_TO_HOST || copy->kind > ACL_MEMCPY_DEVICE_TO_DEVICE)
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(copy->name) + ": kind " + std::to_string(copy->kind));
-  std::optional<Region> to, from;
-  if (const aclError error = CheckSide(Destination(*copy), *copy, &to)) return error;
-  if (const aclError error = CheckSide(Source(*copy), *copy, &from)) return error;
-  return CheckDevices(*copy, device);
+// Checks the copy against the allocation table.
+aclError CheckCopy(const Copy& copy, int device) {
+  if (!copy.dst || !copy.src || copy.width == 0 || copy.height == 0)
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, copy.name, ": a null pointer or a copy of 0 bytes");
+  if (copy.kind < ACL_MEMCPY_HOST_TO_HOST || copy.kind > ACL_MEMCPY_DEVICE_TO_DEVICE)
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, copy.name, ": kind ", copy.kind);
+  std::optional<Region> region;
+  if (const aclError error = CheckSide(Destination(copy), copy, device, &region)) return error;
+  return CheckSide(Source(copy), copy, device, &region);
+}
+
+aclError CheckCount(const char* name, std::size_t dest_max, std::size_t count) {
+  if (count <= dest_max) return ACL_SUCCESS;
+  return Refuse(ACL_ERROR_RT_PARAM_INVALID, name, ": ", count, " bytes are more than destMax, ", dest_max);
+}
+
+aclError CheckStrided(const Copy& copy) {
+  const bool within_device = copy.kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
+  if (copy.kind != ACL_MEMCPY_HOST_TO_DEVICE && copy.kind != ACL_MEMCPY_DEVICE_TO_HOST && !within_device)
+    return Refuse(ACL_ERROR_INVALID_PARAM, copy.name, ": kind ", copy.kind, " is not supported");
+  if (within_device && (!GetMachine().a2_or_later || GetMachine().cann < 900))
+    return Refuse(ACL_ERROR_INVALID_PARAM, copy.name, ": ", GetMachine().soc,
+                  " with this CANN has no strided device to device copy");
+  if (copy.width > copy.dpitch || copy.width > copy.spitch)
+    return Refuse(ACL_ERROR_INVALID_PARAM, copy.name, ": width ", copy.width, " is over a pitch (", copy.dpitch, ", ",
+                  copy.spitch, ")");
+  if (copy.width > kMaxWidth)
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, copy.name, ": width ", copy.width, " is over ", kMaxWidth);
+  if (copy.height > kMaxHeight)
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, copy.name, ": height ", copy.height, " is over ", kMaxHeight);
+  return ACL_SUCCESS;
+}
+
+// 107000 unless `count` bytes from `ptr` lie in one live allocation and are at most `max_count`.
+aclError CheckFill(void* ptr, std::size_t max_count, std::size_t count) {
+  const std::optional<Region> region = FindRegion(ptr);
+  if (region && region->live && count <= max_count && count <= region->end() - reinterpret_cast<uintptr_t>(ptr))
+    return ACL_SUCCESS;
+  return Refuse(ACL_ERROR_RT_PARAM_INVALID, "a memset of ", count, " bytes (at most ", max_count, ") at ", ptr,
+                " is not inside one live allocation");
+}
+
+aclError Fill(void* ptr, int value, std::size_t count) {
+  const std::optional<Region> region = FindRegion(ptr);
+  if (CheckFill(ptr, count, count)) return Refuse(ACL_ERROR_RT_SYS_DMA, "at execution, ", TakeErrorText());
+  std::memset(BytesAt(region, reinterpret_cast<uintptr_t>(ptr)), value, count);
+  return ACL_SUCCESS;
 }
 
 }  // namespace
 
-aclError CopyNow(Copy copy, int device) {
-  if (const aclError error = CheckCopy(&copy, device)) return error;
-  LogCopy(copy, nullptr, device);
-  return RunCopy(copy);
-}
-
-aclError CheckCopyOn(Stream& stream, Copy* copy) {
+aclError CheckCopyOn(Stream& stream, const Copy& copy) {
   int device;
   if (const aclError error = CurrentDevice(&device)) return error;
-  if (device != stream.device()) {
-    return Refuse(ACL_ERROR_RT_STREAM_CONTEXT, "a stream of device " + std::to_string(stream.device()) +
-                                                   " is used while device " + std::to_string(device) + " is current");
-  }
+  if (device != stream.device())
+    return Refuse(ACL_ERROR_RT_STREAM_CONTEXT, "a stream of device ", stream.device(), " is used while device ", device,
+                  " is current");
   if (const aclError error = CheckCopy(copy, device)) return error;
-  if (copy->kind != ACL_MEMCPY_HOST_TO_HOST) return ACL_SUCCESS;
-  return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, std::string(copy->name) + ": host to host is not supported");
+  if (copy.kind != ACL_MEMCPY_HOST_TO_HOST) return ACL_SUCCESS;
+  return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, copy.name, ": host to host is not supported");
 }
 
 aclError SubmitCopies(Stream& stream, std::vector<Copy> copies) {
   std::size_t work_elements = 0;
-  for (Copy& copy : copies) {
-    if (const aclError error = CheckCopyOn(stream, &copy)) return error;
-    work_elements += WorkElementsOf(copy);
+  for (const Copy& copy : copies) {
+    if (const aclError error = CheckCopyOn(stream, copy)) return error;
+    if (GetMachine().unified_bus && copy.kind != ACL_MEMCPY_DEVICE_TO_DEVICE) work_elements += copy.height;
   }
   if (std::any_of(copies.begin(), copies.end(), CopiedInCall)) return CopyInCall(stream, copies);
   for (const Copy& copy : copies) LogCopy(copy, stream.handle(), stream.device());
   const bool single = copies.size() == 1;
   Command command{copies.front().name, nullptr, single ? TasksOf(copies.front()) : 1};
-  command.run = [single, copies = std::move(copies)](std::size_t index) {
-    return single ? RunTaskOf(copies.front(), index) : RunCopies(copies);
+  command.run = [single, device = stream.device(), copies = std::move(copies)](std::size_t index) {
+    return single ? RunTaskOf(copies.front(), device, index) : RunCopies(copies, device);
   };
   command.work_elements = work_elements;
   return stream.Submit(std::move(command));
 }
 
-aclError CheckFill(void* ptr, std::size_t max_count, std::size_t count) {
-  const std::optional<Region> region = FindRegion(ptr);
-  if (region && region->live && count <= max_count && count <= region->end() - reinterpret_cast<uintptr_t>(ptr))
-    return ACL_SUCCESS;
-  return Refuse(ACL_ERROR_RT_PARAM_INVALID, "a memset of " + std::to_string(count) + " bytes (at most " +
-                                                std::to_string(max_count) + ") at " + Hex(ptr) +
-                                                " is not inside one live allocation");
-}
-
-aclError Fill(void* ptr, int value, std::size_t count) {
-  if (CheckFill(ptr, count, count)) return Refuse(ACL_ERROR_RT_SYS_DMA, "at execution, " + TakeErrorText());
-  const std::optional<Region> region = FindRegion(ptr);
-  std::memset(BytesAt(region, reinterpret_cast<uintptr_t>(ptr)), value, count);
-  return ACL_SUCCESS;
-}
-
 }  // namespace ascend_sim
+
+using namespace ascend_sim;
+
+extern "C" {
+
+aclError aclrtMemcpy(void* dst, size_t dest_max, const void* src, size_t count, aclrtMemcpyKind kind) {
+  ACL_CALL();
+  const Copy copy{__func__, kind, dst, count, src, count, count, 1};
+  int device;
+  if (const aclError error = CurrentDevice(&device)) return error;
+  if (const aclError error = CheckCount(__func__, dest_max, count)) return error;
+  if (const aclError error = CheckUnsafeCallAllowed(__func__)) return error;
+  if (const aclError error = CheckCopy(copy, device)) return error;
+  LogCopy(copy, nullptr, device);
+  return RunCopy(copy, device);
+}
+
+aclError aclrtMemcpyAsync(void* dst, size_t dest_max, const void* src, size_t count, aclrtMemcpyKind kind,
+                          aclrtStream handle) {
+  ACL_CALL_ON(stream, handle);
+  if ((error = CheckCount(__func__, dest_max, count))) return error;
+  // The documentation asks for it up to 8.1, and does not say what happens otherwise.
+  if (GetMachine().cann <= 801 && (reinterpret_cast<uintptr_t>(dst) | reinterpret_cast<uintptr_t>(src)) % 64 != 0)
+    return Refuse(ACL_ERROR_RT_ADDR_UNALIGNED, __func__, ": addresses must be aligned to 64 bytes");
+  CountWork(__func__, 0, 6);
+  return SubmitCopies(*stream, {{__func__, kind, dst, count, src, count, count, 1}});
+}
+
+aclError aclrtMemcpy2dAsync(void* dst, size_t dpitch, const void* src, size_t spitch, size_t width, size_t height,
+                            aclrtMemcpyKind kind, aclrtStream handle) {
+  ACL_CALL_ON(stream, handle);
+  const Copy copy{__func__, kind, dst, dpitch, src, spitch, width, height};
+  if ((error = CheckStrided(copy))) return error;
+  CountWork(__func__, 0, 2);
+  return SubmitCopies(*stream, {copy});
+}
+
+aclError aclrtMemsetAsync(void* ptr, size_t max_count, int32_t value, size_t count, aclrtStream handle) {
+  ACL_CALL_ON(stream, handle);
+  if ((error = CheckFill(ptr, max_count, count))) return error;
+  return stream->Submit({__func__, [=](std::size_t) { return Fill(ptr, value, count); }});
+}
+
+}  // extern "C"

@@ -1,28 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device.h"
 
-#include <atomic>
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
-#include <mutex>
-#include <set>
 
 #include "call.h"
-#include "memory.h"
+#include "stream.h"
 
 namespace ascend_sim {
 namespace {
 
+constexpr std::size_t kEvents = 65536;
+
 thread_local int current_device = -1;
 std::atomic<int> default_device = -1;  // of threads that have set none
-
-struct Peers {
-  std::mutex mutex;
-  std::set<std::pair<int, int>> enabled;
-};
 
 std::string FromEnvironment(const char* name, const char* otherwise) {
   const char* value = std::getenv(name);
@@ -52,9 +45,6 @@ Machine ReadMachine() {
   Machine machine;
   machine.soc = FromEnvironment("ASCEND_SIM_SOC", "Ascend910B3");
   machine.cann = ReadCann().number;
-  machine.devices = std::stoi(FromEnvironment("ASCEND_SIM_DEVICES", "2"));
-  machine.memory_bytes = std::stoull(FromEnvironment("ASCEND_SIM_MEMORY", "68719476736"));
-
   // A chip named Ascend910B, with nothing behind it, is of the first generation.
   const std::string a2 = "Ascend910B";
   const auto begins_with = [&machine](const std::string& prefix) { return machine.soc.rfind(prefix, 0) == 0; };
@@ -67,15 +57,10 @@ Machine ReadMachine() {
   return machine;
 }
 
-bool Exists(int device) { return device >= 0 && device < GetMachine().devices; }
-
-aclError NoSuchDevice(int device) {
-  return Refuse(ACL_ERROR_RT_INVALID_DEVICEID, "device " + std::to_string(device) + " does not exist, there are " +
-                                                   std::to_string(GetMachine().devices));
+aclError CheckDevice(int device) {
+  if (device >= 0 && device < kDevices) return ACL_SUCCESS;
+  return Refuse(ACL_ERROR_RT_INVALID_DEVICEID, "device ", device, " does not exist, there are ", kDevices);
 }
-
-// A context is only ever compared and handed back: device n is represented by the pointer n + 1.
-aclrtContext ContextOf(int device) { return reinterpret_cast<aclrtContext>(static_cast<intptr_t>(device) + 1); }
 
 }  // namespace
 
@@ -91,10 +76,71 @@ aclError CurrentDevice(int* device) {
   return ACL_SUCCESS;
 }
 
-bool CanReach(int device, int peer) {
-  if (device == peer) return true;
-  const Locked<Peers> peers;
-  return peers->enabled.count({device, peer}) > 0;
+Context& Context::Of(int device) {
+  static Context* const contexts[kDevices] = {new Context(0), new Context(1)};
+  return *contexts[device];
+}
+
+void Context::Lose(aclError error, const std::string& why) {
+  {
+    std::lock_guard lock(mutex_);
+    if (lost_) return;
+    error_ = error;
+    why_ = why;
+    lost_ = true;
+    ++losses_;
+    event_returned_.notify_all();
+  }
+  for (const auto& stream : Stream::AllOf(device_)) stream->Abandon();
+}
+
+aclError Context::Check() {
+  std::lock_guard lock(mutex_);
+  if (!lost_) return ACL_SUCCESS;
+  return Refuse(error_, "the context of device ", device_, " is lost since a task failed: ", why_);
+}
+
+void Context::Revive() {
+  if (!lost_) return;
+  for (const auto& stream : Stream::AllOf(device_)) stream->WaitUntilIdle();
+  std::lock_guard lock(mutex_);
+  lost_ = false;
+}
+
+aclError Context::TakeStreams(std::size_t count) {
+  const std::size_t limit = GetMachine().streams;
+  std::lock_guard lock(mutex_);
+  if (count > limit - streams_)
+    return Refuse(ACL_ERROR_RT_RESOURCE_ALLOC_FAIL, streams_, " of the ", limit, " streams of the device are in use, ",
+                  count, " more are needed");
+  streams_ += count;
+  return ACL_SUCCESS;
+}
+
+void Context::ReturnStreams(std::size_t count) {
+  std::lock_guard lock(mutex_);
+  streams_ -= count;
+}
+
+aclError Context::TakeEvent() {
+  {
+    std::unique_lock lock(mutex_);
+    if (events_ == kEvents) {
+      const BlockedSubmitter blocked;
+      event_returned_.wait(lock, [this] { return events_ < kEvents || lost_; });
+    }
+    if (!lost_) {
+      ++events_;
+      return ACL_SUCCESS;
+    }
+  }
+  return Check();
+}
+
+void Context::ReturnEvent() {
+  std::lock_guard lock(mutex_);
+  --events_;
+  event_returned_.notify_all();
 }
 
 }  // namespace ascend_sim
@@ -113,18 +159,16 @@ aclError aclInit(const char* path) {
   return ACL_SUCCESS;
 }
 
-aclError aclFinalize() { return EnterCall(__func__); }
-
 aclError aclrtSetDevice(int32_t device) {
   ACL_CALL();
-  if (!Exists(device)) return NoSuchDevice(device);
+  if (const aclError error = CheckDevice(device)) return error;
   current_device = device;
   return ACL_SUCCESS;
 }
 
 aclError aclrtResetDevice(int32_t device) {
   ACL_CALL();
-  return Exists(device) ? ACL_SUCCESS : NoSuchDevice(device);
+  return CheckDevice(device);
 }
 
 aclError aclrtGetDevice(int32_t* device) {
@@ -134,7 +178,7 @@ aclError aclrtGetDevice(int32_t* device) {
 
 aclError aclrtGetDeviceCount(uint32_t* count) {
   ACL_CALL();
-  *count = static_cast<uint32_t>(GetMachine().devices);
+  *count = kDevices;
   return ACL_SUCCESS;
 }
 
@@ -143,53 +187,27 @@ const char* aclrtGetSocName() {
   return GetMachine().soc.c_str();
 }
 
+// A context is only ever compared and handed back: device n is represented by the pointer n + 1.
 aclError aclrtGetCurrentContext(aclrtContext* context) {
   ACL_CALL();
   int device;
   if (const aclError error = CurrentDevice(&device)) return error;
-  *context = ContextOf(device);
+  *context = reinterpret_cast<aclrtContext>(static_cast<intptr_t>(device) + 1);
   return ACL_SUCCESS;
 }
 
 aclError aclrtSetCurrentContext(aclrtContext context) {
   ACL_CALL();
   const int device = static_cast<int>(reinterpret_cast<intptr_t>(context)) - 1;
-  if (!Exists(device)) return NoSuchDevice(device);
+  if (const aclError error = CheckDevice(device)) return error;
   current_device = device;
   return ACL_SUCCESS;
 }
 
 aclError aclrtGetPrimaryCtxState(int32_t device, uint32_t*, int32_t* active) {
   ACL_CALL();
-  if (!Exists(device)) return NoSuchDevice(device);
   *active = 1;
-  return ACL_SUCCESS;
-}
-
-aclError aclrtGetMemInfo(aclrtMemAttr, size_t* free, size_t* total) {
-  ACL_CALL();
-  int device;
-  if (const aclError error = CurrentDevice(&device)) return error;
-  *total = GetMachine().memory_bytes;
-  *free = *total - DeviceUsage(device).bytes;
-  return ACL_SUCCESS;
-}
-
-aclError aclrtDeviceCanAccessPeer(int32_t* can_access, int32_t device, int32_t peer) {
-  ACL_CALL();
-  if (!Exists(device) || !Exists(peer)) return NoSuchDevice(Exists(device) ? peer : device);
-  *can_access = device != peer;
-  return ACL_SUCCESS;
-}
-
-aclError aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t) {
-  ACL_CALL();
-  int device;
-  if (const aclError error = CurrentDevice(&device)) return error;
-  if (!Exists(peer)) return NoSuchDevice(peer);
-  const Locked<Peers> peers;
-  peers->enabled.insert({device, peer});
-  return ACL_SUCCESS;
+  return CheckDevice(device);
 }
 
 // torch_npu asks while it is imported. That must not settle the machine yet, so that a process that is forked later can
@@ -200,6 +218,23 @@ aclError aclsysGetCANNVersion(aclCANNPackageName name, aclCANNPackageVersion* ve
   std::snprintf(version->version, sizeof version->version, "%s",
                 name == ACL_PKG_NAME_DRIVER ? "24.1.0" : ReadCann().version);
   return ACL_SUCCESS;
+}
+
+aclError aclrtGetDeviceInfo(uint32_t, aclrtDevAttr attribute, int64_t* value) {
+  ACL_CALL();
+  if (attribute != ACL_DEV_ATTR_VECTOR_CORE_NUM)
+    return Refuse(ACL_ERROR_INVALID_PARAM, "aclrtGetDeviceInfo: only the number of vector cores is simulated");
+  *value = 40;  // of an Ascend910B3
+  return ACL_SUCCESS;
+}
+
+// For tests, through ../__init__.py.
+int ascend_sim_blocked_submitters() { return BlockedSubmitter::count; }
+
+void ascend_sim_reset() {
+  ResetCalls();
+  ResetThrottle();
+  for (int device = 0; device < kDevices; ++device) Context::Of(device).Revive();
 }
 
 }  // extern "C"

@@ -30,7 +30,7 @@ aclError CreateEvent(aclrtEvent* handle) {
 aclError GetMarker(aclrtEvent handle, std::shared_ptr<Marker>* marker) {
   const Locked<Events> events;
   const auto found = events->markers.find(handle);
-  if (found == events->markers.end()) return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
+  if (found == events->markers.end()) return Refuse(ACL_ERROR_RT_PARAM_INVALID, handle, " is not a live event");
   *marker = found->second;
   return ACL_SUCCESS;
 }
@@ -79,7 +79,7 @@ aclError aclrtDestroyEvent(aclrtEvent handle) {
   ACL_CALL();
   const Locked<Events> events;
   if (events->markers.erase(handle)) return ACL_SUCCESS;
-  return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live event");
+  return Refuse(ACL_ERROR_RT_PARAM_INVALID, handle, " is not a live event");
 }
 
 aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_handle) {
@@ -112,13 +112,6 @@ aclError aclrtStreamWaitEvent(aclrtStream stream_handle, aclrtEvent handle) {
   command.waits_for = marker;
   command.wait_limit = wait_limit;
   return stream->Submit(std::move(command));
-}
-
-// Events can be recorded again at any time, so that there is nothing to reset.
-aclError aclrtResetEvent(aclrtEvent handle, aclrtStream) {
-  ACL_CALL();
-  std::shared_ptr<Marker> marker;
-  return GetMarker(handle, &marker);
 }
 
 // Note [Events and errors]

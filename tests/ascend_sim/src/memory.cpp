@@ -9,7 +9,6 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
-#include <string>
 #include <vector>
 
 #include "call.h"
@@ -20,6 +19,7 @@ namespace {
 
 constexpr int kPoison = 0xA5;
 constexpr std::size_t kPoisonFileBytes = 16 << 20;
+constexpr std::size_t kDeviceBytes = std::size_t{64} << 30;
 
 struct Table {
   std::mutex mutex;
@@ -65,44 +65,34 @@ void Insert(Region region) {
   table->regions.insert_or_assign(region.base, std::move(region));
 }
 
-// Freed memory stays in the table, marked dead; see Note [Stale pointers]. Registered memory is the caller's own.
+// Freed memory stays in the table, marked dead; see Note [Stale pointers].
 aclError Remove(const void* ptr, Place place, const char* what) {
   const Locked<Table> table;
   const auto found = table->regions.find(reinterpret_cast<uintptr_t>(ptr));
-  if (found == table->regions.end() || !found->second.live || found->second.place != place) {
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(ptr) + " is not the start of live " + what);
-  }
-  if (found->second.storage) {
-    found->second.live = false;
-    found->second.storage.reset();
-  } else {
-    table->regions.erase(found);
-  }
+  if (found == table->regions.end() || !found->second.live || found->second.place != place)
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, ptr, " is not the start of live ", what);
+  found->second.live = false;
+  found->second.storage.reset();
   return ACL_SUCCESS;
 }
 
-Usage Sum(Place place, int device) {
+std::size_t UsedBytes(int device) {
   const Locked<Table> table;
-  Usage usage;
+  std::size_t bytes = 0;
   for (const auto& [base, region] : table->regions) {
-    if (!region.live || region.place != place || region.device != device) continue;
-    usage.bytes += region.size;
-    ++usage.allocations;
+    if (region.live && region.place == Place::kDevice && region.device == device) bytes += region.size;
   }
-  return usage;
+  return bytes;
 }
 
 aclError AllocateDevice(void** ptr, std::size_t size) {
   int device;
   if (const aclError error = CurrentDevice(&device)) return error;
   if (size == 0) return Refuse(ACL_ERROR_RT_PARAM_INVALID, "an allocation of 0 bytes");
-  const std::size_t used = DeviceUsage(device).bytes;
-  if (size > GetMachine().memory_bytes - used) {
-    return Refuse(ACL_ERROR_RT_MEMORY_ALLOCATION, std::to_string(size) + " bytes do not fit on device " +
-                                                      std::to_string(device) + ", " + std::to_string(used) +
-                                                      " of its " + std::to_string(GetMachine().memory_bytes) +
-                                                      " bytes are in use");
-  }
+  const std::size_t used = UsedBytes(device);
+  if (size > kDeviceBytes - used)
+    return Refuse(ACL_ERROR_RT_MEMORY_ALLOCATION, size, " bytes do not fit on device ", device, ", ", used, " of its ",
+                  kDeviceBytes, " bytes are in use");
   void* address = mmap(nullptr, PageRound(size), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   std::shared_ptr<std::byte> storage = MapPoisoned(size);
   if (address == MAP_FAILED || !storage) return Refuse(ACL_ERROR_RT_MEMORY_ALLOCATION, "this machine is out of memory");
@@ -122,10 +112,6 @@ aclError AllocatePinned(void** ptr, std::size_t size) {
 
 }  // namespace
 
-std::byte* Region::At(uintptr_t address) const {
-  return storage ? storage.get() + (address - base) : reinterpret_cast<std::byte*>(address);
-}
-
 std::optional<Region> FindRegion(const void* ptr) {
   const auto address = reinterpret_cast<uintptr_t>(ptr);
   const Locked<Table> table;
@@ -135,9 +121,6 @@ std::optional<Region> FindRegion(const void* ptr) {
   if (address >= region.end()) return std::nullopt;
   return region;
 }
-
-Usage DeviceUsage(int device) { return Sum(Place::kDevice, device); }
-Usage PinnedUsage() { return Sum(Place::kPinnedHost, -1); }
 
 }  // namespace ascend_sim
 
@@ -175,22 +158,13 @@ aclError aclrtFreeHost(void* ptr) {
   return Remove(ptr, Place::kPinnedHost, "pinned host memory");
 }
 
-aclError aclrtHostRegister(void* ptr, uint64_t size, aclrtHostRegisterType, void** device_ptr) {
+aclError aclrtGetMemInfo(aclrtMemAttr, size_t* free, size_t* total) {
   ACL_CALL();
-  Insert({reinterpret_cast<uintptr_t>(ptr), size, Place::kPinnedHost, -1, true, nullptr});
-  *device_ptr = ptr;
+  int device;
+  if (const aclError error = CurrentDevice(&device)) return error;
+  *total = kDeviceBytes;
+  *free = *total - UsedBytes(device);
   return ACL_SUCCESS;
-}
-
-aclError aclrtHostRegisterV2(void* ptr, uint64_t size, uint32_t) {
-  ACL_CALL();
-  Insert({reinterpret_cast<uintptr_t>(ptr), size, Place::kPinnedHost, -1, true, nullptr});
-  return ACL_SUCCESS;
-}
-
-aclError aclrtHostUnregister(void* ptr) {
-  ACL_CALL();
-  return Remove(ptr, Place::kPinnedHost, "registered host memory");
 }
 
 aclError aclrtPointerGetAttributes(const void* ptr, aclrtPtrAttributes* attributes) {

@@ -27,22 +27,14 @@ struct Region {
   Place place;
   int device;  // -1 for host memory
   bool live;
-  std::shared_ptr<std::byte> storage;  // null for host memory the runtime does not own
+  std::shared_ptr<std::byte> storage;  // null when freed
 
   uintptr_t end() const { return base + size; }
   /// Where the bytes of `address` really are.
-  std::byte* At(uintptr_t address) const;
-};
-
-struct Usage {
-  std::size_t bytes = 0;
-  std::size_t allocations = 0;
+  std::byte* At(uintptr_t address) const { return storage.get() + (address - base); }
 };
 
 /// The region that holds `ptr`, freed ones included; nothing for pageable host memory.
 std::optional<Region> FindRegion(const void* ptr);
-
-Usage DeviceUsage(int device);
-Usage PinnedUsage();
 
 }  // namespace ascend_sim

@@ -12,8 +12,6 @@
 #include <memory>
 #include <vector>
 
-#include "acl/acl_rt.h"
-#include "call.h"
 #include "memory.h"
 #include "stream.h"
 
@@ -63,30 +61,24 @@ at::Tensor OnHost(const aclTensor& tensor, int device) {
   const auto begin = reinterpret_cast<uintptr_t>(tensor.data);
   const auto end = begin + static_cast<std::size_t>(last + 1) * options.dtype().itemsize();
   const std::optional<Region> region = FindRegion(tensor.data);
-  TORCH_CHECK(region && region->place == Place::kDevice && region->device == device, Hex(tensor.data),
+  TORCH_CHECK(region && region->place == Place::kDevice && region->device == device, tensor.data,
               " is not memory of device ", device);
-  TORCH_CHECK(region->live, Hex(tensor.data), " is freed memory");
-  TORCH_CHECK(elements == 0 || end <= region->end(), "a tensor at ", Hex(tensor.data), " + ", end - begin,
-              " runs past the allocation of ", region->size, " bytes at ", Hex(reinterpret_cast<void*>(region->base)));
+  TORCH_CHECK(region->live, tensor.data, " is freed memory");
+  TORCH_CHECK(elements == 0 || end <= region->end(), "a tensor at ", tensor.data, " + ", end - begin,
+              " runs past the allocation of ", region->size, " bytes");
   return at::from_blob(
       region->At(begin), tensor.sizes, tensor.strides, tensor.offset, [storage = region->storage](void*) {}, options);
-}
-
-std::vector<at::Tensor> AllOnHost(const std::vector<aclTensor>& tensors, int device) {
-  std::vector<at::Tensor> on_host;
-  for (const aclTensor& tensor : tensors) on_host.push_back(OnHost(tensor, device));
-  return on_host;
 }
 
 aclError Compute(const char* name, const aclOpExecutor& executor, int device) {
   const c10::InferenceMode no_autograd;
   const at::DisableRecordFunctionGuard not_in_the_hosts_traces;
   try {
-    auto tensors = AllOnHost(executor.tensors, device);
+    std::vector<at::Tensor> tensors;
+    for (const aclTensor& tensor : executor.tensors) tensors.push_back(OnHost(tensor, device));
     executor.compute(tensors);
   } catch (const c10::Error& error) {
-    return Refuse(ACL_ERROR_RT_AICORE_EXCEPTION,
-                  std::string(name) + ": at execution, " + error.what_without_backtrace());
+    return Refuse(ACL_ERROR_RT_AICORE_EXCEPTION, name, ": at execution, ", error.what_without_backtrace());
   }
   return ACL_SUCCESS;
 }
@@ -107,11 +99,6 @@ aclError Submit(const char* name, aclOpExecutor* executor, aclrtStream handle) {
   const auto stream = Stream::Find(handle, &error);
   if (!stream) return error;
   const int device = stream->device();
-  try {
-    AllOnHost(owned->tensors, device);
-  } catch (const c10::Error& refusal) {
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(name) + ": " + refusal.what_without_backtrace());
-  }
   return stream->Submit({name, [name, owned, device](std::size_t) { return Compute(name, *owned, device); }});
 }
 

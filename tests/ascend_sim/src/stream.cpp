@@ -4,12 +4,11 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
+#include <random>
 #include <thread>
 #include <utility>
 
 #include "capture.h"
-#include "device.h"
-#include "throttle.h"
 
 namespace ascend_sim {
 namespace {
@@ -20,13 +19,53 @@ struct Streams {
   std::map<int, std::shared_ptr<Stream>> defaults;  // by device
 };
 
+// What a test asked of the tasks. Of each stream and device, how many may still start; the default is not used up in a
+// lifetime.
+struct Allowance {
+  std::size_t tasks = SIZE_MAX;
+};
+struct Settings {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::map<aclrtStream, Allowance> of_streams;
+  std::map<int, Allowance> of_devices;
+  std::chrono::microseconds delay{0};
+  std::chrono::microseconds jitter{0};
+};
+
+// A synchronise of a lost context waits, without a limit, until no task of the device runs any more.
 std::atomic<bool> unbounded_synchronize = false;
 
 aclError WaitForEvent(const Command& command) {
   if (!command.waits_for || command.waits_for->Wait(command.wait_limit) != Marker::State::kPending) return ACL_SUCCESS;
-  return Refuse(ACL_ERROR_RT_TASK_TIMEOUT, "the event was not recorded within the " +
-                                               std::to_string(command.wait_limit.count()) +
-                                               " s that aclrtSetOpWaitTimeout allows");
+  return Refuse(ACL_ERROR_RT_TASK_TIMEOUT, "the event was not recorded within the ", command.wait_limit.count(),
+                " s that aclrtSetOpWaitTimeout allows");
+}
+
+aclError CheckTimeout(int timeout_ms) {
+  if (timeout_ms == -1 || timeout_ms > 0) return ACL_SUCCESS;
+  return Refuse(ACL_ERROR_RT_PARAM_INVALID, "a timeout of ", timeout_ms, " ms");
+}
+
+// Waits for every stream, also after one of them failed, and returns the first error.
+aclError SynchronizeDevice(int timeout_ms) {
+  int device;
+  if (const aclError error = CurrentDevice(&device)) return error;
+  const auto streams = Stream::AllOf(device);
+  for (const auto& stream : streams) {
+    if (stream->graph()) return Refuse(ACL_ERROR_RT_STREAM_CAPTURED, "a stream of the device is captured");
+  }
+  if (const aclError error = Context::Of(device).Check()) return error;
+  aclError first = ACL_SUCCESS;
+  std::string text;
+  for (const auto& stream : streams) {
+    const aclError error = stream->Synchronize(timeout_ms);
+    if (error && !first) {
+      first = error;
+      text = TakeErrorText();
+    }
+  }
+  return first ? Refuse(first, text) : ACL_SUCCESS;
 }
 
 }  // namespace
@@ -65,7 +104,7 @@ std::chrono::steady_clock::time_point Marker::when() {
 
 aclError RunTask(const Command& command, std::size_t index) {
   if (command.fault.code && command.fault.index == index)
-    return Refuse(command.fault.code, std::string(command.name) + ": task failure injected by a test");
+    return Refuse(command.fault.code, command.name, ": task failure injected by a test");
   return command.run ? command.run(index) : ACL_SUCCESS;
 }
 
@@ -77,10 +116,14 @@ aclError Stream::Start(int device, std::shared_ptr<Stream>* stream) {
   return ACL_SUCCESS;
 }
 
-aclError Stream::Create(int device, std::shared_ptr<Stream>* stream) {
+aclError Stream::Create(aclrtStream* handle) {
+  int device;
+  if (const aclError error = CurrentDevice(&device)) return error;
   const Locked<Streams> streams;
-  if (const aclError error = Start(device, stream)) return error;
-  streams->by_handle[(*stream)->handle()] = *stream;
+  std::shared_ptr<Stream> stream;
+  if (const aclError error = Start(device, &stream)) return error;
+  *handle = stream->handle();
+  streams->by_handle[*handle] = stream;
   return ACL_SUCCESS;
 }
 
@@ -96,7 +139,7 @@ std::shared_ptr<Stream> Stream::Find(aclrtStream handle, aclError* error) {
   }
   const auto found = streams->by_handle.find(handle);
   if (found != streams->by_handle.end()) return found->second;
-  *error = Refuse(ACL_ERROR_RT_PARAM_INVALID, Hex(handle) + " is not a live stream");
+  *error = Refuse(ACL_ERROR_RT_PARAM_INVALID, handle, " is not a live stream");
   return nullptr;
 }
 
@@ -119,7 +162,7 @@ aclError Stream::Submit(Command command) {
   std::size_t left = command.tasks;
   std::lock_guard turn(submitting_);
   std::unique_lock lock(mutex_);
-  queue_.push_back({std::move(command)});
+  queue_.push_back({std::move(command), losses});
   while (left > 0) {
     const std::size_t depth = GetMachine().stream_depth;
     const auto ended = [&] { return retired_ || context_.losses() != losses; };
@@ -145,12 +188,11 @@ aclError Stream::Synchronize(int timeout_ms) {
     if (timeout_ms < 0) {
       changed_.wait(lock, ended);
     } else if (!changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), ended)) {
-      return Refuse(ACL_ERROR_RT_STREAM_SYNC_TIMEOUT,
-                    "tasks are still queued on the stream after " + std::to_string(timeout_ms) + " ms");
+      return Refuse(ACL_ERROR_RT_STREAM_SYNC_TIMEOUT, "tasks are still queued on the stream after ", timeout_ms, " ms");
     }
     if (!context_.lost()) {
       const aclError error = std::exchange(error_, ACL_SUCCESS);
-      return error ? Refuse(error, "an earlier task of the stream failed: " + error_text_) : ACL_SUCCESS;
+      return error ? Refuse(error, "an earlier task of the stream failed: ", error_text_) : ACL_SUCCESS;
     }
   }
   if (unbounded_synchronize) {
@@ -179,17 +221,22 @@ void Stream::set_graph(std::shared_ptr<Graph> graph) {
   graph_ = std::move(graph);
 }
 
-void Stream::Retire(bool drop_queued_tasks) {
+aclError Stream::Retire() {
+  int device;
+  if (const aclError error = CurrentDevice(&device)) return error;
+  if (device_ != device)
+    return Refuse(ACL_ERROR_RT_STREAM_CONTEXT, "a stream is destroyed while another device than its own is current");
   {
     const Locked<Streams> streams;
     streams->by_handle.erase(handle());
   }
   context_.ReturnStreams(1);
-  std::lock_guard lock(mutex_);
-  retired_ = true;
-  // The front command is running; its worker takes it off itself.
-  if (drop_queued_tasks && queue_.size() > 1) Drop(1);
-  changed_.notify_all();
+  {
+    std::lock_guard lock(mutex_);
+    retired_ = true;
+    changed_.notify_all();
+  }
+  return ACL_SUCCESS;
 }
 
 void Stream::Abandon() {
@@ -200,19 +247,11 @@ void Stream::Abandon() {
   changed_.notify_all();
 }
 
-// Forgets the commands from `first` on.
-void Stream::Drop(std::size_t first) {
-  for (std::size_t i = first; i < queue_.size(); ++i) {
-    outstanding_ -= queue_[i].submitted - queue_[i].done;
-    if (queue_[i].command.completes) queue_[i].command.completes->Settle(Marker::State::kLost);
-  }
-  queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(first), queue_.end());
-  changed_.notify_all();
-}
-
 void Stream::Work() {
   const auto has_work = [this] {
-    return queue_.empty() ? retired_ : context_.lost() || queue_.front().done < queue_.front().submitted;
+    if (queue_.empty()) return retired_;
+    const Queued& front = queue_.front();
+    return context_.losses() != front.losses || front.done < front.submitted;
   };
   std::unique_lock lock(mutex_);
   while (true) {
@@ -222,15 +261,17 @@ void Stream::Work() {
     const Command& command = front.command;
     lock.unlock();
     Throttle(*this);
-    const bool dropped = context_.lost();  // a stalled stream drops its tasks after the stall
+    const bool dropped = context_.losses() != front.losses;  // a stalled stream drops its tasks after the stall
     aclError error = dropped ? ACL_SUCCESS : WaitForEvent(command);
     if (!error && !dropped) error = RunTask(command, front.done);
     if (error && context_.stops_on_failure()) context_.Lose(error, TakeErrorText());
     const bool last = front.done + 1 == command.tasks;
     if (last && !dropped && command.completes) command.completes->Settle(Marker::State::kDone);
     lock.lock();
-    if (dropped) {
-      Drop(0);
+    if (dropped) {  // what Abandon has told of
+      queue_.clear();
+      outstanding_ = 0;
+      changed_.notify_all();
       continue;
     }
     if (error && !error_ && !context_.stops_on_failure()) {
@@ -244,6 +285,122 @@ void Stream::Work() {
   }
 }
 
-void SetUnboundedSynchronize(bool unbounded) { unbounded_synchronize = unbounded; }
+void Throttle(Stream& stream) {
+  thread_local std::minstd_rand random(stream.id());
+  Settings& settings = Immortal<Settings>();
+  std::unique_lock lock(settings.mutex);
+  std::chrono::microseconds pause = settings.delay;
+  if (settings.jitter.count() > 0) pause += settings.jitter * (random() % 1000) / 1000;
+  if (pause.count() > 0) {
+    lock.unlock();
+    std::this_thread::sleep_for(pause);
+    lock.lock();
+  }
+  Allowance& of_stream = settings.of_streams[stream.handle()];
+  Allowance& of_device = settings.of_devices[stream.device()];
+  settings.changed.wait(lock, [&] { return of_stream.tasks > 0 && of_device.tasks > 0; });
+  --of_stream.tasks;
+  --of_device.tasks;
+}
+
+void ResetThrottle() {
+  const Locked<Settings> settings;
+  for (auto& [handle, allowance] : settings->of_streams) allowance = {};
+  for (auto& [device, allowance] : settings->of_devices) allowance = {};
+  settings->delay = settings->jitter = {};
+  settings->changed.notify_all();
+  unbounded_synchronize = false;
+}
 
 }  // namespace ascend_sim
+
+using namespace ascend_sim;
+
+extern "C" {
+
+aclError aclrtCreateStream(aclrtStream* handle) {
+  ACL_CALL();
+  return Stream::Create(handle);
+}
+
+aclError aclrtCreateStreamWithConfig(aclrtStream* handle, uint32_t, uint32_t) {
+  ACL_CALL();
+  return Stream::Create(handle);
+}
+
+aclError aclrtDestroyStream(aclrtStream handle) {
+  ACL_CALL_ON(stream, handle);
+  if ((error = stream->Retire())) return error;
+  stream->Synchronize(-1);
+  return ACL_SUCCESS;
+}
+
+// The real one drops what is queued. torch_npu calls it at the end of the process.
+aclError aclrtDestroyStreamForce(aclrtStream handle) {
+  ACL_CALL_ON(stream, handle);
+  return stream->Retire();
+}
+
+aclError aclrtSynchronizeStream(aclrtStream handle) {
+  ACL_CALL_ON(stream, handle);
+  return stream->Synchronize(-1);
+}
+
+aclError aclrtSynchronizeStreamWithTimeout(aclrtStream handle, int32_t timeout_ms) {
+  ACL_CALL_ON(stream, handle);
+  return (error = CheckTimeout(timeout_ms)) ? error : stream->Synchronize(timeout_ms);
+}
+
+aclError aclrtSynchronizeDevice() {
+  ACL_CALL();
+  return SynchronizeDevice(-1);
+}
+
+aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout_ms) {
+  ACL_CALL();
+  if (const aclError error = CheckTimeout(timeout_ms)) return error;
+  return SynchronizeDevice(timeout_ms);
+}
+
+aclError aclrtSetStreamFailureMode(aclrtStream handle, uint64_t mode) {
+  ACL_CALL_ON(stream, handle);
+  Context& context = Context::Of(stream->device());
+  if (mode == ACL_STOP_ON_FAILURE) {
+    context.StopOnFailure();
+  } else if (context.stops_on_failure()) {
+    return Refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, "a stream that stops on a failure cannot be made to go on");
+  }
+  return ACL_SUCCESS;
+}
+
+aclError aclrtStreamQuery(aclrtStream handle, aclrtStreamStatus* status) {
+  ACL_CALL_ON(stream, handle);
+  if (stream->graph()) return Refuse(ACL_ERROR_RT_STREAM_CAPTURED, "a stream cannot be queried while it is captured");
+  if ((error = Context::Of(stream->device()).Check())) return error;
+  *status = stream->Idle() ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY;
+  return ACL_SUCCESS;
+}
+
+// For tests, through ../__init__.py. Tasks do not start once `after` more have started; SIZE_MAX for never.
+void ascend_sim_stall_stream(aclrtStream stream, uint64_t after) {
+  const Locked<Settings> settings;
+  settings->of_streams[stream].tasks = after;
+  settings->changed.notify_all();
+}
+
+void ascend_sim_stall_device(int device, uint64_t after) {
+  const Locked<Settings> settings;
+  settings->of_devices[device].tasks = after;
+  settings->changed.notify_all();
+}
+
+// Each task waits for `delay` microseconds, and for a random time of at most `jitter` more.
+void ascend_sim_slow_tasks(int delay, int jitter) {
+  const Locked<Settings> settings;
+  settings->delay = std::chrono::microseconds(delay);
+  settings->jitter = std::chrono::microseconds(jitter);
+}
+
+void ascend_sim_unbounded_synchronize(bool unbounded) { unbounded_synchronize = unbounded; }
+
+}  // extern "C"

@@ -13,7 +13,7 @@
 
 #include "acl/acl_rt.h"
 #include "call.h"
-#include "context.h"
+#include "device.h"
 
 namespace ascend_sim {
 
@@ -66,7 +66,7 @@ aclError RunTask(const Command& command, std::size_t index);
 /// Workers are detached: the exit of the process ends them at any point, so that it cannot hang.
 class Stream : public std::enable_shared_from_this<Stream> {
  public:
-  static aclError Create(int device, std::shared_ptr<Stream>* stream);
+  static aclError Create(aclrtStream* handle);
   /// The stream behind a handle; null means the default stream of the current device. Sets `error` when there is none.
   static std::shared_ptr<Stream> Find(aclrtStream handle, aclError* error);
   static std::vector<std::shared_ptr<Stream>> AllOf(int device);
@@ -84,14 +84,15 @@ class Stream : public std::enable_shared_from_this<Stream> {
   std::shared_ptr<Graph> graph();
   void set_graph(std::shared_ptr<Graph> graph);
 
-  /// Lets the worker end once the queue is empty, and forgets the handle.
-  void Retire(bool drop_queued_tasks);
+  /// Lets the worker end once the queue is empty, and forgets the handle. 107003 from another device.
+  aclError Retire();
   /// Ends all waits for what is queued. Called when the context is lost.
   void Abandon();
 
  private:
   struct Queued {
     Command command;
+    uint64_t losses;            // of the context, when it was submitted: a loss since then drops it
     std::size_t submitted = 0;  // tasks that had room in the queue so far
     std::size_t done = 0;
   };
@@ -99,7 +100,6 @@ class Stream : public std::enable_shared_from_this<Stream> {
   Stream(int device, int id) : device_(device), id_(id) {}
   static aclError Start(int device, std::shared_ptr<Stream>* stream);
   void Work();
-  void Drop(std::size_t first);
 
   const int device_;
   const int id_;
@@ -122,7 +122,9 @@ class Stream : public std::enable_shared_from_this<Stream> {
   const std::shared_ptr<ascend_sim::Stream> stream = ascend_sim::Stream::Find(handle, &error); \
   if (!stream) return error
 
-/// Makes a synchronise of a lost context wait, without a limit, until no task of the device runs any more.
-void SetUnboundedSynchronize(bool unbounded);
+/// Called before each task of a stream, on its worker thread: sleeps for the delay, and blocks while a test stalls the
+/// stream.
+void Throttle(Stream& stream);
+void ResetThrottle();
 
 }  // namespace ascend_sim

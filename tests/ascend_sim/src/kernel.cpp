@@ -16,13 +16,8 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
-#include <mutex>
-#include <sstream>
 #include <vector>
 
-#include "call.h"
-#include "device.h"
-#include "kernel.h"
 #include "memory.h"
 #include "stream.h"
 
@@ -36,7 +31,6 @@ using Function = int (*)(unsigned block, const void* arguments, Reach reach);
 struct Kernels {
   std::mutex mutex;
   std::map<void*, std::string> names;  // of functions
-  std::string log;
 };
 
 // What a running block may reach: device memory, and the arguments of its launch.
@@ -56,21 +50,20 @@ aclError Run(Function function, unsigned blocks, const std::vector<std::byte>& a
   running_arguments = &arguments;
   for (unsigned block = blocks; block-- > 0;) {
     if (function(block, arguments.data(), &ReachBytes) != 0)
-      return Refuse(ACL_ERROR_RT_VECTOR_CORE_EXCEPTION,
-                    "block " + std::to_string(block) + " of a kernel reached outside of live device memory");
+      return Refuse(ACL_ERROR_RT_VECTOR_CORE_EXCEPTION, "block ", block,
+                    " of a kernel reached outside of live device memory");
   }
   return ACL_SUCCESS;
 }
 
-void Log(const std::string& name, void* function, uint32_t blocks, const std::vector<std::byte>& arguments,
-         const aclrtPlaceHolderInfo* holders, size_t count) {
+void LogLaunch(const std::string& name, void* function, uint32_t blocks, const std::vector<std::byte>& arguments,
+               const aclrtPlaceHolderInfo* holders, size_t count) {
   std::ostringstream line;
-  line << name << ' ' << reinterpret_cast<uintptr_t>(function) << ' ' << blocks << ' ' << std::hex;
+  line << "launch " << name << ' ' << reinterpret_cast<uintptr_t>(function) << ' ' << blocks << ' ' << std::hex;
   for (const std::byte byte : arguments) line << static_cast<int>(byte) / 16 << static_cast<int>(byte) % 16;
   line << std::dec;
   for (size_t i = 0; i < count; ++i) line << ' ' << holders[i].addrOffset << ' ' << holders[i].dataOffset;
-  const Locked<Kernels> kernels;
-  kernels->log += line.str() + '\n';
+  Log(line.str());
 }
 
 // The arguments are copied during the call. Data behind a place holder becomes memory of the device, and its address is
@@ -87,15 +80,15 @@ aclError LaunchWithHostArgs(aclrtFuncHandle function, uint32_t blocks, aclrtStre
     const Locked<Kernels> kernels;
     const auto found = kernels->names.find(function);
     if (found == kernels->names.end() || blocks == 0 || config || !arguments)
-      return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(name) + ": no kernel, no blocks, or no arguments");
+      return Refuse(ACL_ERROR_RT_PARAM_INVALID, name, ": no kernel, no blocks, or no arguments");
     kernel = found->second;
   }
   const auto* const begin = static_cast<const std::byte*>(arguments);
   auto copy = std::make_shared<std::vector<std::byte>>(begin, begin + size);
-  Log(kernel, function, blocks, *copy, holders, count);
+  LogLaunch(kernel, function, blocks, *copy, holders, count);
   for (size_t i = 0; i < count; ++i) {
     if (holders[i].addrOffset % 8 != 0 || holders[i].addrOffset + 8 > size || holders[i].dataOffset >= size)
-      return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(name) + ": a place holder is outside of the arguments");
+      return Refuse(ACL_ERROR_RT_PARAM_INVALID, name, ": a place holder is outside of the arguments");
     const void* const data = copy->data() + holders[i].dataOffset;
     std::memcpy(copy->data() + holders[i].addrOffset, &data, sizeof data);
   }
@@ -105,20 +98,6 @@ aclError LaunchWithHostArgs(aclrtFuncHandle function, uint32_t blocks, aclrtStre
 }
 
 }  // namespace
-
-namespace ascend_sim {
-
-std::string LaunchLog() {
-  const Locked<Kernels> kernels;
-  return kernels->log;
-}
-
-void ResetLaunchLog() {
-  const Locked<Kernels> kernels;
-  kernels->log.clear();
-}
-
-}  // namespace ascend_sim
 
 extern "C" {
 
@@ -136,24 +115,15 @@ aclError aclrtBinaryLoadFromData(const void* data, size_t length, const aclrtBin
   const int file = memfd_create("ascend_sim_kernel", MFD_CLOEXEC);
   const bool written = write(file, data, length) == static_cast<ssize_t>(length);
   *binary = written ? dlopen(("/proc/self/fd/" + std::to_string(file)).c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
-  return *binary ? ACL_SUCCESS
-                 : Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(__func__) + ": no binary of a kernel: " + dlerror());
+  return *binary ? ACL_SUCCESS : Refuse(ACL_ERROR_RT_PARAM_INVALID, __func__, ": no binary of a kernel: ", dlerror());
 }
 
 aclError aclrtBinaryGetFunction(const aclrtBinHandle binary, const char* kernel, aclrtFuncHandle* function) {
   ACL_CALL();
   *function = dlsym(binary, kernel);
-  if (!*function) return Refuse(ACL_ERROR_RT_PARAM_INVALID, std::string(__func__) + ": no kernel " + kernel);
+  if (!*function) return Refuse(ACL_ERROR_RT_PARAM_INVALID, __func__, ": no kernel ", kernel);
   const Locked<Kernels> kernels;
   kernels->names[*function] = kernel;
-  return ACL_SUCCESS;
-}
-
-aclError aclrtGetDeviceInfo(uint32_t, aclrtDevAttr attribute, int64_t* value) {
-  ACL_CALL();
-  if (attribute != ACL_DEV_ATTR_VECTOR_CORE_NUM)
-    return Refuse(ACL_ERROR_INVALID_PARAM, "aclrtGetDeviceInfo: only the number of vector cores is simulated");
-  *value = 40;  // of an Ascend910B3
   return ACL_SUCCESS;
 }
 
