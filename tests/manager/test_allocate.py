@@ -54,6 +54,16 @@ class TestAllocate:
 
 
 class TestLimit:
+    def test_limit_is_exact(self, device: str) -> None:
+        pool = f'{{"memory_size": {2 * BYTES}}}'
+        manager = CacheManager(LLMConfig(**{"mem_pool_cfg" if device == "npu" else "host_mem_pool_cfg": pool}))
+        first, _ = manager.allocate_cache(desc(device)), manager.allocate_blocks_cache(desc(device))
+        one_byte = CacheDesc(1, (1, 1), DataType.DT_INT8, first.cache_desc.placement)
+        text = f"1 bytes for a cache are more than memory_size ({2 * BYTES}) leaves: {2 * BYTES} are in use"
+        refused(FULL, text, manager.allocate_cache, one_byte)
+        manager.deallocate_cache(first)
+        manager.allocate_cache(desc(device))
+
     def test_the_limit_of_the_graph_engine(self) -> None:
         """The smaller limit of the device counts. There is none for host memory, and none for registered memory."""
         config = LLMConfig(mem_pool_cfg='{"memory_size": 1048576}')

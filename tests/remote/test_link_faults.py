@@ -164,8 +164,8 @@ def test_strangers(pair: Pair) -> None:
     held = [socket.create_connection(("127.0.0.1", pair.port), 20) for _ in range(200)]
     assert pair.peer.get(threads) == before
     for connection in held[:20]:
-        connection.settimeout(60)
-        with contextlib.suppress(OSError):
+        connection.settimeout(3)  # ZeroMQ itself closes silent ones after 5
+        with contextlib.suppress(ConnectionError):
             while connection.recv(1000):  # ZeroMQ's greeting
                 pass
     pair.works()
