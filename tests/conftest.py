@@ -7,6 +7,8 @@ environment alone. Those of kernel/ run in the NPU environment if it has the com
 
 import importlib.util
 import os
+import re
+from pathlib import Path
 
 # Inductor's caches on disk outlive a change of this package.
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
@@ -37,6 +39,12 @@ if HAS_NPU:
     # pytest prints the tensors of a failed assertion. To print the values of an NPU tensor, torch computes and waits.
     with_values = torch.Tensor.__repr__
     torch.Tensor.__repr__ = lambda self: with_values(self.to("meta") if self.device.type == "npu" else self)  # type: ignore
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """In the NPU environment, files without a test that runs there are not even imported: some import for seconds."""
+    runs = not HAS_NPU or collection_path.suffix != ".py" or collection_path.parent.name in NPU_FOLDERS
+    return None if runs or re.search(r"\bdevice: str|\"device\"", collection_path.read_text()) else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

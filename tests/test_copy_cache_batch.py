@@ -17,28 +17,6 @@ def whole_rows(*pairs: tuple[int, int]) -> Copies:
     return [(d, s, 0, -1) for d, s in pairs]
 
 
-GRAPHS = {
-    "chain": whole_rows((1, 0), (2, 1), (3, 2)),
-    "chain backwards": whole_rows((3, 2), (2, 1), (1, 0)),
-    "swap": whole_rows((0, 1), (1, 0)),
-    "cycle of three": whole_rows((0, 1), (1, 2), (2, 0)),
-    "two swaps": whole_rows((0, 1), (1, 0), (2, 3), (3, 2)),
-    "swap with a tail that reads it": whole_rows((0, 1), (1, 0), (2, 0), (3, 2)),
-    "one row to all others": whole_rows((1, 0), (2, 0), (3, 0)),
-    "in place among others": whole_rows((2, 2), (0, 2), (1, 0)),
-    "parts of rows": [(0, 1, 0, 16), (0, 2, 16, -1), (1, 0, 8, 16), (2, 0, 20, 12)],
-    "a cycle through one byte": [(0, 1, 0, 16), (1, 0, 15, 1)],
-    "neighbours, no cycle": [(0, 1, 0, 16), (1, 0, 16, 16)],
-}
-
-
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_known_graphs(device: str, graph: str) -> None:
-    tensors, stack = cache(3, 4, 8, device=device), [filled(3, 4, 8, device=device)]
-    check_batch(tensors, tensors, GRAPHS[graph])
-    check_batch(stack, stack, GRAPHS[graph], batch_dim=1)
-
-
 def test_random_graphs(device: str) -> None:
     """Slices of two rows may partly overlap, so one copy can depend on several others."""
     choose = random.Random(0)

@@ -120,6 +120,7 @@ def counters_of_their_own() -> list[Tensor]:
         "one tensor": lambda: [filled(3, 4, 8)[1]],
         "unequal distances": lambda: (lambda whole: [whole[0], whole[1], whole[3]])(filled(5, 4, 8)),
         "backwards": lambda: list(filled(3, 4, 8).unbind(0))[::-1],
+        "rows of other sizes": lambda: (lambda w: [w[:, 0], w[:, 1], w[:, 2, :16]])(filled(4, 3, 64)),
         "one tensor twice": lambda: [filled(4, 8)[:]] * 2,
         "strides that differ": lambda: (lambda w: [w[:16].view(4, 4), w[16:].view(4, 4).t()])(filled(32)),
         "two storages": lambda: [filled(2, 4, 8)[0], filled(2, 4, 8)[1]],

@@ -30,20 +30,6 @@ def test_copy_blocks(device: str, blocks: object, pairs: list[tuple[int, int]]) 
     check_batch(held.unstacked, held.unstacked, copies, call=lambda: manager.copy_blocks(held, blocks))
 
 
-@pytest.mark.parametrize("out", [True, False])
-@pytest.mark.parametrize("addresses", [True, False])
-def test_swap_blocks(device: str, out: bool, addresses: bool) -> None:
-    manager, owners = CacheManager(), cache(2, 4, 8)
-    on_device, on_host = manager.allocate_blocks_cache(desc("npu")), manager.allocate_blocks_cache(desc("cpu"))
-    if addresses:
-        on_host = Cache.create_cpu_cache(desc(), [t.data_ptr() for t in owners])
-    src, dst = (on_device, on_host) if out else (on_host, on_device)
-    fill(src, 1)
-    fill(dst, 2)
-    swap = lambda: manager.swap_blocks(src, dst, UserDict({0: 3, 2: 0}))  # noqa: E731
-    check_batch(dst.unstacked, src.unstacked, [(3, 0, 0, -1), (0, 2, 0, -1)], call=swap)
-
-
 def test_refusals_write_nothing(device: str) -> None:
     manager = CacheManager()
     blocks, plain = manager.allocate_blocks_cache(desc(device)), manager.allocate_cache(desc(device))
@@ -70,9 +56,13 @@ def test_refusals_write_nothing(device: str) -> None:
             refused(LLMStatusCode.LLM_PARAM_INVALID, text, call, *args)
 
 
-def test_sequences_of_other_types() -> None:
+def test_other_collections() -> None:
+    """See test_stateful.py for the bytes that swap_blocks copies."""
     owners = UserList(cache(2, 4, 8))
     addrs = UserList([t.data_ptr() for t in owners])
+    blocks = Cache.from_tensors(owners, is_blocks_cache=True)
+    swap = lambda: CacheManager().swap_blocks(blocks, blocks, UserDict({0: 3, 2: 0}))  # noqa: E731
+    check_batch(owners, owners, [(3, 0, 0, -1), (0, 2, 0, -1)], call=swap)
     assert CacheManager().register_cache(desc(), addrs, UserList([CacheKey(0, 1)])).tensor_addrs == addrs
     assert Cache.create_cpu_cache(desc(), addrs).tensor_addrs == addrs
     assert Cache.from_tensors(owners).tensor_addrs == addrs

@@ -30,8 +30,9 @@ def handler(*_):
 
 @functools.cache
 def offsets(code):
-    # The bytecodes after which a signal may have another effect than before: no handler runs between the others.
-    return {each.offset for each in dis.get_instructions(code) if not each.opname.startswith(("LOAD", "STORE", "POP"))}
+    # The bytecodes after which CPython looks for signals. Before the others, a signal has the effect that it has here.
+    looks = ("CALL", "JUMP", "FOR_ITER", "RESUME", "RETURN", "BEFORE_WITH", "SETUP_WITH")
+    return {each.offset for each in dis.get_instructions(code) if each.opname.startswith(looks)}
 
 def interrupted(call, number):
     # Makes the call. A signal arrives after so many of these bytecodes. Returns whether the call has fewer, the function that
@@ -102,9 +103,7 @@ def interrupts(code: str) -> int:
     return int(run_code(HEAD + body + LOOP).stdout)
 
 
-@pytest.mark.parametrize(
-    "call", ["copy_cache(plain, plain, 0, 1)", "copy_blocks(blocks, {1: [0]})", "swap_blocks(blocks, blocks, {1: 0})"]
-)
+@pytest.mark.parametrize("call", ["copy_cache(plain, plain, 0, 1)", "copy_blocks(blocks, {1: [0]})"])
 def test_copies(call: str, device: str) -> None:
     code = f"""
 described = CacheDesc(1, (4, 8), DataType.DT_FLOAT, Placement.{"HOST" if device == "cpu" else "DEVICE"})
@@ -124,8 +123,6 @@ def check():
     ("call", "end"),
     [
         ("allocate_cache(desc, [CacheKey(0, 1)])", "deallocate_cache(held)"),
-        ("allocate_blocks_cache(desc, BlocksCacheKey(0))", "deallocate_blocks_cache(held)"),
-        ("register_cache(desc, [torch.zeros(4, 8)], [CacheKey(0, 1)])", "unregister_cache(held.cache_id)"),
         ("register_blocks_cache(desc, [torch.zeros(4, 8)], BlocksCacheKey(0))", "unregister_cache(held.cache_id)"),
     ],
 )
@@ -148,10 +145,7 @@ def check():
     assert interrupts(code) > 20
 
 
-@pytest.mark.parametrize(
-    "call",
-    ["deallocate_cache(held)", "unregister_cache(held.cache_id)", "remove_cache_key(CacheKey(0, 1))", "finalize()"],
-)
+@pytest.mark.parametrize("call", ["deallocate_cache(held)", "remove_cache_key(CacheKey(0, 1))", "finalize()"])
 def test_ends_of_caches(call: str) -> None:
     """An interrupted call can be made again."""
     code = f"""

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import socket
-import threading
 import time
 import weakref
 
@@ -152,24 +151,21 @@ def test_silent_peers_are_linked_at_once() -> None:
         assert took < 32, "one after the other"
 
 
-def test_silent_connections_take_no_threads(pair: Pair) -> None:
+def test_strangers(pair: Pair) -> None:
+    """They take no threads, and keep nobody from linking. Of too many, the oldest ones are closed. Links are not."""
     threads = "threading.active_count()"
     before = pair.peer.get(threads)
-    held = [socket.create_connection(("127.0.0.1", pair.port)) for _ in range(100)]
-    assert pair.peer.get(threads) == before
-    pair.works()
-    pair.unlink()
-    pair.link()
-    for connection in held:
-        connection.close()
-
-
-def test_too_many_strangers(pair: Pair) -> None:
-    """The oldest ones are closed. Links are not."""
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 1000, b"\x7f\xff\xff\xff" * 10, b"\0\0\0\2{}"):
+        with socket.create_connection(("127.0.0.1", pair.port)) as connection, contextlib.suppress(OSError):
+            connection.sendall(garbage)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1000):
+                pass
     held = [socket.create_connection(("127.0.0.1", pair.port), 20) for _ in range(200)]
+    assert pair.peer.get(threads) == before
     for connection in held[:20]:
-        connection.settimeout(60)
-        with contextlib.suppress(OSError):
+        connection.settimeout(3)  # ZeroMQ itself closes silent ones after 5
+        with contextlib.suppress(ConnectionError):
             while connection.recv(1000):  # ZeroMQ's greeting
                 pass
     pair.works()
@@ -204,25 +200,6 @@ def test_a_forked_child_keeps_no_port() -> None:
                 pass
         finally:
             os.kill(child, 9)
-
-
-@pytest.mark.slow
-def test_many_links_leave_nothing_behind(peer: Peer) -> None:
-    def used() -> tuple[int, int]:
-        gc.collect()
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
-
-    theirs = "(gc.collect(), len(os.listdir('/proc/self/fd')), threading.active_count())[1:]"
-    with linked(peer) as pair:
-        before = used(), (0, 0)
-        for number in range(300):
-            pair.works()
-            pair.unlink()
-            pair.link()
-            if number == 20:
-                before = used(), peer.get(theirs)
-        wait_until(lambda: used() <= before[0], f"more than {before[0]} here")
-        wait_until(lambda: peer.get(theirs) <= before[1], f"more than {before[1]} there")
 
 
 def test_several_in_flight(pair: Pair) -> None:

@@ -101,7 +101,10 @@ def test_links_leave_nothing_behind(peer: Peer, count: int) -> None:
     before = used(), (0, 0)
     for number in range(count):
         with linked(peer) as pair:
-            pair.works()
+            for _ in range(8):
+                pair.works()
+                pair.unlink()
+                pair.link()
         del pair
         peer.do("del datadist, manager, held")
         peer.do("datadist = LLMDataDist(LLMRole.MIX, 0)")

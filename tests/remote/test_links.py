@@ -181,21 +181,6 @@ class TestTheListener:
             refused(LLMStatusCode.LLM_FAILED, "init: cannot listen at 127.0.0.1", made.init, options)
         make_datadist(SELF).finalize()  # nothing was initialised
 
-    def test_garbage_and_silence(self, pair: Pair) -> None:
-        """Connections that are no peers do not disturb the links, or keep others from linking."""
-        held = [socket.create_connection(("127.0.0.1", pair.port)) for _ in range(5)]
-        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 1000, b"\x7f\xff\xff\xff" * 10, b"\0\0\0\2{}"):
-            with socket.create_connection(("127.0.0.1", pair.port)) as connection, contextlib.suppress(OSError):
-                connection.sendall(garbage)
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(1000):
-                    pass
-        pair.works()
-        pair.unlink()
-        pair.link()
-        for connection in held:
-            connection.close()
-
     def test_another_secret(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
         pair.unlink()
         monkeypatch.setenv("LLM_DATADIST_SECRET", "other")

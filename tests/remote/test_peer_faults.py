@@ -17,7 +17,7 @@ from remote_utils import PEER, SELF, Pair, Peer, code_of, desc, linked, wait_unt
 from llm_datadist_torch import CacheKey, CacheKeyByIdAndIndex, LLMStatusCode
 from llm_datadist_torch.remote.held_leases import HeldLeases
 
-ELEMENTS = 64 << 20  # 256 MiB in one row
+ELEMENTS = 16 << 20  # 64 MiB in one row
 DONE, FAILED = LLMStatusCode.LLM_SUCCESS, LLMStatusCode.LLM_LINK_FAILED
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two to four processes, linked by a rank table: each pulls a row of every other one. Then all unlink, and do it again."""
+"""Some processes, linked by a rank table: each pulls a row of every other one. Then all unlink, and do it again."""
 
 import json
 import os
@@ -23,21 +23,11 @@ from llm_datadist import (
 DEVICE = "npu:0" if hasattr(torch, "npu") else "cpu"
 RANK, COUNT = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 CLUSTERS = {10 + rank: rank for rank in range(COUNT)}
-SERVERS = {
-    "addresses": [{"server_id": "127.0.0.1"}] * COUNT,
-    "numbers": [{"server_id": str(rank + 1), "host_ip": "127.0.0.1"} for rank in range(COUNT)],
-    "one server": [{"server_id": "0"}],
-}[os.environ["RANK_TABLE"]]
-
-
-def rank_table() -> str:
-    devices = [{"device_id": str(rank), "device_ip": f"29.0.0.{rank}", "rank_id": str(rank)} for rank in range(COUNT)]
-    each = [devices] if len(SERVERS) == 1 else [[device] for device in devices]
-    servers = [{**server, "device": of} for server, of in zip(SERVERS, each, strict=True)]
-    return json.dumps(
-        {"server_count": str(len(servers)), "status": "completed", "version": "1.0", "server_list": servers}
-    )
-
+SERVERS = [
+    {"server_id": str(rank + 1), "host_ip": "127.0.0.1", "device": [{"device_id": str(rank), "rank_id": str(rank)}]}
+    for rank in range(COUNT)
+]
+TABLE = json.dumps({"server_count": str(COUNT), "status": "completed", "version": "1.0", "server_list": SERVERS})
 
 dist.init_process_group("gloo")
 datadist = LLMDataDist(LLMRole.PROMPT if RANK == 0 else LLMRole.DECODER, 10 + RANK)
@@ -55,7 +45,7 @@ cache = manager.register_cache(
 )
 dist.barrier()
 for turn in range(2):
-    comm_id = datadist.link("decode", CLUSTERS, rank_table())
+    comm_id = datadist.link("decode", CLUSTERS, TABLE)
     assert comm_id == turn + 1
     while datadist.query_register_mem_status(comm_id) == RegisterMemStatus.PREPARING:
         time.sleep(0.01)
