@@ -20,7 +20,6 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTA
 NOT_RUN = re.compile(r"# not run by the tests: \w")
 FOLDERS = ("benchmarks", "csrc", "docs", "examples", "llm_datadist_torch", "tests")
 FILE = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./]*|\w+\.(?:cpp|h|py))`")
-
 TEST = re.compile(r"`((?:test_|Test)\w+)`")
 
 
