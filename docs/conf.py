@@ -34,3 +34,5 @@ autodoc_preserve_defaults = True
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_show_copyright = False
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]

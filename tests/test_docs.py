@@ -20,6 +20,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTA
 NOT_RUN = re.compile(r"# not run by the tests: \w")
 FOLDERS = ("benchmarks", "csrc", "docs", "examples", "llm_datadist_torch", "tests")
 FILE = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./]*|\w+\.(?:cpp|h|py))`")
+TEST = re.compile(r"`((?:test_|Test)\w+)`")
 
 
 def run_python(code: str, names: dict) -> str:
@@ -54,6 +55,13 @@ def test_files_exist(page: Path) -> None:
     names = set(FILE.findall(page.read_text()))
     alone = {file.name for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")}
     assert not {name for name in names if not (ROOT / name).exists() and name not in alone}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_exist(page: Path) -> None:
+    """Tests named by their functions and classes."""
+    code = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name in TEST.findall(page.read_text()) if not re.search(rf"(def|class) {name}\b", code)]
 
 
 @pytest.mark.slow

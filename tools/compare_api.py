@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the list of LLM-DataDist's names in docs/moving_from_llm_datadist.md; with --check, fails if it is outdated.
+"""Writes the names of LLM-DataDist that differ into docs/moving_from_llm_datadist.md; with --check, fails if outdated.
 
 Compares llm_datadist_api.pyi with the installed package. A name that is missing, or has other arguments, defaults or
 numbers, is an error unless it is listed below, and a listed name that is there again is an error too.
@@ -24,6 +24,7 @@ STUB = Path(__file__).with_name("llm_datadist_api.pyi")
 PAGE = Path(__file__).parent.parent / "docs" / "moving_from_llm_datadist.md"
 BEGIN, END = "<!-- Written by tools/compare_api.py: begin -->\n", "<!-- Written by tools/compare_api.py: end -->\n"
 
+SAME = "the same"  # what is here of a name that the page leaves out
 # Names for imports alone: making one raises LLM_FEATURE_NOT_ENABLED.
 UNSERVED = {
     "KvCache": "the older interface; use Cache",
@@ -63,7 +64,7 @@ NOTES = {
     "LLMConfig.enable_remote_cache_accessible": "not needed",
     "LLMConfig.enable_switch_role": "not needed",
     "LLMConfig.transfer_backend": 'only "hixl" has an effect',
-    "LLMDataDist.link": "over the hosts that docs/remote.md names",
+    "LLMDataDist.link": "[over the hosts](remote.md#links-by-rank-table) of the servers",
     "LLMDataDist": "role is recorded, not used",
     "LLMDataDist.switch_role": "also to the same role",
     "TransferWithCacheKeyConfig": "a range that is left out means all layers",
@@ -85,41 +86,36 @@ def main() -> int:
 
 
 def table() -> Iterator[str]:
-    """The lines of the table of the names that differ, and of the list of the classes and modules that do not."""
+    """The lines of the list of the names that differ."""
     seen: set[str] = set()
-    same = []
-    yield "\n| LLM-DataDist | here |\n| --- | --- |\n"
+    yield "\n"
     for node in ast.parse(STUB.read_text()).body:
         if isinstance(node, ast.Assign):
-            same += compare_assignment(node)
+            compare_assignment(node)
         elif isinstance(node, ast.ClassDef):
             names_of: dict[str, list[str]] = {}  # the names of the class, by what is here of them
             for name, outcome in compare_class(node):
                 seen.add(name)
                 names_of.setdefault(outcome, []).append(name)
-            if names_of.keys() == {"same"}:
-                same.append(node.name)
             for outcome, (first, *others) in names_of.items():
                 names = [first, *(name.removeprefix(node.name) for name in others)]
-                if outcome != "same":
-                    yield f"| {', '.join(f'`{name}`' for name in names)} | {outcome} |\n"
-    yield f"\nThe same, with all their names: {', '.join(f'`{name}`' for name in same)}.\n\n"
+                if outcome != SAME:
+                    yield f"- {', '.join(f'`{name}`' for name in names)}: {outcome}\n"
+    yield "\n"
     unknown = (UNSERVED.keys() | STRICTER.keys() | NOTES.keys()) - seen
     assert not unknown, f"listed here and not in {STUB.name}: {unknown}"
 
 
-def compare_assignment(node: ast.Assign) -> list[str]:
-    """The submodules, or another name of a class. Fails if one is missing or another object."""
+def compare_assignment(node: ast.Assign) -> None:
+    """Fails if a submodule or one of its names is missing, or another name of a class is another object."""
     name = ast.unparse(node.targets[0])
     if name != "MODULES":
         assert getattr(llm_datadist_torch, name) is getattr(llm_datadist_torch, ast.unparse(node.value))
-        return [name]
-    modules = ast.literal_eval(node.value)
-    for module, exports in modules.items():
+        return
+    for module, exports in ast.literal_eval(node.value).items():
         ours = importlib.import_module(f"llm_datadist_torch.{module}")
         missing = [export for export in exports if not hasattr(ours, export)]
         assert not missing, (module, missing)
-    return [f"llm_datadist.{module}" for module in modules]
 
 
 def compare_class(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
@@ -129,7 +125,7 @@ def compare_class(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
         yield node.name, f"unserved: {UNSERVED[node.name]}"
         return
     if not any(isinstance(member, ast.FunctionDef) and member.name == "__init__" for member in node.body):
-        yield node.name, "same"
+        yield node.name, SAME
     for member in node.body:
         name = full_name(node.name, member)
         yield name, compare_member(ours, member, name)
@@ -148,10 +144,10 @@ def compare_member(ours: type, member: ast.stmt, name: str) -> str:
     elif isinstance(member, ast.AnnAssign):
         compare_attribute(ours, member, name)
     if isinstance(static, Setting) and not static.local:
-        return "same, has no effect"
+        return "has no effect"
     if name in STRICTER:
         return f"stricter: {STRICTER[name]}"
-    return f"same; {NOTES[name]}" if name in NOTES else "same"
+    return NOTES.get(name, SAME)
 
 
 def compare_attribute(ours: type, member: ast.AnnAssign, name: str) -> None:
