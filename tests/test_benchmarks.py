@@ -17,9 +17,7 @@ pytestmark = pytest.mark.slow
 
 def test_every_benchmark(device: str, tmp_path: Path) -> None:
     """With this package under the name of LLM-DataDist, whose names it has; LLM-DataDist is timed on NPUs alone."""
-    assert sorted({*ON_CPU, *ON_NPU, *BY_HAND, "bench", "machine"}) == sorted(
-        path.stem for path in FOLDER.glob("*.py")
-    )
+    assert sorted({*ON_CPU, *ON_NPU, *BY_HAND, "bench", "machine"}) == sorted(path.stem for path in FOLDER.glob("*.py"))
     (tmp_path / "llm_datadist.py").write_text("from llm_datadist_torch import *\n")
     file, picture, ways = tmp_path / "figures.json", tmp_path / "growth.svg", set()
     for name in ON_CPU if device == "cpu" else ON_NPU:
