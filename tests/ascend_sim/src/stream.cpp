@@ -153,8 +153,8 @@ std::vector<std::shared_ptr<Stream>> Stream::AllOf(int device) {
 }
 
 aclError Stream::Submit(Command command) {
+  const uint64_t losses = context_.losses();  // before the check: a loss in between ends the command too
   if (const aclError error = context_.Check()) return error;
-  const uint64_t losses = context_.losses();
   command.fault = TakeTaskFault(command.name, command.tasks);
   CountWork(command.name, command.tasks, 0);
   if (const auto capturing = graph()) return capturing->Append(this, std::move(command));
@@ -241,10 +241,14 @@ aclError Stream::Retire() {
 
 void Stream::Abandon() {
   std::lock_guard lock(mutex_);
+  SettleQueued();
+  changed_.notify_all();
+}
+
+void Stream::SettleQueued() {
   for (const Queued& queued : queue_) {
     if (queued.command.completes) queued.command.completes->Settle(Marker::State::kLost);
   }
-  changed_.notify_all();
 }
 
 void Stream::Work() {
@@ -268,7 +272,8 @@ void Stream::Work() {
     const bool last = front.done + 1 == command.tasks;
     if (last && !dropped && command.completes) command.completes->Settle(Marker::State::kDone);
     lock.lock();
-    if (dropped) {  // what Abandon has told of
+    if (dropped) {
+      SettleQueued();  // Abandon may not have come to this stream yet
       queue_.clear();
       outstanding_ = 0;
       changed_.notify_all();

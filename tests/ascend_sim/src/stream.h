@@ -100,6 +100,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   Stream(int device, int id) : device_(device), id_(id) {}
   static aclError Start(int device, std::shared_ptr<Stream>* stream);
   void Work();
+  void SettleQueued();  // with the lock
 
   const int device_;
   const int id_;
