@@ -4,7 +4,7 @@
 import pytest
 import torch
 from torch import Tensor
-from utils import check_batch, filled
+from utils import assert_same_bytes, check_batch, filled
 
 from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLMStatusCode, ops
 
@@ -12,6 +12,15 @@ from llm_datadist_torch import Cache, CacheManager, LLMConfig, LLMException, LLM
 def check(manager: CacheManager, dst: Tensor, src: Tensor, *numbers: int) -> None:
     copy = lambda: manager.copy_cache(*map(Cache.from_tensors, (dst, src)), *numbers, req_id=2**64 - 1)  # noqa: E731
     check_batch([dst], [src], [numbers], call=copy)
+
+
+def test_a_stack_and_a_list_with_a_dimension_before_the_batch() -> None:
+    """Keys and values in one tensor: [2, blocks, ...] for each layer."""
+    stack, layers = filled(3, 2, 4, 8), [filled(2, 4, 8, seed=seed) for seed in range(1, 4)]
+    expected = torch.stack(layers)
+    expected[:, :, 3] = stack[:, :, 1]
+    CacheManager().copy_cache(Cache.from_tensors(layers, batch_dim=1), Cache.from_tensors(stack, batch_dim=2), 3, 1)
+    assert_same_bytes(torch.stack(layers), expected)
 
 
 class TestTimeout:

@@ -121,6 +121,7 @@ def test_a_layer_that_is_not_computed(pair: Pair, failing: int) -> None:
 
 def test_refused(pair: Pair) -> None:
     own, odd = pair.manager.allocate_cache(desc(4, 1, 40)), pair.manager.allocate_cache(desc(3, 1, 40))
+    blocks = pair.manager.allocate_blocks_cache(desc(4, 2, 40))
     transfer, invalid = pair.manager.transfer_cache_async, LLMStatusCode.LLM_PARAM_INVALID
     for code, text, *args in (
         (invalid, "transfer_configs must hold at least one", own, Ready(), []),
@@ -128,6 +129,7 @@ def test_refused(pair: Pair) -> None:
         (invalid, "out of range [0, 2)", own, Ready(), [TransferConfig(PEER, [1, 2], range(2, 3))]),
         (invalid, "even num_tensors", odd, Ready(), [TransferConfig(PEER, [1, 2])]),
         (invalid, "src_block_indices must be given", own, Ready(), [TransferConfig(PEER, [1, 2])], [0]),
+        (invalid, "as many dst_block_indices, got 2 and 1", blocks, Ready(), [TransferConfig(PEER, [1])], [0, 1], [0]),
         (LLMStatusCode.LLM_NOT_YET_LINK, "no link", own, Ready(), [TransferConfig(77, [1, 2, 3, 4])]),
     ):
         refused(code, text, transfer, *args)
