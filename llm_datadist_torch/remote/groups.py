@@ -81,11 +81,11 @@ class Groups:
         yield (lambda: group.ended or not group.missing), deadline
         if group.ended or not group.missing:
             return
-        group.status = RegisterMemStatus.FAILED
         why = f": {errors[-1]}" if errors else ": no call of it"
         logger.error(
             "link %r: no link to clusters %s after %s s%s", group.name, sorted(group.missing), total_seconds, why
         )
+        group.status = RegisterMemStatus.FAILED  # after the log: who sees it finds the reason there
         self._end(group)
 
     def _call(
