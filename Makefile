@@ -155,12 +155,19 @@ SITE := -c 'import site; print(site.getsitepackages()[0])'
 		echo "import site; site.addsitedir('$$packages')" > $$(echo .venv-kernel/lib/python3*/site-packages)/npu.pth; done
 	@touch $@
 
-.PHONY: matrix test-aarch64 wheels
+.PHONY: matrix test-install test-aarch64 wheels
 
 # The build and both suites with each supported torch and torch_npu, 7 GB at a time; VERSIONS="2.9.0 2.10.0" for some.
 # It wants python3.10 to python3.13 on the PATH.
 matrix:
 	$(PYTHON) tools/matrix.py $(VERSIONS)
+
+# As a new user, in roots of Debian 12 and Ubuntu 22.04 that have Python and g++ alone; wants root and debootstrap.
+test-install:
+	tools/bare_root.sh debian pip 2.13.0
+	tools/bare_root.sh debian uv 2.9.0
+	tools/bare_root.sh ubuntu pip 2.9.0
+	tools/bare_root.sh ubuntu uv 2.13.0
 
 # Cross-compiled, and under qemu-user: the first run installs Debian packages and wheels by name, and keeps them. Of the NPU
 # suite, the files that tools/matrix.py names; with OPTIONS=--whole all, in hours.

@@ -22,8 +22,8 @@ if find_spec("torch") is None:
         site.addsitedir(folder)
 if find_spec("torch") is None:
     sys.exit(
-        "llm_datadist_torch is built against the torch that is installed, and there is none: install torch first, "
-        "then use `pip install --no-build-isolation` with setuptools>=77 and ninja installed"
+        "llm_datadist_torch is built against the torch that is installed, and there is none: install torch first. If it is "
+        "installed, the installer (uv, say) hides it: pass --no-build-isolation, with setuptools>=77 and ninja installed"
     )
 
 from setuptools import Extension, setup

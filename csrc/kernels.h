@@ -5,6 +5,8 @@
 #include <ATen/record_function.h>
 #include <torch/library.h>
 
+#include <type_traits>
+
 #include "host/host_copy.h"
 #include "plan/plan.h"
 
@@ -29,10 +31,9 @@ class ProfilerRange {
 };
 
 // The kernels of one device. `run` runs a plan: with a deadline it waits for the copies, and returns whether they were
-// done in time. `run_table` runs a batch whose `copies` are not on the CPU.
+// done in time. `run_table(call, dst, src, copies, batch_dim)` runs a batch whose `copies` are not on the CPU.
 template <bool (*run)(const CallContext&, at::ITensorListRef dst, at::ITensorListRef src, Plan, const Deadline&),
-          void (*run_table)(const CallContext&, at::ITensorListRef dst, at::ITensorListRef src,
-                            const at::Tensor& copies, int64_t batch_dim) = nullptr>
+          auto run_table = nullptr>
 struct Kernels {
   static bool plan_and_run(const CallContext& call, at::ITensorListRef dst, at::ITensorListRef src,
                            const Copies& copies, int64_t batch_dim, const Deadline& deadline) {
@@ -51,7 +52,7 @@ struct Kernels {
   static void copy_cache_batch(at::ITensorListRef dst, at::ITensorListRef src, const at::Tensor& copies,
                                std::optional<int64_t> req_id, int64_t batch_dim) {
     const CallContext call{"copy_cache_batch", req_id};
-    if constexpr (run_table != nullptr) {
+    if constexpr (!std::is_null_pointer_v<decltype(run_table)>) {
       if (copies.defined() && !copies.is_cpu() && !copies.is_meta()) {
         check_copies(call, copies);
         run_table(call, dst, src, copies, batch_dim);

@@ -153,8 +153,15 @@ def make_model(device: str, max_tokens: int) -> LlamaForCausalLM:
 @torch.no_grad()
 def main() -> None:
     args = parse_arguments()
-    torch.manual_seed(0)
     requests, prefix, length = args.requests, args.prefix, args.prefix + args.suffix
+    total, computed = requests * length, prefix + requests * args.suffix
+    print(f"{requests} requests on {args.device}: prompts of {prefix} shared and {args.suffix} own tokens")
+    own = -(-args.suffix * 48 // args.prefix)  # 48 characters for the prefix
+    for row in range(requests):
+        print(f"  row {row}  {('░' if row else '█') * 48}{'█' * own}{'  █ computed  ░ copied' if row == 0 else ''}")
+    print(f"{'':8}{'prefill everything':>24}{'prefill once and copy':>26}{'faster':>8}   of which copies", flush=True)
+
+    torch.manual_seed(0)
     model = make_model(args.device, length + args.decode)
     prompts = torch.randint(model.config.vocab_size, (requests, length), device=args.device)
     prompts[:, :prefix] = prompts[0, :prefix]
@@ -164,12 +171,7 @@ def main() -> None:
     expected = eager.decode(kv, eager.prefill_everything(kv, prompts), length, args.decode)
     difference = check_decoded(expected, eager.decode_without_cache(prompts, expected[0]))
 
-    ratios, total, computed = [], requests * length, prefix + requests * args.suffix
-    print(f"{requests} requests on {args.device}: prompts of {prefix} shared and {args.suffix} own tokens")
-    own = -(-args.suffix * 48 // args.prefix)  # 48 characters for the prefix
-    for row in range(requests):
-        print(f"  row {row}  {('░' if row else '█') * 48}{'█' * own}{'  █ computed  ░ copied' if row == 0 else ''}")
-    print(f"{'':8}{'prefill everything':>24}{'prefill once and copy':>26}{'faster':>8}   of which copies")
+    ratios = []
     for mode in ("eager",) if args.eager else ("eager", "compiled"):
         decoder = Decoder(model, backend=args.backend if mode == "compiled" else "")
         copied = check_copy(decoder, used_cache(model, requests, length + args.decode), prefix)
@@ -185,7 +187,7 @@ def main() -> None:
         faster = f"{everything / once:.1f}x"
         ratios.append(f"{faster} ({mode})")
         ways = f"{total:8} tokens {everything:6.0f} ms{computed:10} tokens {once:6.0f} ms"
-        print(f"{mode:8}{ways}{faster:>8}   {copied / 2**20:.1f} MiB in {copies:.2f} ms")
+        print(f"{mode:8}{ways}{faster:>8}   {copied / 2**20:.1f} MiB in {copies:.2f} ms", flush=True)
     print(f"OK: logits equal (max abs diff {difference:.1e}); prefill {' and '.join(ratios)} faster,", end=" ")
     print(f"{total - computed} of {total} prompt tokens not computed again")
 

@@ -74,7 +74,8 @@ def refused_by_all(d: str) -> Calls:
 
 def refused_by_the_ops(d: str) -> Calls:
     """Calls that cannot be made with a Cache."""
-    a, b, c, e = cache(4, 4, 8, device=d)
+    a, b, c = cache(3, 4, 8, device=d)
+    whole_numbers = filled(4, 8, dtype=torch.int32, device=d)
     short, on_meta = filled(2, 8, device=d), torch.empty(4, 8, device="meta")
     jagged = torch.nested.nested_tensor(cache(2, 4, 8), layout=torch.jagged)
     return {
@@ -86,7 +87,7 @@ def refused_by_the_ops(d: str) -> Calls:
         "expected dst[0] not to be empty, got shape [0, 8]": (0, [a[:0]], [b]),
         "dst_batch_index (2) out of range [0, 2), the batch of dst[1]": (0, [a, short], [b, c], 2),
         "src_batch_index (2) out of range [0, 2), the batch of src[1]": (0, [b, c], [a, short], 0, 2),
-        "expected src[1] to have the dtype of dst[1], Float, got Int": (0, [a, b], [c, e.int()]),
+        "expected src[1] to have the dtype of dst[1], Float, got Int": (0, [a, b], [c, whole_numbers]),
         "expected dst and src to be both meta tensors, got meta and ": (0, [on_meta], [a]),
         "expected src[1] to be on the device of src[0], ": (0, [a, b], [c, on_meta]),
         "expected src[0] to have the strided layout, got Sparse": (0, [filled(4, 8)], [filled(4, 8).to_sparse()]),

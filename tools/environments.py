@@ -60,7 +60,7 @@ class Environment:
         path_file.write_text(f"{self.npu}\n" if shown else "")
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # not there if the Python is not
 
     def run(self, *command: str | Path, env: dict[str, str] | None = None, check: bool = True) -> str:
         """Runs a command in the copy of the checkout. What it prints is returned, and goes into the log."""

@@ -143,7 +143,9 @@ def cpp_errors(source: str) -> Iterator[tuple[str, str]]:
         for one in [*parts, part][skipped:]:
             literals = re.findall(r'"((?:[^"\\]|\\.)*)"', one)
             text += ("/" if "?" in one else "").join(literals) if literals else "{" + last_name(one) + "}"
-        yield kind, text.removeprefix(": ").removesuffix("{request}")
+        text = text.removeprefix(": ").removesuffix("{request}")
+        if not re.fullmatch(r"\{\w+\}", text):  # an error of another place, raised again
+            yield kind, text
 
 
 def page() -> str:
@@ -154,9 +156,8 @@ def page() -> str:
             errors[kind].add(text)
     for path in sorted(ROOT.glob("llm_datadist_torch/**/*.py")):
         for kind, text in python_errors(path.read_text()):
-            if (
-                kind != "ValueError" or path.parent.name != "remote"
-            ):  # where it ends a link whose peer breaks the protocol
+            # A ValueError in remote/ ends a link whose peer breaks the protocol.
+            if kind != "ValueError" or path.parent.name != "remote":
                 errors[kind].add(text)
     unknown = errors.keys() - KINDS.keys()
     if unknown:

@@ -7,7 +7,7 @@ Ascend runtime where that torch_npu runs. A wheel for aarch64 is installed and r
     python tools/wheels.py [VERSION[:PYTHON] ...] [--aarch64] [--keep]
 
 A wheel holds the library of the core and, where there is a torch_npu for that torch, the NPU library: with torch alone
-it is the CPU package. One wheel serves every Python. The version has a local part, such as 0.1.0+torch2.9.0: the wheels
+it is the CPU package. One wheel serves every Python. The version has a local part, such as 0.2.0+torch2.9.0: the wheels
 of one release differ in the torch that they are for, and lie in one place.
 """
 

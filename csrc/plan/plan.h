@@ -19,6 +19,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "checks.h"
 
 namespace llm_datadist {
@@ -73,6 +75,9 @@ struct Plan {
   c10::SmallVector<Phase, 1> phases;
   at::Tensor staging;  // on the device of dst; defined only if moves are staged
 };
+
+// g++ 11.2 refuses c10::SmallVector where it has to find this out within a kernel.
+static_assert(std::is_nothrow_move_constructible_v<Plan>);
 
 // Checks a call and plans it. Gives lazily cloned (copy-on-write) destinations memory of their own.
 //

@@ -106,7 +106,7 @@ class CacheRegistry:
             rows: dict[Hashable, int] = {}
             for row, key in enumerate(keys):
                 if key.identity in self._cache_of or key.identity in rows:
-                    raise param_invalid(f"the key {key} is one of a cache already")
+                    raise param_invalid(f"the key {key} is taken, by another cache or another row of this one")
                 if key.identity is not None:
                     rows[key.identity] = row
             return rows

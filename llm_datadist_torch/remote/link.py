@@ -146,7 +146,10 @@ class Link:
             raise llm_error(_code(reply.code), f"{self}: {reply.text}")
         if reply is not None:
             self.drop()
-            raise llm_error(LLMStatusCode.LLM_LINK_FAILED, f"{self} has replied with something else")
+            raise llm_error(
+                LLMStatusCode.LLM_LINK_FAILED,
+                f"{self} answered with a message that was not asked for: the link has ended",
+            )
         if self.has_ended:
             raise self.failure()
         self.drop()

@@ -133,7 +133,9 @@ class Links:
             link.send(Hello(0, PROTOCOL, self.cluster_id, wanted, group, self._engine.metadata))
             welcome = yield from link.reply(0, Welcome, deadline)
             if wanted not in (None, welcome.cluster):
-                raise llm_error(LLMStatusCode.LLM_LINK_FAILED, f"the process there is cluster {welcome.cluster}")
+                raise llm_error(
+                    LLMStatusCode.LLM_LINK_FAILED, f"the process at that address is cluster {welcome.cluster}"
+                )
             if wanted is None and not group and self._linked(welcome.cluster):
                 raise llm_error(LLMStatusCode.LLM_ALREADY_LINK, f"there is a link to cluster {welcome.cluster}")
             try:
@@ -253,7 +255,7 @@ class Links:
         if hello.protocol != PROTOCOL:
             return LLMStatusCode.LLM_LINK_FAILED, f"another version of the package: {PROTOCOL}, not {hello.protocol}"
         if hello.wanted not in (None, self.cluster_id):
-            return LLMStatusCode.LLM_LINK_FAILED, f"the process there is cluster {self.cluster_id}"
+            return LLMStatusCode.LLM_LINK_FAILED, f"the process at that address is cluster {self.cluster_id}"
         if hello.cluster == self.cluster_id:
             return LLMStatusCode.LLM_LINK_FAILED, f"both are cluster {self.cluster_id}"
         if hello.group:

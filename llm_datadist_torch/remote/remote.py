@@ -153,7 +153,10 @@ class RemoteCaches(Remote):
     def _start(self, steps: Steps[T]) -> Result[T]:
         """Starts a function in the I/O thread. Its caller will wait, so it must not be that thread."""
         if self._links.thread.is_current:
-            raise llm_error(LLMStatusCode.LLM_LINK_BUSY, "a destructor in the I/O thread cannot wait for it")
+            raise llm_error(
+                LLMStatusCode.LLM_LINK_BUSY,
+                "the thread of the links runs the caller, a destructor, and would wait for itself: call this elsewhere",
+            )
         return self._links.thread.start(steps)
 
 

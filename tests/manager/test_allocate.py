@@ -24,7 +24,7 @@ from llm_datadist_torch import (
 NONE = 2**64 - 1
 BYTES = 2 * 4 * 8 * 4
 INVALID, FULL = LLMStatusCode.LLM_PARAM_INVALID, LLMStatusCode.LLM_OUT_OF_MEMORY
-TAKEN = "is one of a cache already"
+TAKEN = " is taken, by another cache or another row of this one"
 
 
 class TestAllocate:

@@ -136,7 +136,9 @@ def check_one_replay(call: Callable[[], None]) -> None:
     counts = ascend_sim.call_counts()
     assert counts["aclmdlRIExecuteAsync"] == 1
     assert counts["aclmdlRICaptureBegin"] == 0
-    assert not [name for name in counts if name.startswith(("aclnn", "aclrtMemcpy", "aclrtMemset"))]
+    # torch_npu 2.9 also sets the seed of its generator.
+    others = [name for name in counts if name.startswith(("aclnn", "aclrtMemcpy", "aclrtMemset"))]
+    assert all(name.startswith("aclnnInplaceFillScalar") for name in others)
 
 
 STREAM_DEPTH = 2013

@@ -2,6 +2,7 @@
 """The report of assumptions, on a file of tests that pass, fail, are skipped and are deselected."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_verdicts(capsys: pytest.CaptureFixture[str], plugin: Assumptions) -> No
         assert f"\n{line}" in printed
     written = json.loads(plugin.file.read_text())
     assert plugin.file.name == "assumptions.json"
-    assert written["environment"]["versions"]["torch"] == torch.__version__
+    assert written["environment"]["versions"]["torch"] == version("torch")
     assert [npu["chip"] for npu in written["environment"]["npus"]] == [torch.npu.get_device_name(0)] * 2
     one, two, three = written["assumptions"]
     assert (one["verdict"], two["verdict"], three["verdict"]) == ("holds", "fails", "not run")
