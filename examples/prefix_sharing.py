@@ -156,9 +156,10 @@ def main() -> None:
     requests, prefix, length = args.requests, args.prefix, args.prefix + args.suffix
     total, computed = requests * length, prefix + requests * args.suffix
     print(f"{requests} requests on {args.device}: prompts of {prefix} shared and {args.suffix} own tokens")
-    own = -(-args.suffix * 48 // args.prefix)  # 48 characters for the prefix
+    own = -(-args.suffix * 24 // args.prefix)  # 24 characters for the prefix
+    print("  █ computed  ░ copied")
     for row in range(requests):
-        print(f"  row {row}  {('░' if row else '█') * 48}{'█' * own}{'  █ computed  ░ copied' if row == 0 else ''}")
+        print(f"  row {row}  {('░' if row else '█') * 24}{'█' * own}")
     print(f"{'':8}{'prefill everything':>24}{'prefill once and copy':>26}{'faster':>8}   of which copies", flush=True)
 
     torch.manual_seed(0)
