@@ -27,6 +27,7 @@ from vllm.v1.kv_offload.cpu.common import CPULoadStoreSpec
 from vllm.v1.kv_offload.cpu.spec import CPUOffloadingSpec
 
 from .blocks import swap_blocks
+from .datadist.memory import allocate
 
 logger = logging.getLogger("vllm.llm_datadist_torch")  # vLLM shows its own loggers, and those below them
 
@@ -66,7 +67,10 @@ class CopyCacheOffloadingWorker(OffloadingWorker):
     Args:
         kv_caches: vLLM's views of the KV caches, int8 of shape ``[num_blocks, page size]``, and the tensors of each group.
         blocks_per_chunk: The blocks of a chunk, vLLM's unit of host memory.
-        num_chunks: The capacity of the host memory. It is allocated here, pinned if the caches are on a device.
+        num_chunks: The capacity of the host memory. It is allocated here, pinned if there is an NPU.
+
+    Raises:
+        LLMException: LLM_OUT_OF_MEMORY.
     """
 
     def __init__(self, kv_caches: CanonicalKVCaches, blocks_per_chunk: int, num_chunks: int) -> None:
@@ -75,7 +79,7 @@ class CopyCacheOffloadingWorker(OffloadingWorker):
         rows = num_chunks * blocks_per_chunk
         widths = _used_bytes([ref for refs in kv_caches.group_data_refs for ref in refs])
         # One buffer: tensors of one width lie at equal distances, which saves calls of the device's runtime.
-        buffer = torch.empty(rows * sum(widths.values()), dtype=torch.int8, pin_memory=device.type != "cpu")
+        buffer = allocate([rows * sum(widths.values())], torch.int8, torch.device("cpu"))
         pieces = torch.split(buffer, [rows * width for width in widths.values()])
         host = {i: piece.view(rows, widths[i]) for i, piece in zip(widths, pieces, strict=True)}
         self._groups = []

@@ -133,7 +133,7 @@ def _copies_of(
 def _tensors_of(dst: tuple[str, Cache], src: tuple[str, Cache]) -> tuple[list[list[torch.Tensor]], int]:
     """The tensors of both caches as an op takes them, and their batch_dim. Refuses caches that cannot be copied."""
     # Between a stacked cache and a list, the op gets the tensors of both as lists.
-    alike = dst[1].batch_dim == src[1].batch_dim and len(dst[1].tensors) == len(src[1].tensors)
+    alike = dst[1].batch_dim == src[1].batch_dim
     both = []
     for name, cache in (dst, src):
         # Read once, because another thread may end the cache.

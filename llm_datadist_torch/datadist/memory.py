@@ -70,6 +70,10 @@ def device_of(on_device: bool, device_id: int | None) -> torch.device:
     return device
 
 
+# In torch_npu's cache of pinned memory, their address 0 would be returned again when there is memory.
+_not_pinned: list[Tensor] = []
+
+
 def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """An uninitialised tensor from torch's allocator. Host memory is pinned if there is an NPU.
 
@@ -83,6 +87,7 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
             tensor = torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
         no_memory = _address(tensor) == 0
         if no_memory and pinned:  # torch_npu returns this when the host has no memory left to pin
+            _not_pinned.append(tensor)
             raise torch.OutOfMemoryError("no pinned memory")
     except RuntimeError as error:  # torch.OutOfMemoryError, or the error of the host's allocator
         code = LLMStatusCode.LLM_OUT_OF_MEMORY if device.type == "cpu" else LLMStatusCode.LLM_DEVICE_OUT_OF_MEMORY

@@ -70,3 +70,13 @@ def test_a_cache(placement: Placement, code: LLMStatusCode) -> None:
         manager.allocate_cache(CacheDesc(1, (2**30, 2**20), DataType.DT_INT8, placement))
     assert refusal.value.status_code is code
     assert manager.allocate_cache(CacheDesc(1, (4, 8), DataType.DT_INT8, placement)).cache_id == 1
+
+
+@pytest.mark.simulated
+def test_a_cache_in_pinned_memory_when_there_is_some_again() -> None:
+    manager, desc = CacheManager(), CacheDesc(1, (4, 4093 * 64), DataType.DT_INT8, Placement.HOST)
+    empty_pinned_cache()
+    ascend_sim.fail_call("aclrtMallocHost", CODE)
+    with pytest.raises(LLMException, match="no pinned memory"):
+        manager.allocate_cache(desc)
+    assert manager.allocate_cache(desc).tensors[0].is_pinned()

@@ -15,6 +15,7 @@ from vllm.v1.kv_offload.base import CanonicalKVCaches, GPULoadStoreSpec
 from vllm.v1.kv_offload.cpu.common import CPULoadStoreSpec
 from worker_utils import BLOCKS, finished, make_caches, make_worker
 
+from llm_datadist_torch import LLMException
 from llm_datadist_torch.vllm import CopyCacheOffloadingWorker
 
 LAYERS, WIDTH = 4, 64
@@ -54,6 +55,13 @@ def check(caches: CanonicalKVCaches, block: int, value: int) -> None:
 
 def compute_stream() -> int:
     return torch.npu.current_stream().npu_stream
+
+
+def test_no_memory_to_pin(caches: CanonicalKVCaches) -> None:
+    """The engine does not start, instead of ending at the first transfer."""
+    ascend_sim.fail_call("aclrtMallocHost", 507899)
+    with pytest.raises(LLMException, match="no pinned memory"):
+        make_worker(caches, 4093)
 
 
 def test_store_waits_for_the_model(caches: CanonicalKVCaches, worker: CopyCacheOffloadingWorker) -> None:
