@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """No memory for a cache or a staging buffer: the documented error, nothing written, and later calls work."""
 
+import ctypes
 import gc
+from pathlib import Path
 
 import ascend_sim
 import pytest
@@ -21,8 +23,10 @@ from utils import (
 from llm_datadist_torch import CacheDesc, CacheManager, DataType, LLMException, LLMStatusCode, Placement
 
 CODE = 507899
-# The older versions of torch_npu leave it to torch.
-empty_pinned_cache = getattr(torch_npu._C, "_npu_hostEmptyCache", None) or torch._C._host_emptyCache
+# The C++ function, since the older versions of torch_npu have none in Python.
+empty_pinned_cache = ctypes.CDLL(
+    str(Path(torch_npu.__file__).parent / "lib/libtorch_npu.so")
+)._ZN6at_npu6native31CachingHostAllocator_emptyCacheEv
 SWAP = torch.tensor([[0, 1, 0, -1], [1, 0, 0, -1]])
 
 
