@@ -117,7 +117,9 @@ def copy_tokens(
                 [ 6.,  1.,  2.,  3., 10., 11.]])
     """
     src_rows = _rows_of_tokens("src", src, tokens, batch_dim, token_dim)
-    dst_rows = src_rows if dst is src else _rows_of_tokens("dst", dst, tokens, batch_dim, token_dim)
+    # Up to torch 2.7, torch.compile cannot trace `is` of lists.
+    same = not torch.compiler.is_compiling() and dst is src
+    dst_rows = src_rows if same else _rows_of_tokens("dst", dst, tokens, batch_dim, token_dim)
     rows_dim = max(batch_dim, token_dim - 1)
     for index, (of, to) in enumerate(zip(src_rows, dst_rows, strict=False)):  # the op refuses lists of other lengths
         if of.shape[rows_dim + 1 :] != to.shape[rows_dim + 1 :]:

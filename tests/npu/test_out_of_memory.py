@@ -23,10 +23,14 @@ from utils import (
 from llm_datadist_torch import CacheDesc, CacheManager, DataType, LLMException, LLMStatusCode, Placement
 
 CODE = 507899
-# The C++ function, since the older versions of torch_npu have none in Python.
-empty_pinned_cache = ctypes.CDLL(
-    str(Path(torch_npu.__file__).parent / "lib/libtorch_npu.so")
-)._ZN6at_npu6native31CachingHostAllocator_emptyCacheEv
+
+# Each version of torch_npu has one of these.
+_LIBRARY = ctypes.CDLL(str(Path(torch_npu.__file__).parent / "lib/libtorch_npu.so"))
+empty_pinned_cache = (
+    getattr(_LIBRARY, "_ZN6at_npu6native31CachingHostAllocator_emptyCacheEv", None)
+    or getattr(torch_npu._C, "_npu_hostEmptyCache", None)
+    or torch._C._host_emptyCache
+)
 SWAP = torch.tensor([[0, 1, 0, -1], [1, 0, 0, -1]])
 
 
