@@ -85,9 +85,6 @@ def library(name: str, folders: list[str], built_with: list[str], **kwargs: list
         # OpenMP is what at::parallel_for is made of. It is not linked: the symbols come from the libgomp that torch
         # brings, and a second one would not know of torch.set_num_threads.
         extra_compile_args=["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wall"]
-        # Templates of libstdc++ are compiled into the library instead of linked. So a library built here also loads
-        # beside an older libstdc++ (that of openEuler 22.03).
-        + ["-D_GLIBCXX_EXTERN_TEMPLATE=0"]
         # As system headers they give no warnings. torch_npu has the headers of ACL in a folder of their own.
         + [
             f"-isystem{PACKAGES[package] / 'include' / folder}"

@@ -10,11 +10,19 @@ import pytest
 import torch
 from fresh_process import run_code
 from utils import ROOT, run
+from versions import VERSION
 
 from llm_datadist_torch._native import library
 
 # glibc 2.34 and the libstdc++ of gcc 10.3: openEuler 22.03. Ubuntu 22.04 has newer ones.
-OLDEST = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 28), "CXXABI": (1, 3, 12), "GCC": (10, 0, 0), "GOMP": (5, 0, 1)}
+# The headers of torch 2.7 need that of gcc 11, if g++ 11 or newer compiles them as C++20.
+OLDEST = {
+    "GLIBC": (2, 34),
+    "GLIBCXX": (3, 4, 28 if VERSION >= (2, 8) else 29),
+    "CXXABI": (1, 3, 12),
+    "GCC": (10, 0, 0),
+    "GOMP": (5, 0, 1),
+}
 
 
 SETUP = f"""
