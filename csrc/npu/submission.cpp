@@ -46,15 +46,21 @@ Phase take_pageable(Phase& phase, const std::vector<bool>& pinned) {
 }
 
 at::Tensor pinned_buffer(const CallContext& call, int64_t bytes) {
-  const auto allocate = [&] { return at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(true)); };
+  const auto allocate = [&] {
+    at::Tensor buffer = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(true));
+    if (buffer.const_data_ptr() == nullptr) {
+      // torch_npu found no more memory to pin. It puts the null pointer into its cache, and would return it again, also
+      // to others.
+      buffer.reset();
+      at_npu::native::CachingHostAllocator_emptyCache();
+    }
+    return buffer;
+  };
   at::Tensor buffer = allocate();
-  if (buffer.const_data_ptr() == nullptr) {
-    // torch_npu found no more memory to pin. It has put the null pointer into its cache, and would return it again.
-    buffer.reset();
-    at_npu::native::CachingHostAllocator_emptyCache();
+  if (!buffer.defined()) {
     buffer = allocate();
   }
-  TORCH_CHECK_WITH(OutOfMemoryError, buffer.const_data_ptr() != nullptr, call.op, ": cannot allocate ", bytes,
+  TORCH_CHECK_WITH(OutOfMemoryError, buffer.defined(), call.op, ": cannot allocate ", bytes,
                    " bytes of pinned memory, through which pageable memory is copied", call.request());
   return buffer;
 }

@@ -47,6 +47,7 @@ def test_pinned_memory_for_pageable_memory(rows: int, out: bool) -> None:
     with pytest.raises(RuntimeError, match=f"cannot allocate {rows * 64} bytes of pinned memory"):
         copy_cache(dst, src, 1, 2)
     assert_same_bytes(dst, before)
+    assert torch.empty(rows * 64, dtype=torch.uint8, pin_memory=True).data_ptr() != 0  # not for others either
     check_copy(dst, src, 1, 2)
 
 
