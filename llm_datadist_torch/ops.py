@@ -112,7 +112,8 @@ def copy_cache_batch(
 
     Example:
         >>> cache = [torch.tensor([[0.0], [1.0], [2.0]])]
-        >>> copy_cache_batch(cache, cache, torch.tensor([[0, 1, 0, -1], [1, 2, 0, -1], [2, 0, 0, -1]]))
+        >>> copies = torch.tensor([[0, 1, 0, -1], [1, 2, 0, -1], [2, 0, 0, -1]])
+        >>> copy_cache_batch(cache, cache, copies)
         >>> cache[0].squeeze()
         tensor([1., 2., 0.])
 
