@@ -4,7 +4,6 @@
 #include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
 #include <torch_npu/csrc/core/NPUStorageImpl.h>
-#include <torch_npu/csrc/core/npu/CachingHostAllocator.h>
 #include <torch_npu/csrc/core/npu/NPUGraphsUtils.h>
 
 #include <algorithm>
@@ -49,15 +48,14 @@ at::Tensor pinned_buffer(const CallContext& call, int64_t bytes) {
   const auto allocate = [&] {
     at::Tensor buffer = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(true));
     if (buffer.const_data_ptr() == nullptr) {
-      // torch_npu found no more memory to pin. It puts the null pointer into its cache, and would return it again, also
-      // to others.
-      buffer.reset();
-      at_npu::native::CachingHostAllocator_emptyCache();
+      // torch_npu found no memory to pin. From its cache the null pointer would go to others too, so it does not get
+      // this tensor back. Emptying the cache is no way out: torch_npu 2.7 then frees memory that is in use.
+      new at::Tensor(std::move(buffer));
     }
     return buffer;
   };
   at::Tensor buffer = allocate();
-  if (!buffer.defined()) {
+  if (!buffer.defined()) {  // it may have come from the cache
     buffer = allocate();
   }
   TORCH_CHECK_WITH(OutOfMemoryError, buffer.defined(), call.op, ": cannot allocate ", bytes,

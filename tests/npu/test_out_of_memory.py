@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """No memory for a cache or a staging buffer: the documented error, nothing written, and later calls work."""
 
-import ctypes
 import gc
-from pathlib import Path
 
 import ascend_sim
 import pytest
 import torch
-import torch_npu
+from torch import Tensor
 from utils import (
     assert_same_bytes,
     cache,
@@ -23,31 +21,33 @@ from utils import (
 from llm_datadist_torch import CacheDesc, CacheManager, DataType, LLMException, LLMStatusCode, Placement
 
 CODE = 507899
-
-# Each version of torch_npu has one of these.
-_LIBRARY = ctypes.CDLL(str(Path(torch_npu.__file__).parent / "lib/libtorch_npu.so"))
-empty_pinned_cache = (
-    getattr(_LIBRARY, "_ZN6at_npu6native31CachingHostAllocator_emptyCacheEv", None)
-    or getattr(torch_npu._C, "_npu_hostEmptyCache", None)
-    or torch._C._host_emptyCache
-)
 SWAP = torch.tensor([[0, 1, 0, -1], [1, 0, 0, -1]])
+
+
+def all_pinned(size: int) -> list[Tensor]:
+    """Takes all that torch_npu has cached for pinned tensors of this size, so that the next one is a call."""
+    held: list[Tensor] = []
+    calls = ascend_sim.call_counts()["aclrtMallocHost"]
+    while ascend_sim.call_counts()["aclrtMallocHost"] == calls:
+        held.append(torch.empty(size, dtype=torch.uint8, pin_memory=True))
+    return held
 
 
 @pytest.mark.simulated
 @pytest.mark.parametrize(("rows", "out"), [(1021, True), (2039, False)])
 def test_pinned_memory_for_pageable_memory(rows: int, out: bool) -> None:
-    """torch_npu then raises nothing, and returns a tensor at address 0 from its cache from then on."""
+    """torch_npu then raises nothing, and returns a tensor at address 0. Freed, it would go to others from the cache."""
     pair = cache(2, 4, rows * 8, device="npu"), cache(2, 4, rows * 8, seed=1)
     dst, src = pair[::-1] if out else pair
     before = [to_host(tensor) for tensor in dst]
-    empty_pinned_cache()
-    for nth in (1, 2):  # the op tries again after it has emptied that cache
+    held = all_pinned(rows * 64)
+    for nth in (1, 2):  # the op tries twice
         ascend_sim.fail_call("aclrtMallocHost", CODE, nth)
     with pytest.raises(RuntimeError, match=f"cannot allocate {rows * 64} bytes of pinned memory"):
         copy_cache(dst, src, 1, 2)
     assert_same_bytes(dst, before)
-    assert torch.empty(rows * 64, dtype=torch.uint8, pin_memory=True).data_ptr() != 0  # not for others either
+    held.append(torch.empty(rows * 64, dtype=torch.uint8, pin_memory=True))
+    assert held[-1].data_ptr() != 0
     check_copy(dst, src, 1, 2)
 
 
@@ -84,8 +84,9 @@ def test_a_cache(placement: Placement, code: LLMStatusCode) -> None:
 @pytest.mark.simulated
 def test_a_cache_in_pinned_memory_when_there_is_some_again() -> None:
     manager, desc = CacheManager(), CacheDesc(1, (4, 4093 * 64), DataType.DT_INT8, Placement.HOST)
-    empty_pinned_cache()
+    held = all_pinned(4 * 4093 * 64)
     ascend_sim.fail_call("aclrtMallocHost", CODE)
     with pytest.raises(LLMException, match="no pinned memory"):
         manager.allocate_cache(desc)
     assert manager.allocate_cache(desc).tensors[0].is_pinned()
+    del held
