@@ -21,7 +21,7 @@ mkdir -p "$root"
 exec > >(tee "$root.txt") 2>&1
 trap 'rm -rf "$root"' EXIT
 
-# The same bootstrap refuses nothing: a machine of one distribution has no keys of the other.
+# Signatures are not checked, as a machine of one distribution lacks the keys of the other.
 debootstrap --no-check-gpg --variant=minbase --include=python3-venv,g++ "${bootstrap[@]}" "$root" "$mirror" > "$root.bootstrap"
 mkdir -p "$root"/{source,wheels} "$root/etc/ssl/certs"
 git ls-files -z | xargs -0 cp --parents --target-directory="$root/source"
