@@ -4,6 +4,8 @@
 Each test runs in its own process, which a watchdog ends.
 """
 
+import sys
+
 import pytest
 from fresh_process import run_code
 
@@ -208,4 +210,4 @@ def check():
     task.finish()
     assert task.synchronize(1) is LLMStatusCode.LLM_SUCCESS
 """
-    assert interrupts(code) > 10
+    assert interrupts(code) > (20 if sys.version_info < (3, 12) else 15)  # Python 3.12 looks for signals less often
